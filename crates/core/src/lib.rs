@@ -2,7 +2,9 @@
 //! everything a decision needs is in its arguments, so the simulator and the server run the same code.
 //! What does things lives in the crate with that thing's name, never here.
 
+pub mod alarm;
 pub mod engine;
+pub mod expr;
 pub mod ids;
 pub mod metrics;
 pub mod run_spec;
