@@ -1,1 +1,6 @@
+//! The tidegate command.
+
+#[cfg(test)]
+mod demo;
+
 fn main() {}
