@@ -9,3 +9,4 @@ pub mod ids;
 pub mod metrics;
 pub mod run_spec;
 pub mod units;
+pub mod window;
