@@ -1,0 +1,178 @@
+//! Opening a data directory: lock, damage and version checks, migrations, in this order.
+
+use super::reserve::ReserveFile;
+use super::{Inner, SqliteOptions, SqliteStore, is_corrupt, is_full};
+use crate::error::OpenError;
+use rusqlite::{Connection, OptionalExtension};
+use std::fs::{DirBuilder, File, TryLockError};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::thread;
+use std::time::Duration;
+
+const DATABASE: &str = "tidegate.db";
+const LOCK: &str = "lock";
+const RESERVE: &str = "reserve";
+
+/// Statements kept ready; there are about twenty.
+const STATEMENTS_KEPT: usize = 64;
+/// A database up to this size is checked page by page when it is opened (tens of milliseconds); a larger one shows
+/// damage when the damaged page is read.
+const CHECK_BYTES_MAX: u64 = 64 << 20;
+
+/// How long another holder of the lock is waited for. A child process that a server was just starting when it was
+/// killed holds the lock until its `exec`.
+const LOCK_WAIT_MAX_MS: u64 = 2_000;
+const LOCK_RETRY_MS: u64 = 10;
+
+mod embedded {
+    refinery::embed_migrations!("migrations");
+}
+
+pub(super) fn open(dir: &Path, options: &SqliteOptions) -> Result<SqliteStore, OpenError> {
+    let in_dir = |source| OpenError::Directory { path: dir.to_owned(), source };
+    if !dir.is_dir() {
+        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(in_dir)?;
+    }
+    let lock = take_lock(dir)?;
+    let path = dir.join(RESERVE);
+    let reserve = ReserveFile::open(&path, options.reserve_bytes);
+    let mut reserve = reserve.map_err(|source| OpenError::Reserve { path, source })?;
+    let path = dir.join(DATABASE);
+    let connection = match connect(&path) {
+        // Nothing but the reserve is left: the server must come up, for rollbacks.
+        Err(Failure::Full(_)) if reserve.release() => connect(&path),
+        other => other,
+    };
+    let connection = connection.map_err(|failure| failure.into_error(&path))?;
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(in_dir)?;
+    Ok(SqliteStore { inner: Mutex::new(Inner { connection, reserve }), dir: dir.to_owned(), _lock: lock })
+}
+
+/// Takes the lock, which ends with the process however it ends, and leaves the process id for whoever comes next.
+fn take_lock(dir: &Path) -> Result<File, OpenError> {
+    let in_dir = |source| OpenError::Directory { path: dir.to_owned(), source };
+    let mut options = File::options();
+    let mut file = options
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(dir.join(LOCK))
+        .map_err(in_dir)?;
+    let mut waited_ms = 0;
+    let mut locked = file.try_lock();
+    while matches!(locked, Err(TryLockError::WouldBlock)) && waited_ms < LOCK_WAIT_MAX_MS {
+        thread::sleep(Duration::from_millis(LOCK_RETRY_MS));
+        waited_ms += LOCK_RETRY_MS;
+        locked = file.try_lock();
+    }
+    match locked {
+        Ok(()) => {
+            // Always as long, so that it is written over in place even on a full disk. It is a hint only.
+            let _ = writeln!(file, "{:>10}", std::process::id());
+            Ok(file)
+        }
+        Err(TryLockError::WouldBlock) => {
+            let mut text = String::new();
+            let read = file.read_to_string(&mut text);
+            let pid = read.ok().and_then(|_| text.trim().parse().ok());
+            Err(OpenError::InUse { path: dir.to_owned(), pid })
+        }
+        Err(TryLockError::Error(source)) => Err(in_dir(source)),
+    }
+}
+
+enum Failure {
+    Full(rusqlite::Error),
+    Database(rusqlite::Error),
+    Corrupt(String),
+    Newer { found: u32, known: u32 },
+    NoWal(String),
+    Migrate(Box<refinery::Error>),
+}
+
+impl From<rusqlite::Error> for Failure {
+    fn from(error: rusqlite::Error) -> Self {
+        if is_full(&error) {
+            Failure::Full(error)
+        } else if is_corrupt(&error) {
+            Failure::Corrupt(error.to_string())
+        } else {
+            Failure::Database(error)
+        }
+    }
+}
+
+impl Failure {
+    fn into_error(self, path: &Path) -> OpenError {
+        let path: PathBuf = path.to_owned();
+        match self {
+            Failure::Full(source) | Failure::Database(source) => {
+                OpenError::Database { path, source: source.into() }
+            }
+            Failure::Corrupt(detail) => OpenError::Corrupt { path, detail },
+            Failure::Newer { found, known } => OpenError::Newer { path, found, known },
+            Failure::NoWal(mode) => {
+                let source =
+                    io::Error::other(format!("the file system allows journal mode '{mode}' only, not WAL"));
+                OpenError::Database { path, source: source.into() }
+            }
+            Failure::Migrate(source) => OpenError::Migrate { path, source },
+        }
+    }
+}
+
+fn connect(path: &Path) -> Result<Connection, Failure> {
+    let mut connection = Connection::open(path)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
+    // Exclusive before WAL: the WAL's index is then in this process's memory and not in a mapped file.
+    connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
+    connection.pragma_update(None, "trusted_schema", "OFF")?;
+    refuse_newer(&connection)?;
+    refuse_damaged(&connection, path)?;
+    let mode: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
+    if mode != "wal" {
+        return Err(Failure::NoWal(mode));
+    }
+    // All pending migrations together, so that a crash leaves the old schema or the new one.
+    let runner = embedded::migrations::runner().set_grouped(true);
+    runner.run(&mut connection).map_err(|error| match full_cause(&error) {
+        Some(error) => Failure::Full(error),
+        None => Failure::Migrate(Box::new(error)),
+    })?;
+    Ok(connection)
+}
+
+fn full_cause(error: &refinery::Error) -> Option<rusqlite::Error> {
+    let refinery::error::Kind::Connection(_, cause) = error.kind() else { return None };
+    let cause = cause.downcast_ref::<rusqlite::Error>().filter(|cause| is_full(cause))?;
+    cause.sqlite_error().map(|&code| rusqlite::Error::SqliteFailure(code, Some(cause.to_string())))
+}
+
+fn refuse_newer(connection: &Connection) -> Result<(), Failure> {
+    let known =
+        embedded::migrations::runner().get_migrations().iter().map(|m| m.version().unsigned_abs()).max();
+    let known = known.unwrap_or(0);
+    const HISTORY: &str = "SELECT 1 FROM sqlite_schema WHERE name = 'refinery_schema_history'";
+    if connection.query_row(HISTORY, [], |_| Ok(())).optional()?.is_none() {
+        return Ok(());
+    }
+    const NEWEST: &str = "SELECT COALESCE(MAX(version), 0) FROM refinery_schema_history";
+    let found = connection.query_row(NEWEST, [], |row| row.get(0))?;
+    if found > known { Err(Failure::Newer { found, known }) } else { Ok(()) }
+}
+
+fn refuse_damaged(connection: &Connection, path: &Path) -> Result<(), Failure> {
+    let bytes = path.metadata().map_or(0, |metadata| metadata.len());
+    if bytes > CHECK_BYTES_MAX {
+        return Ok(());
+    }
+    let answer: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    if answer == "ok" { Ok(()) } else { Err(Failure::Corrupt(answer)) }
+}

@@ -1,0 +1,176 @@
+//! Opening a data directory: what persists, what is refused, and what tampering shows.
+
+use crate::support::{effect, ready, write};
+use rusqlite::Connection;
+use std::error::Error;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use tidegate_store::{Lane, OpenError, SqliteOptions, SqliteStore, Store, StoreError, VerifyError};
+
+fn open(dir: &Path) -> Result<SqliteStore, OpenError> {
+    SqliteStore::open(dir, &SqliteOptions { reserve_bytes: 4096 })
+}
+
+/// Changes the database behind the store's back.
+fn tamper(dir: &Path, sql: &str) {
+    let connection = Connection::open(dir.join("tidegate.db")).unwrap();
+    connection.execute_batch(sql).unwrap();
+}
+
+#[test]
+fn everything_persists() {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("new/data");
+    let store = open(&dir).unwrap();
+    let mut commit = write("a", 0, &["one"], "state", Some(7));
+    commit.new_effects.push(effect("e1", Lane::Rollback, 3));
+    commit.documents.push(("doc".to_owned(), b"bytes".to_vec()));
+    store.commit(&commit).unwrap();
+    assert_eq!(store.acquire_epoch(0).unwrap(), 1);
+    let before = store.load("a").unwrap();
+    drop(store);
+
+    let store = open(&dir).unwrap();
+    assert_eq!(store.load("a").unwrap(), before);
+    assert_eq!(store.next_due().unwrap(), Some(7));
+    assert_eq!(ready(&store, Lane::Rollback, 3), ["e1"]);
+    assert_eq!(store.document("doc").unwrap().as_deref(), Some(b"bytes".as_slice()));
+    assert_eq!(store.acquire_epoch(0).unwrap(), 2);
+    assert_eq!(dir.join("reserve").metadata().unwrap().len(), 4096);
+}
+
+#[test]
+fn a_second_server_is_refused_until_the_first_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = open(dir.path()).unwrap();
+    let refused = open(dir.path()).unwrap_err();
+    assert!(
+        matches!(refused, OpenError::InUse { pid: Some(pid), .. } if pid == std::process::id()),
+        "{refused}"
+    );
+    assert!(refused.to_string().contains("is in use by another server (process "), "{refused}");
+    drop(first);
+    open(dir.path()).unwrap();
+}
+
+#[test]
+fn a_newer_schema_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(dir.path()).unwrap());
+    tamper(
+        dir.path(),
+        "INSERT INTO refinery_schema_history SELECT 99, 'from the future', applied_on, checksum
+         FROM refinery_schema_history WHERE version = 1",
+    );
+    let refused = open(dir.path()).unwrap_err();
+    assert!(matches!(refused, OpenError::Newer { found: 99, known: 1, .. }), "{refused}");
+}
+
+#[test]
+fn a_changed_migration_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(dir.path()).unwrap());
+    tamper(dir.path(), "UPDATE refinery_schema_history SET checksum = '1'");
+    let refused = open(dir.path()).unwrap_err();
+    assert!(matches!(refused, OpenError::Migrate { .. }), "{refused}");
+    assert!(refused.source().unwrap().to_string().contains("is different than"), "{refused:?}");
+}
+
+#[test]
+fn damage_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("tidegate.db");
+    std::fs::write(&path, "this is no database, and long enough to have a header. ".repeat(100)).unwrap();
+    let refused = open(dir.path()).unwrap_err();
+    assert!(matches!(refused, OpenError::Corrupt { .. }), "{refused}");
+    assert!(refused.to_string().ends_with("restore it from a backup"), "{refused}");
+
+    std::fs::remove_file(&path).unwrap();
+    drop(open(dir.path()).unwrap());
+    // The second page belongs to the schema's first table.
+    File::options().write(true).open(&path).unwrap().write_all_at(&[0xff; 4096], 4096).unwrap();
+    let refused = open(dir.path()).unwrap_err();
+    assert!(matches!(refused, OpenError::Corrupt { .. }), "{refused}");
+}
+
+#[test]
+fn a_place_that_is_no_directory_is_named() {
+    let parent = tempfile::tempdir().unwrap();
+    let file = parent.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let refused = open(&file).unwrap_err();
+    assert!(matches!(refused, OpenError::Directory { .. }), "{refused}");
+}
+
+/// What verification says after the log was changed by hand; the same for all aggregates and for the one.
+fn after(sql: &str) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).unwrap();
+    store.commit(&write("a", 0, &["a1", "a2", "a3"], "s", None)).unwrap();
+    store.commit(&write("b", 0, &["b1", "b2"], "s", None)).unwrap();
+    drop(store);
+    tamper(dir.path(), sql);
+    let store = open(dir.path()).unwrap();
+    let text = |error: VerifyError| match error {
+        VerifyError::Break(found) => found.to_string(),
+        VerifyError::Store(error) => error.to_string(),
+    };
+    let one = text(store.verify_chain(Some("a")).unwrap_err());
+    let all = text(store.verify_chain(None).unwrap_err());
+    assert_eq!(one, all);
+    store.verify_chain(Some("b")).unwrap();
+    one
+}
+
+#[test]
+fn tampering_with_the_log_shows() {
+    let broken = |seq, what| format!("the log of a is broken at fact {seq}: {what}");
+    let contents = "its contents do not have its hash";
+    assert_eq!(
+        after("UPDATE facts SET fact = CAST('a9' AS BLOB) WHERE aggregate = 'a' AND seq = 2"),
+        broken(2, contents)
+    );
+    assert_eq!(after("UPDATE facts SET at = 1 WHERE aggregate = 'a' AND seq = 1"), broken(1, contents));
+    assert_eq!(
+        after("UPDATE facts SET cause = x'00' WHERE aggregate = 'a' AND seq = 3"),
+        broken(3, contents)
+    );
+    let missing = "it is missing or not in its place";
+    assert_eq!(after("DELETE FROM facts WHERE aggregate = 'a' AND seq = 2"), broken(2, missing));
+    assert_eq!(
+        after("DELETE FROM facts WHERE aggregate = 'a' AND seq = 3"),
+        broken(3, "it is missing at the end")
+    );
+    assert_eq!(
+        after("UPDATE aggregates SET version = 2 WHERE id = 'a'"),
+        broken(3, "it is beyond the aggregate's version")
+    );
+    assert_eq!(
+        after("UPDATE aggregates SET head = zeroblob(32) WHERE id = 'a'"),
+        broken(3, "the aggregate's head is not its hash")
+    );
+    assert_eq!(after("DELETE FROM aggregates WHERE id = 'a'"), broken(3, "its aggregate is missing"));
+    assert_eq!(
+        after("UPDATE facts SET hash = x'00' WHERE aggregate = 'a' AND seq = 1"),
+        "cannot read the log"
+    );
+}
+
+#[test]
+fn damage_found_later_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).unwrap();
+    let large = "x".repeat(64 << 10);
+    store.commit(&write("a", 0, &["one"], &large, None)).unwrap();
+    drop(store);
+    let store = open(dir.path()).unwrap();
+    let path = dir.path().join("tidegate.db");
+    let bytes = path.metadata().unwrap().len();
+    // All pages but the first are overwritten while the store has the file open and has read none of them yet.
+    let garbage = vec![0xff; usize::try_from(bytes - 4096).unwrap()];
+    File::options().write(true).open(&path).unwrap().write_all_at(&garbage, 4096).unwrap();
+    let failed = [store.load("a").map(drop), store.facts(None, tidegate_store::Start::After(0), 9).map(drop)];
+    let corrupt = failed.iter().any(|result| matches!(result, Err(StoreError::Corrupt { .. })));
+    assert!(corrupt, "{failed:?}");
+}
