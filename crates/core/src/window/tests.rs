@@ -52,7 +52,8 @@ fn business_hours() {
         Mon 2026-11-23 15:59+01:00: open until Mon 2026-11-23 16:00+01:00
         Fri 2026-11-27 16:00+01:00: outside the window's hours, opens Mon 2026-11-30 09:00+01:00
         Thu 2026-11-26 16:00+01:00: outside the window's hours, opens Mon 2026-11-30 09:00+01:00
-    "#]].assert_eq(&text);
+    "#]]
+    .assert_eq(&text);
     assert_eq!(Windows::default().check(at("2026-11-28T03:00:00Z")), WindowState::Open { until: None });
 }
 
@@ -68,7 +69,8 @@ fn blackouts_close_the_dates_of_the_zone() {
         Sun 2026-12-20 07:00-05:00: open until Thu 2026-12-24 00:00-05:00
         Thu 2026-12-24 00:00-05:00: freeze (2026-12-24/2026-12-26), opens Sun 2026-12-27 00:00-05:00
         Sun 2026-12-27 00:00-05:00: open until Fri 2027-01-01 00:00-05:00
-    "#]].assert_eq(&text);
+    "#]]
+    .assert_eq(&text);
 }
 
 #[test]
@@ -110,7 +112,8 @@ fn daylight_saving_time() {
         Sat 2026-04-04 09:00-03:00: outside the window's hours, opens Sat 2026-04-04 23:30-03:00
         Sat 2026-04-04 23:00-04:00: outside the window's hours, opens Sat 2026-04-04 23:30-04:00
         Wed 2011-12-28 02:00-10:00: outside the window's hours, opens Fri 2012-01-06 00:00+14:00
-    "#]].assert_eq(&text);
+    "#]]
+    .assert_eq(&text);
 }
 
 #[test]
