@@ -1,0 +1,4 @@
+//! Tests of the hands on real processes, repositories and sandboxes.
+#![expect(clippy::unwrap_used, reason = "a test's helpers fail the test")]
+
+mod git;
