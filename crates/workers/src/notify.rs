@@ -1,0 +1,224 @@
+//! Pages people by webhook: a JSON POST that is repeated with back-off within limits. It only performs; what must be
+//! paged, and that a page which was given up is tried again, is kept by whoever calls.
+//!
+//! What must hold: a destination that does not answer holds up nothing but its own pages, and those for a bounded
+//! time; every try of a page carries the same idempotency key, so that a receiver can tell a repetition.
+
+use reqwest::StatusCode;
+use reqwest::header::{HeaderName, HeaderValue};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tidegate_core::units::Timestamp;
+use tokio::sync::Semaphore;
+
+/// Carries [`Page::key`].
+pub const KEY_HEADER: HeaderName = HeaderName::from_static("idempotency-key");
+/// The longest body, in bytes; a longer page is refused.
+pub const BODY_MAX_BYTES: usize = 64 * 1024;
+/// Pages to one destination that are under way or wait; one more is refused at once.
+pub const QUEUE_MAX: usize = 100;
+/// Pages to one destination that are under way at a time.
+pub const CONCURRENT_MAX: usize = 4;
+/// Destinations that are remembered; those without pages under way are forgotten first.
+const DESTINATIONS_MAX: usize = 1_000;
+
+/// How urgent a page is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Severity {
+    /// Good to know.
+    Info,
+    /// Somebody must look in working hours.
+    Ticket,
+    /// Somebody must look now.
+    Page,
+}
+
+/// Where to read more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Link {
+    /// What it leads to.
+    pub title: String,
+    /// Its address.
+    pub url: String,
+}
+
+/// What a destination is told. The JSON is the body of the POST.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Page {
+    /// The same for every try of this page and for no other page; visible ASCII.
+    pub key: String,
+    /// How urgent.
+    pub severity: Severity,
+    /// One line.
+    pub title: String,
+    /// What happened, why, and what tidegate does about it.
+    pub text: String,
+    /// When it happened: milliseconds since 1970-01-01T00:00:00Z.
+    pub at: Timestamp,
+    /// Where to read more.
+    #[serde(default)]
+    pub links: Vec<Link>,
+}
+
+/// What became of a page.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Delivery {
+    /// The destination answered with a 2xx.
+    Delivered,
+    /// It was not delivered within the limits, or cannot be.
+    GaveUp {
+        /// What was seen last.
+        why: String,
+    },
+}
+
+/// Limits of one page. By default it takes at most 5 * 10 s + (1 + 2 + 4 + 8) s = 65 s once it has its turn.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Of one try, from the connection to the answer's head.
+    pub attempt_timeout: Duration,
+    /// Tries; at least 1.
+    pub attempts_max: u32,
+    /// Before the second try; doubled before each further one.
+    pub retry_first: Duration,
+    /// At most so long between two tries.
+    pub retry_max: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            attempt_timeout: Duration::from_secs(10),
+            attempts_max: 5,
+            retry_first: Duration::from_secs(1),
+            retry_max: Duration::from_secs(30),
+        }
+    }
+}
+
+/// The client could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot make the HTTP client for pages")]
+pub struct NotifierError(#[from] reqwest::Error);
+
+/// Sends pages. Cheap to clone; all clones share the queues.
+#[derive(Debug, Clone)]
+pub struct Notifier {
+    client: reqwest::Client,
+    limits: Limits,
+    destinations: Arc<Mutex<BTreeMap<String, Arc<Destination>>>>,
+}
+
+#[derive(Debug)]
+struct Destination {
+    /// A place in the queue, and then a turn.
+    places: Semaphore,
+    turns: Semaphore,
+}
+
+impl Notifier {
+    /// A notifier with these limits.
+    ///
+    /// # Errors
+    /// When the system lacks what an HTTP client needs.
+    pub fn new(limits: Limits) -> Result<Notifier, NotifierError> {
+        let client = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .timeout(limits.attempt_timeout)
+            .build()?;
+        Ok(Notifier { client, limits, destinations: Arc::default() })
+    }
+
+    /// Delivers a page to a webhook, `http://...`. Bounded in time by the limits and the destination's queue.
+    pub async fn deliver(&self, url: &str, page: &Page) -> Delivery {
+        let gave_up = |why: String| Delivery::GaveUp { why };
+        let destination = self.destination(url);
+        let Ok(_place) = destination.places.try_acquire() else {
+            return gave_up(format!("{QUEUE_MAX} pages to this destination are waiting already"));
+        };
+        let body = match serde_json::to_vec(page) {
+            Ok(body) if body.len() <= BODY_MAX_BYTES => body,
+            Ok(body) => {
+                return gave_up(format!("the page has {} bytes, and {BODY_MAX_BYTES} are allowed", body.len()));
+            }
+            Err(error) => return gave_up(format!("the page is no JSON: {error}")),
+        };
+        let Ok(key) = HeaderValue::from_str(&page.key) else {
+            return gave_up("the page's key cannot stand in a header".to_owned());
+        };
+        // Nobody closes the semaphore.
+        let Ok(_turn) = destination.turns.acquire().await else {
+            return gave_up("the notifier is closed".to_owned());
+        };
+        let (mut pause, mut attempt) = (self.limits.retry_first, 1);
+        loop {
+            match self.attempt(url, &key, body.clone()).await {
+                Ok(()) => return Delivery::Delivered,
+                Err(Failure { why, retry }) if !retry || attempt >= self.limits.attempts_max => {
+                    return gave_up(format!("{why} (try {attempt})"));
+                }
+                Err(Failure { why, .. }) => {
+                    tracing::warn!(key = page.key, attempt, "a page was not delivered: {why}");
+                }
+            }
+            tokio::time::sleep(pause).await;
+            pause = pause.saturating_mul(2).min(self.limits.retry_max);
+            attempt += 1;
+        }
+    }
+
+    async fn attempt(&self, url: &str, key: &HeaderValue, body: Vec<u8>) -> Result<(), Failure> {
+        let request = self
+            .client
+            .post(url)
+            .header(KEY_HEADER, key)
+            .header(reqwest::header::CONTENT_TYPE, "application/json")
+            .body(body);
+        match request.send().await {
+            Ok(answer) if answer.status().is_success() => Ok(()),
+            Ok(answer) => {
+                let status = answer.status();
+                let later = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_EARLY, StatusCode::TOO_MANY_REQUESTS];
+                let retry = status.is_server_error() || later.contains(&status);
+                Err(Failure { why: format!("the destination answered {status}"), retry })
+            }
+            Err(error) => Err(Failure { why: describe(&error, self.limits.attempt_timeout), retry: !error.is_builder() }),
+        }
+    }
+
+    fn destination(&self, url: &str) -> Arc<Destination> {
+        let mut all = self.destinations.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() >= DESTINATIONS_MAX && !all.contains_key(url) {
+            all.retain(|_, destination| Arc::strong_count(destination) > 1);
+        }
+        let new = || Destination { places: Semaphore::new(QUEUE_MAX), turns: Semaphore::new(CONCURRENT_MAX) };
+        Arc::clone(all.entry(url.to_owned()).or_insert_with(|| Arc::new(new())))
+    }
+}
+
+struct Failure {
+    why: String,
+    retry: bool,
+}
+
+/// What went wrong with a request, without its address: a webhook's address may hold a secret.
+fn describe(error: &reqwest::Error, timeout: Duration) -> String {
+    if error.is_timeout() {
+        return format!("no answer within {} ms", timeout.as_millis());
+    }
+    // The innermost source names the cause; the outer ones repeat the address.
+    let mut source = std::error::Error::source(error);
+    let mut why = if error.is_builder() { "its address is not usable" } else { "the request failed" }.to_owned();
+    while let Some(inner) = source {
+        why = inner.to_string();
+        source = inner.source();
+    }
+    why
+}

@@ -1,0 +1,104 @@
+//! Pages to real listeners: that answer, fail, refuse, and never answer.
+
+use crate::webhook::Server;
+use std::time::Duration;
+use tidegate_core::units::Timestamp;
+use tidegate_workers::notify::{Delivery, Limits, Link, Notifier, Page, QUEUE_MAX, Severity};
+use tokio::time::Instant;
+
+fn limits() -> Limits {
+    Limits {
+        attempt_timeout: Duration::from_secs(20),
+        attempts_max: 3,
+        retry_first: Duration::from_millis(20),
+        retry_max: Duration::from_millis(40),
+    }
+}
+
+fn page(key: &str) -> Page {
+    Page {
+        key: key.to_owned(),
+        severity: Severity::Page,
+        title: "frontend r7 is rolled back in eu-1".to_owned(),
+        text: "alarm one-box-faults".to_owned(),
+        at: Timestamp(1_000),
+        links: vec![Link { title: "pipeline".to_owned(), url: "http://127.0.0.1/p".to_owned() }],
+    }
+}
+
+fn why(delivery: Delivery) -> String {
+    match delivery {
+        Delivery::GaveUp { why } => why,
+        Delivery::Delivered => panic!("it was delivered"),
+    }
+}
+
+#[tokio::test]
+async fn a_page_is_repeated_under_the_same_key_until_it_is_taken() {
+    let server = Server::start(|n| Some((if n < 2 { 503 } else { 204 }, ""))).await;
+    let notifier = Notifier::new(limits()).unwrap();
+    assert_eq!(notifier.deliver(&format!("{}/hook", server.url), &page("p-1")).await, Delivery::Delivered);
+    let requests = server.requests();
+    assert_eq!(requests.len(), 3);
+    for request in &requests {
+        assert!(request.head.starts_with("post /hook http/1.1\r\n"), "{}", request.head);
+        assert!(request.head.contains("\r\nidempotency-key: p-1\r\n"), "{}", request.head);
+        assert!(request.head.contains("\r\ncontent-type: application/json\r\n"), "{}", request.head);
+        assert_eq!(serde_json::from_str::<Page>(&request.body).unwrap(), page("p-1"));
+    }
+}
+
+#[tokio::test]
+async fn what_repeating_cannot_mend_is_given_up_at_once() {
+    let server = Server::start(|_| Some((404, ""))).await;
+    let notifier = Notifier::new(limits()).unwrap();
+    assert_eq!(
+        why(notifier.deliver(&server.url, &page("p-1")).await),
+        "the destination answered 404 Not Found (try 1)"
+    );
+    assert_eq!(server.requests().len(), 1);
+    assert!(why(notifier.deliver("no address", &page("p-1")).await).contains("(try 1)"));
+    assert!(why(notifier.deliver(&server.url, &page("two\nlines")).await).contains("key"));
+    let mut long = page("p-2");
+    long.text = "x".repeat(70_000);
+    assert!(why(notifier.deliver(&server.url, &long).await).contains("65536 are allowed"));
+    assert_eq!(server.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn a_page_is_given_up_after_the_last_try() {
+    let server = Server::start(|_| Some((500, ""))).await;
+    let notifier = Notifier::new(limits()).unwrap();
+    assert_eq!(
+        why(notifier.deliver(&server.url, &page("p-1")).await),
+        "the destination answered 500 Internal Server Error (try 3)"
+    );
+    assert_eq!(server.requests().len(), 3);
+    // Nobody listens there: the port was free a moment ago.
+    let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let why = why(notifier.deliver(&format!("http://{gone}/secret-path"), &page("p-1")).await);
+    assert!(why.ends_with("(try 3)") && !why.contains("secret-path"), "{why}");
+}
+
+#[tokio::test]
+async fn a_destination_that_never_answers_is_bounded_and_holds_nothing_else_up() {
+    let hanging = Server::start(|_| None).await;
+    let good = Server::start(|_| Some((200, "ok"))).await;
+    let notifier = Notifier::new(Limits { attempts_max: 1, ..limits() }).unwrap();
+    let mut pages = tokio::task::JoinSet::new();
+    let started = Instant::now();
+    for n in 0..=QUEUE_MAX {
+        let (notifier, url) = (notifier.clone(), hanging.url.clone());
+        pages.spawn(async move { notifier.deliver(&url, &page(&format!("p-{n}"))).await });
+    }
+    let first = pages.join_next().await.unwrap().unwrap();
+    assert_eq!(why(first), "100 pages to this destination are waiting already");
+    assert_eq!(notifier.deliver(&good.url, &page("other")).await, Delivery::Delivered);
+    assert!(started.elapsed() < Duration::from_secs(15), "the other one waited: {:?}", started.elapsed());
+    drop(pages);
+
+    let notifier = Notifier::new(Limits { attempt_timeout: Duration::from_millis(200), ..limits() }).unwrap();
+    let started = Instant::now();
+    assert_eq!(why(notifier.deliver(&hanging.url, &page("p")).await), "no answer within 200 ms (try 3)");
+    assert!((Duration::from_millis(600)..Duration::from_secs(15)).contains(&started.elapsed()));
+}
