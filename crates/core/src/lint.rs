@@ -1,0 +1,462 @@
+//! Checks a definition before it is taken (X7): names that do not resolve, values out of range, and layouts that could
+//! break a rule, with the counterexample. Each finding has a stable code and a place (a JSON pointer into the document).
+
+use crate::definition::{
+    BuildDef, EngineDef, ORGANISATION_SCHEMA, OrganisationDef, PIPELINE_SCHEMA, PipelineDef, StageDef,
+};
+use crate::ids::RegionId;
+use crate::plan::{Plan, plan};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+/// Something that keeps a definition from being taken.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Finding {
+    /// Stable, for scripts and docs: `TG101`.
+    pub code: String,
+    /// JSON pointer to the place, such as `/stages/2/waves/0/steps/1`.
+    pub place: String,
+    /// What is wrong.
+    pub message: String,
+    /// What to do.
+    pub hint: String,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at {}: {} ({})", self.code, self.place, self.message, self.hint)
+    }
+}
+
+struct Findings(Vec<Finding>);
+
+impl Findings {
+    fn add(&mut self, code: &str, place: impl Into<String>, message: impl Into<String>, hint: &str) {
+        self.0.push(Finding {
+            code: code.to_owned(),
+            place: place.into(),
+            message: message.into(),
+            hint: hint.to_owned(),
+        });
+    }
+
+    fn unique<'a, T: Ord + fmt::Display + 'a>(&mut self, list: &str, names: impl Iterator<Item = &'a T>) {
+        let mut seen = BTreeSet::new();
+        for (n, name) in names.enumerate() {
+            if !seen.insert(name) {
+                let hint = "names are unique within their list";
+                self.add(
+                    "TG110",
+                    format!("{list}/{n}/name"),
+                    format!("'{name}' stands here a second time"),
+                    hint,
+                );
+            }
+        }
+    }
+}
+
+/// Findings in an organisation's definition; empty when it may be taken.
+#[must_use]
+pub fn organisation(def: &OrganisationDef) -> Vec<Finding> {
+    let mut f = Findings(Vec::new());
+    check_schema(&mut f, &def.schema, ORGANISATION_SCHEMA);
+    f.unique("/users", def.users.iter().map(|u| &u.name));
+    f.unique("/teams", def.teams.iter().map(|t| &t.name));
+    f.unique("/services", def.services.iter().map(|s| &s.name));
+    f.unique("/regions", def.regions.iter().map(|r| &r.name));
+    for (n, team) in def.teams.iter().enumerate() {
+        for (m, member) in team.members.iter().enumerate() {
+            if def.user(member).is_none() {
+                let message = format!("'{member}' is not among the users");
+                f.add("TG111", format!("/teams/{n}/members/{m}"), message, "add the user, or mend the name");
+            }
+        }
+        let services: Vec<_> = def.services.iter().filter(|s| s.team == team.name).collect();
+        if let Some(expression) = &team.aggregate
+            && let Err(error) = expression.check_names(&crate::team::known_names(&services))
+        {
+            let hint = "an aggregate is made of the names of the team's alarms";
+            f.add("TG112", format!("/teams/{n}/aggregate"), error.to_string(), hint);
+        }
+    }
+    for (n, service) in def.services.iter().enumerate() {
+        if def.team(&service.team).is_none() {
+            let message = format!("'{}' is not among the teams", service.team);
+            f.add("TG111", format!("/services/{n}/team"), message, "add the team, or mend the name");
+        }
+        let mut names = BTreeSet::new();
+        for (m, alarm) in service.alarms.iter().enumerate() {
+            if !names.insert(&alarm.name) {
+                f.add(
+                    "TG110",
+                    format!("/services/{n}/alarms/{m}/name"),
+                    format!("'{}' stands here a second time", alarm.name),
+                    "alarm names are unique within a service",
+                );
+            }
+        }
+        for (m, canary) in service.canaries.iter().enumerate() {
+            if !canary.path.starts_with('/') {
+                f.add(
+                    "TG114",
+                    format!("/services/{n}/canaries/{m}/path"),
+                    "a path begins with '/'",
+                    "write /path",
+                );
+            }
+            if canary.every.millis() < 100 {
+                f.add(
+                    "TG115",
+                    format!("/services/{n}/canaries/{m}/every"),
+                    "a canary runs at most ten times a second",
+                    "write at least 100ms",
+                );
+            }
+        }
+    }
+    for (n, region) in def.regions.iter().enumerate() {
+        if region.azs.is_empty() {
+            f.add(
+                "TG116",
+                format!("/regions/{n}/azs"),
+                "a Region has at least one AZ or cell",
+                "name its AZs",
+            );
+        }
+        f.unique_in(&format!("/regions/{n}/azs"), region.azs.iter());
+    }
+    f.0
+}
+
+impl Findings {
+    fn unique_in<'a, T: Ord + fmt::Display + 'a>(&mut self, list: &str, names: impl Iterator<Item = &'a T>) {
+        let mut seen = BTreeSet::new();
+        for (n, name) in names.enumerate() {
+            if !seen.insert(name) {
+                self.add(
+                    "TG110",
+                    format!("{list}/{n}"),
+                    format!("'{name}' stands here a second time"),
+                    "name it once",
+                );
+            }
+        }
+    }
+}
+
+fn check_schema(f: &mut Findings, found: &str, expected: &str) {
+    if found != expected {
+        f.add(
+            "TG100",
+            "/schema",
+            format!("'{found}' is not a schema that this version reads"),
+            &format!("write \"{expected}\""),
+        );
+    }
+}
+
+/// Findings in a pipeline's definition within its organisation; empty when it may be taken.
+#[must_use]
+pub fn pipeline(def: &PipelineDef, organisation: &OrganisationDef) -> Vec<Finding> {
+    let mut f = Findings(Vec::new());
+    check_schema(&mut f, &def.schema, PIPELINE_SCHEMA);
+    if organisation.service(&def.service).is_none() {
+        f.add(
+            "TG111",
+            "/service",
+            format!("'{}' is not among the organisation's services", def.service),
+            "add the service to the organisation first, or mend the name",
+        );
+    }
+    f.unique("/sources", def.sources.iter().map(|s| &s.name));
+    if def.sources.is_empty() {
+        f.add("TG120", "/sources", "a pipeline has at least one source", "name a repository");
+    }
+    for (n, source) in def.sources.iter().enumerate() {
+        if source.url.trim().is_empty() || source.url.starts_with('-') {
+            f.add(
+                "TG121",
+                format!("/sources/{n}/url"),
+                format!("'{}' is no git URL", source.url),
+                "write any git URL",
+            );
+        }
+    }
+    build(&mut f, &def.build);
+    engine(&mut f, def, organisation);
+    if def.stages.is_empty() {
+        f.add("TG122", "/stages", "a pipeline has at least one stage", "begin with beta");
+    }
+    for (n, stage) in def.stages.iter().enumerate() {
+        stage_shape(&mut f, n, stage, organisation);
+    }
+    f.unique_in("/stages", def.stages.iter().map(|s| &s.environment));
+    if f.0.is_empty() {
+        let laid_out = plan(def, organisation);
+        layout(&mut f, def, &laid_out);
+    }
+    f.0
+}
+
+fn build(f: &mut Findings, build: &BuildDef) {
+    for (list, steps) in [("fetch", &build.fetch), ("steps", &build.steps)] {
+        for (n, step) in steps.iter().enumerate() {
+            if step.run.is_empty() {
+                f.add(
+                    "TG123",
+                    format!("/build/{list}/{n}/run"),
+                    "a command has at least a program",
+                    "write [\"program\", ...]",
+                );
+            }
+        }
+    }
+    if build.package.is_empty() {
+        f.add("TG124", "/build/package", "nothing goes into the package", "name at least one file or folder");
+    }
+    for (n, path) in build.package.iter().enumerate() {
+        for (field, text) in [("from", &path.from), ("to", &path.to)] {
+            if text.starts_with('/') || text.split('/').any(|part| part == "..") {
+                let message = format!("'{text}' leads out of its folder");
+                f.add(
+                    "TG125",
+                    format!("/build/package/{n}/{field}"),
+                    message,
+                    "write a relative path without '..'",
+                );
+            }
+        }
+    }
+}
+
+fn engine(f: &mut Findings, def: &PipelineDef, organisation: &OrganisationDef) {
+    match &def.run.engine {
+        EngineDef::Process(process) => {
+            if process.command.is_empty() {
+                f.add(
+                    "TG123",
+                    "/run/engine/process/command",
+                    "a command has at least a program",
+                    "write [\"program\", ...]",
+                );
+            }
+            let health = &process.health;
+            let place = "/run/engine/process/health";
+            if !health.path.starts_with('/') {
+                f.add("TG114", format!("{place}/path"), "a path begins with '/'", "write /health");
+            }
+            if health.healthy_after == 0 || health.unhealthy_after == 0 {
+                f.add("TG126", place, "a health check is passed or failed at least once", "write 1 or more");
+            }
+            if health.interval.millis() == 0
+                || health.timeout.millis() == 0
+                || health.start_timeout.millis() == 0
+            {
+                f.add(
+                    "TG126",
+                    place,
+                    "interval, timeout and start_timeout are longer than nothing",
+                    "write 1s or more",
+                );
+            }
+        }
+        EngineDef::Command(command) => {
+            for (field, run) in [("deploy", &command.deploy), ("observe", &command.observe)] {
+                if run.is_empty() {
+                    f.add(
+                        "TG123",
+                        format!("/run/engine/command/{field}"),
+                        "a command has at least a program",
+                        "write [\"program\", ...]",
+                    );
+                }
+            }
+        }
+    }
+    for (n, called) in def.run.calls.iter().enumerate() {
+        if organisation.service(called).is_none() {
+            f.add(
+                "TG111",
+                format!("/run/calls/{n}"),
+                format!("'{called}' is not among the organisation's services"),
+                "add the service, or mend the name",
+            );
+        }
+    }
+    let rolling = &def.rolling;
+    let (out, stay) = (rolling.max_unavailable_percent.get(), rolling.min_healthy_percent.get());
+    if out == 0 || rolling.rollback_percent.get() == 0 {
+        f.add("TG127", "/rolling", "with 0 % nothing would ever be replaced", "write 1 to 33");
+    }
+    if u16::from(out) + u16::from(stay) > 100 {
+        f.add(
+            "TG127",
+            "/rolling",
+            format!("{out} % out and {stay} % healthy cannot hold together"),
+            "the two add up to at most 100",
+        );
+    }
+    if out > 33 || stay < 66 {
+        f.add(
+            "TG128",
+            "/rolling",
+            format!("at most 33 % may be out and at least 66 % must be healthy, found {out} and {stay}"),
+            "use smaller batches (requirement P5)",
+        );
+    }
+}
+
+fn stage_shape(f: &mut Findings, n: usize, stage: &StageDef, organisation: &OrganisationDef) {
+    let place = format!("/stages/{n}");
+    let known = |f: &mut Findings, place: String, region: &RegionId| {
+        if organisation.region(region).is_none() {
+            f.add(
+                "TG111",
+                place,
+                format!("'{region}' is not in the organisation's Region list"),
+                "add the Region there, or mend the name",
+            );
+        }
+    };
+    for (m, region) in stage.regions.iter().enumerate() {
+        known(f, format!("{place}/regions/{m}"), region);
+    }
+    f.unique_in(&format!("{place}/regions"), stage.regions.iter());
+    if stage.boxes_per_az == 0 {
+        f.add("TG129", format!("{place}/boxes_per_az"), "an AZ has at least one box", "write 1 or more");
+    }
+    if stage.is_production() && !stage.one_box {
+        f.add(
+            "TG130",
+            format!("{place}/one_box"),
+            "production begins every wave with a one-box",
+            "write \"one_box\": true (requirement P4)",
+        );
+    }
+    if !stage.is_production() && !stage.waves.is_empty() {
+        f.add(
+            "TG131",
+            format!("{place}/waves"),
+            "only production has waves",
+            "name the environment 'production'",
+        );
+    }
+    for (m, test) in stage.tests.iter().enumerate() {
+        if test.run.is_empty() {
+            f.add(
+                "TG123",
+                format!("{place}/tests/{m}/run"),
+                "a command has at least a program",
+                "write [\"program\", ...]",
+            );
+        }
+    }
+    let (mut placed, mut names) = (BTreeMap::new(), BTreeSet::new());
+    for (w, wave) in stage.waves.iter().enumerate() {
+        let here = format!("{place}/waves/{w}");
+        if wave.name.as_ref().is_some_and(|name| !names.insert(name)) {
+            f.add(
+                "TG110",
+                format!("{here}/name"),
+                "this name stands here a second time",
+                "waves have names of their own",
+            );
+        }
+        for (m, region) in wave.regions.iter().enumerate() {
+            known(f, format!("{here}/regions/{m}"), region);
+            if !stage.regions.is_empty() && !stage.regions.contains(region) {
+                f.add(
+                    "TG132",
+                    format!("{here}/regions/{m}"),
+                    format!("'{region}' is not among the stage's Regions"),
+                    "add it to the stage's regions",
+                );
+            }
+            if let Some(before) = placed.insert(region, w) {
+                f.add(
+                    "TG133",
+                    format!("{here}/regions/{m}"),
+                    format!("'{region}' is in wave {} already", before + 1),
+                    "a Region is in one wave",
+                );
+            }
+        }
+    }
+    if !stage.waves.is_empty() {
+        let all: Vec<&RegionId> = if stage.regions.is_empty() {
+            organisation.regions.iter().map(|r| &r.name).collect()
+        } else {
+            stage.regions.iter().collect()
+        };
+        for region in all.into_iter().filter(|r| !placed.contains_key(r)) {
+            f.add(
+                "TG134",
+                format!("{place}/waves"),
+                format!("'{region}' is in no wave"),
+                "add it to the last wave",
+            );
+        }
+    }
+}
+
+/// The rules over what was laid out: one AZ of each Region per step (P1), every AZ in exactly one step, and every
+/// reference of a step by hand resolved.
+fn layout(f: &mut Findings, def: &PipelineDef, plan: &Plan) {
+    for (n, stage) in def.stages.iter().enumerate() {
+        for (w, wave) in stage.waves.iter().enumerate() {
+            for (s, texts) in wave.steps.iter().enumerate() {
+                let place = format!("/stages/{n}/waves/{w}/steps/{s}");
+                let mut by_region: BTreeMap<&str, &str> = BTreeMap::new();
+                for text in texts {
+                    let Some((region, az)) = text.split_once('/') else {
+                        f.add("TG135", &*place, format!("'{text}' is no region/az"), "write region/az");
+                        continue;
+                    };
+                    if let Some(other) = by_region.insert(region, az) {
+                        f.add("TG101", &*place,
+                            format!("this step deploys to {region}/{other} and {region}/{az} at the same time"),
+                            "never two AZs of one Region at once: put them in different steps (requirement P1)");
+                    }
+                    let found = plan.targets().any(|t| {
+                        t.id.environment == stage.environment
+                            && t.id.region.as_str() == region
+                            && t.id.az.as_str() == az
+                    });
+                    if !found {
+                        f.add(
+                            "TG111",
+                            &*place,
+                            format!("'{text}' is no AZ of this wave's Regions"),
+                            "mend the name",
+                        );
+                    }
+                }
+            }
+        }
+    }
+    for stage in &plan.stages {
+        let mut seen = BTreeSet::new();
+        for step in &stage.steps {
+            if step.targets.is_empty() {
+                f.add(
+                    "TG136",
+                    "/stages",
+                    format!("step {} deploys to nothing", step.id),
+                    "name at least one Region",
+                );
+            }
+            for target in &step.targets {
+                if !seen.insert(&target.id) {
+                    f.add(
+                        "TG137",
+                        "/stages",
+                        format!("{} is in two steps of {}", target.id, stage.id),
+                        "name each AZ once",
+                    );
+                }
+            }
+        }
+    }
+}

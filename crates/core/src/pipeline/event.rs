@@ -1,0 +1,137 @@
+//! What a pipeline can be told.
+
+use super::gates::Blocker;
+use crate::alarm::AlarmName;
+use crate::change::SourceObservation;
+use crate::decision::{Actor, EffectId};
+use crate::definition::PipelineDef;
+use crate::engine::Observation;
+use crate::ids::{PackageDigest, ReleaseNo, RunSpecDigest, SourceId, StageId};
+use crate::plan::StepId;
+use crate::scope::Scope;
+use crate::units::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What a pipeline can be told.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum PipelineEvent {
+    /// A definition that passed [`crate::lint::pipeline`].
+    Applied {
+        /// All of it.
+        definition: Box<PipelineDef>,
+    },
+    /// Time has passed, or something that the pipeline relies on has changed.
+    Tick,
+    /// A source was looked at.
+    SourceObserved {
+        /// Which.
+        source: SourceId,
+        /// What was found.
+        observation: SourceObservation,
+    },
+    /// A source cannot be read.
+    SourceFailed {
+        /// Which.
+        source: SourceId,
+        /// Why, for people.
+        why: String,
+    },
+    /// A build has ended.
+    BuildEnded {
+        /// The effect.
+        effect: EffectId,
+        /// The package, or which command failed, how, and the end of its log.
+        result: Result<PackageDigest, String>,
+    },
+    /// An engine told of a slot.
+    SlotObserved {
+        /// What it told.
+        observation: Observed,
+    },
+    /// A step's tests have ended.
+    TestsEnded {
+        /// The effect.
+        effect: EffectId,
+        /// Which test failed, how, and the end of its output.
+        result: Result<(), String>,
+    },
+    /// Monitoring has watched.
+    Watched {
+        /// One interval for each Region.
+        grants: Vec<Grant>,
+    },
+    /// A person stops new starts.
+    HoldPlaced {
+        /// Who.
+        by: Actor,
+        /// Why.
+        reason: String,
+        /// When it ends by itself.
+        until: Option<Timestamp>,
+        /// Only this stage.
+        stage: Option<StageId>,
+    },
+    /// A hold is lifted.
+    HoldLifted {
+        /// Its number.
+        hold: u64,
+        /// By whom.
+        by: Actor,
+    },
+    /// A person lets a release pass blockers.
+    Overridden {
+        /// Which release.
+        release: ReleaseNo,
+        /// Which blockers.
+        blockers: BTreeSet<Blocker>,
+        /// At which steps; empty for all.
+        steps: BTreeSet<StepId>,
+        /// Who.
+        by: Actor,
+        /// Why.
+        reason: String,
+        /// When it ends.
+        expires: Timestamp,
+    },
+    /// A person rejects a release: it is rolled back and never goes on by itself.
+    RollbackOrdered {
+        /// Which release.
+        release: ReleaseNo,
+        /// Who.
+        by: Actor,
+        /// Why.
+        reason: String,
+        /// Finished production waves too.
+        everywhere: bool,
+    },
+    /// A person wants a failed build, or a release that was rejected, tried again.
+    Retried {
+        /// Which release.
+        release: ReleaseNo,
+        /// Who.
+        by: Actor,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// An engine's observation of one of the pipeline's slots.
+pub type Observed = Observation;
+
+/// An interval that monitoring has watched in one Region, without a gap.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Grant {
+    /// Where.
+    pub scope: Scope,
+    /// Its start.
+    pub from: Timestamp,
+    /// Its end.
+    pub until: Timestamp,
+    /// Metric alarms that had no data, whether or not they are beneath the aggregate.
+    pub blind: BTreeSet<AlarmName>,
+    /// Requests by RunSpec and API, of the pipeline's service.
+    pub requests: BTreeMap<RunSpecDigest, BTreeMap<String, u64>>,
+}

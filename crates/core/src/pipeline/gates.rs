@@ -1,0 +1,381 @@
+//! What must be open before a release enters a step. Each gate answers Open or Closed with reasons, and those reasons are
+//! what the CLI, the API and the log show. Rollback takes none of this (X1): see [`super::rollback`].
+
+use super::{Capacity, Hold, Override, Pipeline, Standing, Work};
+use crate::alarm::AlarmName;
+use crate::alarm::high_severity_name;
+use crate::decision::Actor;
+use crate::ids::{CommitId, PipelineId, ReleaseNo, Role, TargetId};
+use crate::lease::{Lease, LeaseId};
+use crate::organisation::Organisation;
+use crate::plan::{Stage, Step};
+use crate::scope::Scope;
+use crate::team::{Team, aggregate_name, one_box_name};
+use crate::units::{Span, Timestamp};
+use crate::window::WindowState;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+/// A gate's answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Gate {
+    /// The release may enter.
+    Open,
+    /// It may not, for all of these reasons.
+    Closed(Vec<Reason>),
+}
+
+/// Something that a person may override (W3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Blocker {
+    /// The team's time window.
+    Window,
+    /// The team's aggregate alarm.
+    AggregateAlarm,
+    /// The organisation's alarms.
+    OrganisationAlarm,
+    /// Holds.
+    Hold,
+}
+
+/// Why a release may not enter a step yet.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Reason {
+    /// Another release is in the step.
+    StepBusy {
+        /// Which.
+        release: ReleaseNo,
+        /// What it does there.
+        phase: String,
+    },
+    /// The release was rejected.
+    Rejected {
+        /// Why.
+        cause: String,
+    },
+    /// It contains changes of a rejected release, without a revert or a fix.
+    Tainted {
+        /// The rejected release.
+        rejected: ReleaseNo,
+        /// Its changes that are still in.
+        commits: Vec<CommitId>,
+    },
+    /// It was rolled back as a suspect, and the alarm has not been quiet for long enough.
+    SuspectPause {
+        /// Where.
+        scope: Scope,
+        /// How long it has to be quiet.
+        quiet_for: Span,
+    },
+    /// Another pipeline's suspect is on its way back.
+    SuspectTurn {
+        /// Whose.
+        pipeline: PipelineId,
+    },
+    /// Outside the window.
+    Window {
+        /// When it opens; `None` if it does not within a year.
+        opens: Option<Timestamp>,
+    },
+    /// The team's aggregate alarm fires.
+    AggregateAlarm {
+        /// Where.
+        scope: Scope,
+        /// The metric alarms beneath it.
+        firing: Vec<AlarmName>,
+    },
+    /// An alarm of the organisation is raised.
+    OrganisationAlarm {
+        /// Which.
+        alarm: AlarmName,
+        /// By whom.
+        by: Actor,
+        /// Why.
+        reason: String,
+    },
+    /// Somebody deploys or rolls back there.
+    LeaseHeld {
+        /// The lease.
+        lease: String,
+        /// Who and what.
+        holder: String,
+    },
+    /// Another AZ of the Region has too few healthy boxes to carry the load.
+    Capacity {
+        /// Which target.
+        target: TargetId,
+        /// Its healthy boxes.
+        healthy: u32,
+        /// How many there must be.
+        minimum: u32,
+    },
+    /// A person holds it.
+    Hold {
+        /// The hold's number.
+        hold: u64,
+        /// Whose it is.
+        by: Actor,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl Reason {
+    /// The blocker that it is, if a person may override it.
+    #[must_use]
+    pub fn blocker(&self) -> Option<Blocker> {
+        match self {
+            Reason::Window { .. } => Some(Blocker::Window),
+            Reason::AggregateAlarm { .. } => Some(Blocker::AggregateAlarm),
+            Reason::OrganisationAlarm { .. } => Some(Blocker::OrganisationAlarm),
+            Reason::Hold { .. } => Some(Blocker::Hold),
+            Reason::StepBusy { .. }
+            | Reason::Rejected { .. }
+            | Reason::Tainted { .. }
+            | Reason::SuspectPause { .. }
+            | Reason::SuspectTurn { .. }
+            | Reason::LeaseHeld { .. }
+            | Reason::Capacity { .. } => None,
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::StepBusy { release, phase } => write!(f, "{release} is {phase} here"),
+            Reason::Rejected { cause } => write!(f, "it was rejected: {cause}"),
+            Reason::Tainted { rejected, commits } => {
+                let short: Vec<&str> = commits.iter().map(CommitId::short).collect();
+                write!(
+                    f,
+                    "it still contains {} of {rejected}, which was rejected; revert it, fix it with a 'Fixes:' trailer, or \
+                     clear it by 'retry' with a reason",
+                    short.join(", ")
+                )
+            }
+            Reason::SuspectPause { scope, quiet_for } => {
+                write!(
+                    f,
+                    "it was rolled back as a suspect; waiting for the alarm in {scope} to be quiet for {quiet_for}"
+                )
+            }
+            Reason::SuspectTurn { pipeline } => {
+                write!(f, "it was rolled back as a suspect; {pipeline} comes back first")
+            }
+            Reason::Window { opens: Some(opens) } => {
+                write!(f, "outside the deployment window, which opens {opens}")
+            }
+            Reason::Window { opens: None } => {
+                f.write_str("outside the deployment window, which does not open within a year")
+            }
+            Reason::AggregateAlarm { scope, firing } => {
+                let names: Vec<&str> = firing.iter().map(AlarmName::as_str).collect();
+                write!(f, "the team's aggregate alarm fires in {scope} ({})", names.join(", "))
+            }
+            Reason::OrganisationAlarm { alarm, by, reason } => {
+                write!(f, "the organisation's alarm {alarm} is raised by {by}: {reason}")
+            }
+            Reason::LeaseHeld { lease, holder } => write!(f, "{lease} is in use: {holder}"),
+            Reason::Capacity { target, healthy, minimum } => {
+                write!(f, "{target} has {healthy} healthy boxes and needs {minimum}")
+            }
+            Reason::Hold { hold, by, reason } => write!(f, "hold {hold} by {by}: {reason}"),
+        }
+    }
+}
+
+/// What the gates look at beyond the pipeline itself.
+pub(super) struct Surroundings<'a> {
+    pub(super) id: &'a PipelineId,
+    pub(super) team: &'a Team,
+    pub(super) organisation: &'a Organisation,
+    pub(super) leases: &'a BTreeMap<LeaseId, Lease>,
+    pub(super) now: Timestamp,
+}
+
+/// Whether a release may enter a step now. `overridden` are the blockers that a person has opened for it.
+pub(super) fn check(
+    pipeline: &Pipeline,
+    stage: &Stage,
+    step: &Step,
+    release: ReleaseNo,
+    around: &Surroundings<'_>,
+) -> Gate {
+    let mut reasons = Vec::new();
+    order(pipeline, step, &mut reasons);
+    guilt(pipeline, stage, release, around, &mut reasons);
+    if reasons.is_empty() {
+        window(stage, around, &mut reasons);
+        alarms(pipeline, stage, step, release, around, &mut reasons);
+        holds(pipeline, stage, around.now, &mut reasons);
+        leases(pipeline, step, around, &mut reasons);
+        capacity(pipeline, step, &mut reasons);
+    }
+    let open = overridden(pipeline, step, release, around.now);
+    reasons.retain(|r| r.blocker().is_none_or(|b| !open.contains(&b)));
+    if reasons.is_empty() { Gate::Open } else { Gate::Closed(reasons) }
+}
+
+fn order(pipeline: &Pipeline, step: &Step, reasons: &mut Vec<Reason>) {
+    let Some(state) = pipeline.steps.get(&step.id) else { return };
+    match &state.work {
+        Work::Free | Work::Done { .. } | Work::RolledBack { .. } => {}
+        Work::Deploying { release, .. }
+        | Work::Testing { release, .. }
+        | Work::Baking { release, .. }
+        | Work::RollingBack { release, .. } => {
+            reasons.push(Reason::StepBusy { release: *release, phase: state.work.phase().to_owned() });
+        }
+    }
+}
+
+/// Rejected, tainted, or suspect and not yet its turn (X4).
+fn guilt(
+    pipeline: &Pipeline,
+    stage: &Stage,
+    release: ReleaseNo,
+    around: &Surroundings<'_>,
+    reasons: &mut Vec<Reason>,
+) {
+    let Some(this) = pipeline.releases.get(&release) else { return };
+    match &this.standing {
+        Standing::Good => {}
+        Standing::Rejected { cause, .. } => reasons.push(Reason::Rejected { cause: cause.to_string() }),
+        Standing::Suspect { scopes, .. } => {
+            let bake = stage.steps.first().map_or(Span::ZERO, |s| s.bake);
+            for scope in scopes {
+                let quiet = around.team.aggregate_quiet_since(scope);
+                if quiet.is_none_or(|since| around.now.since(since) < bake) {
+                    reasons.push(Reason::SuspectPause { scope: scope.clone(), quiet_for: bake });
+                }
+            }
+            if let Some(other) = around.team.suspect_turn.as_ref().filter(|p| *p != around.id) {
+                reasons.push(Reason::SuspectTurn { pipeline: other.clone() });
+            }
+        }
+    }
+    for (rejected, commits) in super::rollback::tainted(pipeline, release) {
+        if rejected != release {
+            reasons.push(Reason::Tainted { rejected, commits });
+        }
+    }
+}
+
+fn window(stage: &Stage, around: &Surroundings<'_>, reasons: &mut Vec<Reason>) {
+    let Some(team) = around.team.definition.as_ref().filter(|_| stage.production) else { return };
+    if let WindowState::Closed { opens, .. } = team.windows.check(around.now) {
+        reasons.push(Reason::Window { opens });
+    }
+}
+
+/// The aggregate alarm in every Region of the step and in every Region of the environment that runs the release already
+/// (W1), and the organisation's alarms (W2).
+fn alarms(
+    pipeline: &Pipeline,
+    stage: &Stage,
+    step: &Step,
+    release: ReleaseNo,
+    around: &Surroundings<'_>,
+    reasons: &mut Vec<Reason>,
+) {
+    let mut scopes: BTreeSet<Scope> = step.targets.iter().map(|t| Scope::of(&t.id)).collect();
+    let elsewhere = pipeline
+        .slots
+        .iter()
+        .filter(|(id, slot)| id.environment == stage.environment && slot.running().contains(&release));
+    scopes.extend(elsewhere.map(|(id, _)| Scope::of(id)));
+    // What would roll the release back at once must not fire when it enters.
+    let mut names = vec![aggregate_name()];
+    if let Some(definition) = &pipeline.definition {
+        names.push(high_severity_name(&definition.service));
+        if step.role == Role::OneBox {
+            names.push(one_box_name(&definition.service));
+        }
+    }
+    for scope in scopes {
+        let views = names.iter().map(|name| around.team.view(&scope, name, &BTreeSet::new()));
+        let firing: BTreeSet<AlarmName> = views.filter(|v| v.in_alarm).flat_map(|v| v.firing).collect();
+        if !firing.is_empty() {
+            reasons.push(Reason::AggregateAlarm { scope, firing: firing.into_iter().collect() });
+        }
+    }
+    for (alarm, raised) in &around.organisation.alarms {
+        let (alarm, by, reason) = (alarm.clone(), raised.by.clone(), raised.reason.clone());
+        reasons.push(Reason::OrganisationAlarm { alarm, by, reason });
+    }
+}
+
+fn holds(pipeline: &Pipeline, stage: &Stage, now: Timestamp, reasons: &mut Vec<Reason>) {
+    let stands = |hold: &Hold| {
+        hold.until.is_none_or(|until| until > now) && hold.stage.as_ref().is_none_or(|s| s == &stage.id)
+    };
+    for (number, hold) in pipeline.holds.iter().filter(|(_, hold)| stands(hold)) {
+        let (by, reason) = (hold.by.clone(), hold.reason.clone());
+        reasons.push(Reason::Hold { hold: *number, by, reason });
+    }
+}
+
+fn leases(pipeline: &Pipeline, step: &Step, around: &Surroundings<'_>, reasons: &mut Vec<Reason>) {
+    for id in super::orders::leases_of(pipeline, step) {
+        let holder = match around.leases.get(&id) {
+            None | Some(Lease::Free) => continue,
+            Some(Lease::Deploying { pipeline, step }) => format!("{pipeline} deploys {step}"),
+            Some(Lease::RollingBack { pipelines }) => {
+                let names: Vec<&str> = pipelines.iter().map(PipelineId::as_str).collect();
+                format!("{} rolls back", names.join(", "))
+            }
+        };
+        reasons.push(Reason::LeaseHeld { lease: id.to_string(), holder });
+    }
+}
+
+/// The other AZs of the step's Regions must be able to carry the load (P6).
+fn capacity(pipeline: &Pipeline, step: &Step, reasons: &mut Vec<Reason>) {
+    let scopes: BTreeSet<Scope> = step.targets.iter().map(|t| Scope::of(&t.id)).collect();
+    let own: BTreeSet<&TargetId> = step.targets.iter().map(|t| &t.id).collect();
+    for (id, slot) in &pipeline.slots {
+        if own.contains(id) || !scopes.contains(&Scope::of(id)) || id.role != Role::Main {
+            continue;
+        }
+        if let Capacity::Short { healthy, minimum } = slot.capacity {
+            reasons.push(Reason::Capacity { target: id.clone(), healthy, minimum });
+        }
+    }
+}
+
+/// The blockers that people have opened for this release at this step.
+pub(super) fn overridden(
+    pipeline: &Pipeline,
+    step: &Step,
+    release: ReleaseNo,
+    now: Timestamp,
+) -> BTreeSet<Blocker> {
+    let applies = |o: &&Override| {
+        o.release == release && o.expires > now && (o.steps.is_empty() || o.steps.contains(&step.id))
+    };
+    pipeline.overrides.values().filter(applies).flat_map(|o| o.blockers.iter().copied()).collect()
+}
+
+/// The earliest time at which one of these reasons can end without an event.
+pub(super) fn looks_again(pipeline: &Pipeline, reasons: &[Reason], team: &Team) -> Option<Timestamp> {
+    let at = |reason: &Reason| match reason {
+        Reason::Window { opens } => *opens,
+        Reason::Hold { hold, .. } => pipeline.holds.get(hold).and_then(|h| h.until),
+        Reason::SuspectPause { scope, quiet_for } => {
+            team.aggregate_quiet_since(scope).map(|t| t + *quiet_for)
+        }
+        Reason::StepBusy { .. }
+        | Reason::Rejected { .. }
+        | Reason::Tainted { .. }
+        | Reason::SuspectTurn { .. }
+        | Reason::AggregateAlarm { .. }
+        | Reason::OrganisationAlarm { .. }
+        | Reason::LeaseHeld { .. }
+        | Reason::Capacity { .. } => None,
+    };
+    reasons.iter().filter_map(at).min()
+}

@@ -1,0 +1,188 @@
+//! What is ordered from engines, builders and testers: from the pipeline's state to effects.
+
+use super::decide::Deciding;
+use super::{Motion, Pipeline};
+use crate::decision::{
+    Awaited, BuildOrder, Effect, EffectId, ForwardEffect, NewEffect, Page, Severity, SlotOrder, TestOrder,
+};
+use crate::definition::{EngineDef, PipelineDef, RollingDef, StageDef};
+use crate::engine::{Desired, Share};
+use crate::ids::{
+    EnvironmentId, PackageDigest, ReleaseNo, Role, RunSpecDigest, ServiceId, SlotId, SourceId, TargetId,
+};
+use crate::plan::{Stage, Step};
+use crate::rollout::{Direction, minimum_healthy, surges};
+use crate::run_spec::{RunSpec, Workload};
+use crate::units::Span;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Beyond a build's own limit: time in which its result must arrive.
+const BUILD_GRACE: Span = Span::minutes(10);
+/// Beyond the tests' own limits: time in which their result must arrive.
+const TEST_GRACE: Span = Span::minutes(2);
+
+impl Deciding<'_> {
+    /// Orders an effect under a name that is unique in this pipeline.
+    pub(super) fn effect(&mut self, name: String, effect: Effect) -> EffectId {
+        let id = EffectId(format!("{}/{name}", self.id));
+        self.out.effects.push(NewEffect { id: id.clone(), effect });
+        id
+    }
+
+    /// Tells the team's on-call engineer, if the team says where.
+    pub(super) fn page(&mut self, key: &str, severity: Severity, title: String, text: String) {
+        let to = self.team.definition.as_ref().map(|d| d.pages.clone()).unwrap_or_default();
+        if to.is_empty() {
+            return;
+        }
+        let page = Page { key: format!("{}/{key}", self.id), severity, title, text, at: self.now, to };
+        let name = format!("page/{key}/{}", self.now.0);
+        self.effect(name, Effect::Forward(ForwardEffect::Page(page)));
+    }
+
+    pub(super) fn rolling(&self) -> RollingDef {
+        self.p.definition.as_ref().map(|d| d.rolling.clone()).unwrap_or_default()
+    }
+
+    /// Until when the next box has to be healthy.
+    pub(super) fn progress_deadline(&self) -> Awaited {
+        Awaited::new(self.now, self.rolling().progress_deadline)
+    }
+
+    /// The split that a moving slot is brought to now.
+    pub(super) fn order(&self, target: &TargetId) -> Option<SlotOrder> {
+        let slot = self.p.slots.get(target)?;
+        let spec = |release: ReleaseNo| self.p.run_spec(release, &target.environment).cloned();
+        let rolling = self.rolling();
+        let share = |release: ReleaseNo, boxes: u32| spec(release).map(|run_spec| Share { run_spec, boxes });
+        let (shares, condemned, direction): (Vec<Option<Share>>, Vec<RunSpecDigest>, _) = match &slot.motion {
+            Motion::Settled => return None,
+            Motion::Forward { release, asked, .. } => {
+                let rest = slot.boxes.saturating_sub(*asked);
+                let old = slot.current().filter(|_| rest > 0).map(|old| share(old, rest));
+                let new = if *asked > 0 { Some(share(*release, *asked)) } else { None };
+                (new.into_iter().chain(old).collect(), Vec::new(), Direction::Forward)
+            }
+            Motion::Back { to: None, from, .. } => {
+                (Vec::new(), from.keys().filter_map(|r| spec(*r)).collect(), Direction::Back)
+            }
+            Motion::Back { to: Some(to), from, asked, .. } => {
+                let mut shares = if *asked > 0 { vec![share(*to, *asked)] } else { Vec::new() };
+                let mut rest = slot.boxes.saturating_sub(*asked);
+                // The newest goes first: what remains is filled up from the oldest.
+                for (release, had) in from {
+                    let keep = (*had).min(rest);
+                    rest -= keep;
+                    if keep > 0 {
+                        shares.push(share(*release, keep));
+                    }
+                }
+                // Boxes that none of them had are the good release's.
+                if rest > 0 {
+                    match shares.first_mut().filter(|_| *asked > 0) {
+                        Some(Some(first)) => first.boxes += rest,
+                        _ => shares.insert(0, share(*to, rest)),
+                    }
+                }
+                (shares, from.keys().filter_map(|r| spec(*r)).collect(), Direction::Back)
+            }
+        };
+        let minimum_serving =
+            if target.role == Role::OneBox { 0 } else { minimum_healthy(&rolling, slot.boxes) };
+        let desired = Desired {
+            split: shares.into_iter().collect::<Option<Vec<Share>>>()?,
+            condemned,
+            minimum_serving,
+            surge: surges(&rolling, slot.boxes, direction),
+        };
+        let slot_id = SlotId { target: target.clone(), pipeline: self.id.clone() };
+        Some(SlotOrder { slot: slot_id, generation: slot.generation, desired })
+    }
+
+    pub(super) fn order_build(
+        &mut self,
+        release: ReleaseNo,
+        commits: BTreeMap<SourceId, crate::ids::CommitId>,
+    ) -> Option<(EffectId, Awaited)> {
+        let definition = self.p.definition.clone()?;
+        let awaited = Awaited::new(self.now, definition.build.limits.time.plus(BUILD_GRACE));
+        let order = BuildOrder {
+            pipeline: self.id.clone(),
+            release,
+            commits,
+            sources: definition.sources,
+            build: definition.build,
+        };
+        let name = format!("{release}/build/{}", self.now.0);
+        Some((self.effect(name, Effect::Forward(ForwardEffect::Build(order))), awaited))
+    }
+
+    pub(super) fn order_tests(
+        &mut self,
+        stage: &Stage,
+        step: &Step,
+        release: ReleaseNo,
+    ) -> Option<(EffectId, Awaited)> {
+        let definition = self.p.definition.clone()?;
+        let super::Build::Built { package, .. } = &self.p.releases.get(&release)?.build else { return None };
+        let stage_def = definition.stages.iter().find(|s| s.environment == stage.environment)?;
+        let limit = stage.tests.iter().fold(Span::ZERO, |sum, t| sum.plus(t.time_limit));
+        let regions: BTreeSet<_> = step.regions().into_iter().cloned().collect();
+        // Each Region's tests run one after the other.
+        let limit = Span(limit.millis().saturating_mul(regions.len() as u64));
+        let order = TestOrder {
+            pipeline: self.id.clone(),
+            step: step.id.clone(),
+            release,
+            package: package.clone(),
+            service: definition.service.clone(),
+            environment: stage.environment.clone(),
+            regions: regions.into_iter().collect(),
+            endpoints: self.endpoints(&definition, stage_def),
+            tests: stage.tests.clone(),
+        };
+        let name = format!("{}/test/{release}/{}", step.id, self.now.0);
+        let effect = self.effect(name, Effect::Forward(ForwardEffect::Test(order)));
+        Some((effect, Awaited::new(self.now, limit.plus(TEST_GRACE))))
+    }
+
+    /// Which environment's endpoints are called (T5): the stage's own for the team's services, production for others'.
+    fn endpoints(&self, definition: &PipelineDef, stage: &StageDef) -> BTreeMap<ServiceId, EnvironmentId> {
+        let production = EnvironmentId::new("production").expect("a word is a valid environment name");
+        let own = stage.own.clone().unwrap_or_else(|| stage.environment.clone());
+        let others = stage.others.clone().unwrap_or(production);
+        let team_owns = |service: &ServiceId| self.team.services.iter().any(|s| &s.name == service);
+        let environment = |service: &ServiceId| if team_owns(service) { own.clone() } else { others.clone() };
+        definition.run.calls.iter().map(|service| (service.clone(), environment(service))).collect()
+    }
+
+    /// What targets of each environment run of a release: made once, when it is built.
+    pub(super) fn run_specs(
+        &self,
+        definition: &PipelineDef,
+        package: &PackageDigest,
+    ) -> BTreeMap<EnvironmentId, RunSpec> {
+        let workload = match &definition.run.engine {
+            EngineDef::Process(process) => Workload::Process(process.clone()),
+            EngineDef::Command(command) => Workload::Command(command.clone()),
+        };
+        let spec = |stage: &StageDef| RunSpec {
+            service: definition.service.clone(),
+            package: package.clone(),
+            environment: definition.run.environment.clone(),
+            secrets: definition.run.secrets.clone(),
+            endpoints: self.endpoints(definition, stage),
+            workload: workload.clone(),
+        };
+        definition.stages.iter().map(|stage| (stage.environment.clone(), spec(stage))).collect()
+    }
+}
+
+/// The leases that a step needs.
+pub(super) fn leases_of(pipeline: &Pipeline, step: &Step) -> BTreeSet<crate::lease::LeaseId> {
+    let Some(definition) = &pipeline.definition else { return BTreeSet::new() };
+    step.targets
+        .iter()
+        .map(|t| crate::lease::LeaseId::new(&definition.service, crate::scope::Scope::of(&t.id)))
+        .collect()
+}

@@ -1,0 +1,245 @@
+//! The planner: from a pipeline's stages and the central Region list to steps and targets (P1, P2). A plan is
+//! immutable; whether it keeps the rules is checked by [`crate::lint`], also for what people placed by hand.
+
+use crate::definition::{OrganisationDef, PipelineDef, RegionDef, StageDef, TestSpec, WaveDef};
+use crate::ids::{AzId, EnvironmentId, RegionId, Role, StageId, TargetId};
+use crate::units::Span;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::fmt;
+
+/// A step of a pipeline: `wave-1/one-box`, `wave-1/az-2`. Stable as long as its stage is named the same.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct StepId(pub String);
+
+impl fmt::Display for StepId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for StepId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// All stages of a pipeline, in order.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// The stages; production's waves are stages of their own.
+    pub stages: Vec<Stage>,
+}
+
+/// Beta, gamma, or a production wave.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stage {
+    /// Its name.
+    pub id: StageId,
+    /// The environment it belongs to.
+    pub environment: EnvironmentId,
+    /// Whether windows apply.
+    pub production: bool,
+    /// Its steps, in order: the one-box first, if there is one.
+    pub steps: Vec<Step>,
+    /// Run after each step's deployment.
+    pub tests: Vec<TestSpec>,
+}
+
+/// The unit of promotion: at most one AZ of each Region.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Step {
+    /// Its name.
+    pub id: StepId,
+    /// One-box or main.
+    pub role: Role,
+    /// What it deploys to, all in parallel.
+    pub targets: Vec<Target>,
+    /// How long it bakes; for a stage's last step this is the stage's bake.
+    pub bake: Span,
+}
+
+/// A target and its size.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Target {
+    /// Its stable name.
+    pub id: TargetId,
+    /// How many boxes it has.
+    pub boxes: u32,
+}
+
+impl Plan {
+    /// Every step with its stage, in order.
+    pub fn steps(&self) -> impl DoubleEndedIterator<Item = (&Stage, &Step)> {
+        self.stages.iter().flat_map(|stage| stage.steps.iter().map(move |step| (stage, step)))
+    }
+
+    /// The step of that name with its stage.
+    #[must_use]
+    pub fn step(&self, id: &StepId) -> Option<(&Stage, &Step)> {
+        self.steps().find(|(_, step)| &step.id == id)
+    }
+
+    /// The step after that one; `None` after the last.
+    #[must_use]
+    pub fn next(&self, id: &StepId) -> Option<(&Stage, &Step)> {
+        self.steps().skip_while(|(_, step)| &step.id != id).nth(1)
+    }
+
+    /// The step that deploys to a target, with its stage.
+    #[must_use]
+    pub fn step_of(&self, target: &TargetId) -> Option<(&Stage, &Step)> {
+        self.steps().find(|(_, step)| step.targets.iter().any(|t| &t.id == target))
+    }
+
+    /// Every target.
+    pub fn targets(&self) -> impl Iterator<Item = &Target> {
+        self.steps().flat_map(|(_, step)| step.targets.iter())
+    }
+}
+
+impl Step {
+    /// The Regions that it deploys to.
+    #[must_use]
+    pub fn regions(&self) -> BTreeSet<&RegionId> {
+        self.targets.iter().map(|t| &t.id.region).collect()
+    }
+}
+
+/// Lays out a pipeline's steps. References that do not resolve (a Region that is not in the list) are left out here and
+/// reported by [`crate::lint`], which every definition passes before its plan is used.
+#[must_use]
+pub fn plan(pipeline: &PipelineDef, organisation: &OrganisationDef) -> Plan {
+    let mut stages = Vec::new();
+    for stage in &pipeline.stages {
+        let regions: Vec<&RegionDef> = if stage.regions.is_empty() {
+            organisation.regions.iter().collect()
+        } else {
+            stage.regions.iter().filter_map(|r| organisation.region(r)).collect()
+        };
+        if stage.is_production() {
+            let waves = if stage.waves.is_empty() { plan_waves(&regions) } else { stage.waves.clone() };
+            for (index, wave) in waves.iter().enumerate() {
+                stages.push(wave_stage(pipeline, stage, wave, index, &regions));
+            }
+        } else if let Ok(id) = StageId::new(stage.environment.as_str()) {
+            stages.push(lay_out(pipeline, stage, id, &regions, &[], stage.bake.az));
+        }
+    }
+    Plan { stages }
+}
+
+/// Waves of growing size (P2): the Region with the least traffic, then the one with the most, then 3, then up to 12,
+/// then the rest; among equals by name.
+fn plan_waves(regions: &[&RegionDef]) -> Vec<WaveDef> {
+    let mut rest: Vec<&RegionDef> = regions.to_vec();
+    rest.sort_by(|a, b| (a.traffic, &a.name).cmp(&(b.traffic, &b.name)));
+    let mut waves: Vec<Vec<RegionId>> = Vec::new();
+    if !rest.is_empty() {
+        waves.push(vec![rest.remove(0).name.clone()]);
+    }
+    if let Some(busiest) = rest.pop() {
+        waves.push(vec![busiest.name.clone()]);
+    }
+    for size in [3, 12, usize::MAX] {
+        let take = size.min(rest.len());
+        if take > 0 {
+            waves.push(rest.drain(..take).map(|r| r.name.clone()).collect());
+        }
+    }
+    waves.into_iter().map(|regions| WaveDef { name: None, regions, steps: Vec::new() }).collect()
+}
+
+fn wave_stage(
+    pipeline: &PipelineDef,
+    stage: &StageDef,
+    wave: &WaveDef,
+    index: usize,
+    all: &[&RegionDef],
+) -> Stage {
+    let id = wave.name.clone().unwrap_or_else(|| {
+        StageId::new(format!("wave-{}", index + 1))
+            .expect("a word, a dash and a number are a valid stage name")
+    });
+    let regions: Vec<&RegionDef> =
+        wave.regions.iter().filter_map(|name| all.iter().find(|r| &r.name == name).copied()).collect();
+    let bake = match index {
+        0 => stage.bake.first_wave,
+        later => {
+            let shorter = Span::hours(later as u64 - 1).millis();
+            Span(stage.bake.second_wave.millis().saturating_sub(shorter)).max(stage.bake.last_wave)
+        }
+    };
+    lay_out(pipeline, stage, id, &regions, &wave.steps, bake)
+}
+
+/// One-box in every Region, then the first AZ of every Region, then the second, ...
+fn lay_out(
+    pipeline: &PipelineDef,
+    stage: &StageDef,
+    id: StageId,
+    regions: &[&RegionDef],
+    by_hand: &[Vec<String>],
+    stage_bake: Span,
+) -> Stage {
+    let target = |region: &RegionDef, az: &AzId, role: Role| Target {
+        id: TargetId {
+            service: pipeline.service.clone(),
+            environment: stage.environment.clone(),
+            region: region.name.clone(),
+            az: az.clone(),
+            role,
+        },
+        boxes: if role == Role::OneBox { 1 } else { stage.boxes_per_az },
+    };
+    let step = |name: String, role: Role, targets: Vec<Target>, bake: Span| Step {
+        id: StepId(format!("{id}/{name}")),
+        role,
+        targets,
+        bake,
+    };
+    let mut steps = Vec::new();
+    if stage.one_box {
+        let targets =
+            regions.iter().filter_map(|r| r.azs.first().map(|az| target(r, az, Role::OneBox))).collect();
+        steps.push(step("one-box".to_owned(), Role::OneBox, targets, stage.bake.one_box));
+    }
+    let main: Vec<Vec<Target>> = if by_hand.is_empty() {
+        let most = regions.iter().map(|r| r.azs.len()).max().unwrap_or(0);
+        (0..most)
+            .map(|n| {
+                regions.iter().filter_map(|r| r.azs.get(n).map(|az| target(r, az, Role::Main))).collect()
+            })
+            .collect()
+    } else {
+        by_hand
+            .iter()
+            .map(|step| {
+                step.iter()
+                    .filter_map(|text| {
+                        let (region, az) = text.split_once('/')?;
+                        let region = regions.iter().find(|r| r.name.as_str() == region)?;
+                        Some(target(region, region.azs.iter().find(|a| a.as_str() == az)?, Role::Main))
+                    })
+                    .collect()
+            })
+            .collect()
+    };
+    let last = main.len().saturating_sub(1);
+    for (n, targets) in main.into_iter().enumerate() {
+        let bake = if n == last { stage_bake } else { stage.bake.az };
+        steps.push(step(format!("az-{}", n + 1), Role::Main, targets, bake));
+    }
+    Stage {
+        id,
+        environment: stage.environment.clone(),
+        production: stage.is_production(),
+        steps,
+        tests: stage.tests.clone(),
+    }
+}

@@ -1,0 +1,435 @@
+//! A team: its services, the states of its alarms in every environment and Region, the approvals that its members gave,
+//! and whose turn it is to come back after a rollback that it did not cause.
+
+use crate::alarm::{
+    AlarmName, AlarmState, Comparison, Datapoints, Metric, MetricAlarm, MissingData, Period, Quantity,
+    Scope as Measured, alarm_prefix, high_severity_name, standard_alarms,
+};
+use crate::decision::Illegal;
+use crate::definition::{LateApproval, ServiceDef, TeamDef};
+use crate::expr::Expression;
+use crate::ids::{CommitId, PipelineId, ServiceId, UserId};
+use crate::scope::Scope;
+use crate::units::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// How many approvals a team keeps; the oldest go first. At 100 a day this is more than a year and a half.
+pub const APPROVALS_MAX: usize = 65_536;
+
+/// State of a team.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Team {
+    /// Its definition; `None` until the first time.
+    pub definition: Option<TeamDef>,
+    /// Its services.
+    pub services: Vec<ServiceDef>,
+    /// Under which addresses members commit.
+    pub emails: BTreeMap<UserId, Vec<String>>,
+    /// The pipelines of its services.
+    pub pipelines: BTreeSet<PipelineId>,
+    /// Alarms by environment and Region. An alarm that was never reported there is INSUFFICIENT_DATA.
+    pub scopes: BTreeMap<Scope, BTreeMap<AlarmName, AlarmStatus>>,
+    /// Who approved which commit.
+    pub approvals: BTreeMap<CommitId, Vec<Approval>>,
+    /// The pipeline whose suspect release is on its way back; one at a time.
+    pub suspect_turn: Option<PipelineId>,
+}
+
+/// An alarm's state and where it comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AlarmStatus {
+    /// OK, ALARM or INSUFFICIENT_DATA.
+    pub state: AlarmState,
+    /// Since when it is in this state.
+    pub since: Timestamp,
+    /// The values, the threshold and the periods, or the alarms that an expression found firing; for people.
+    pub why: String,
+    /// The last time that it was in ALARM and what fired then: an alarm that has come and gone still counts for whoever was
+    /// under way.
+    pub last_alarm: Option<LastAlarm>,
+}
+
+/// The last time that an alarm was in ALARM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LastAlarm {
+    /// The end of the period that made it fire.
+    pub at: Timestamp,
+    /// The metric alarms beneath it and why they fired.
+    pub evidence: Vec<String>,
+}
+
+/// Somebody's approval of exactly one commit (R1).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Approval {
+    /// A member of the team at that time.
+    pub by: UserId,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// What a team can be told.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum TeamEvent {
+    /// The organisation's definition was applied.
+    Applied {
+        /// The team's part.
+        definition: Box<TeamDef>,
+        /// Its services.
+        services: Vec<ServiceDef>,
+        /// Its members' addresses.
+        emails: BTreeMap<UserId, Vec<String>>,
+    },
+    /// Metric alarms were evaluated over periods that ended at `at`. Alarms that are not named keep their state.
+    Evaluated {
+        /// Where.
+        scope: Scope,
+        /// The end of the newest period.
+        at: Timestamp,
+        /// The metric alarms' states.
+        alarms: BTreeMap<AlarmName, Report>,
+    },
+    /// A member approves a commit.
+    Approved {
+        /// The exact commit.
+        commit: CommitId,
+        /// The member.
+        by: UserId,
+    },
+}
+
+/// What an evaluation says of one metric alarm.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Report {
+    /// Its state.
+    pub state: AlarmState,
+    /// Why, for people.
+    pub why: String,
+}
+
+/// What happened to a team.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum TeamFact {
+    /// Its definition was replaced.
+    Defined {
+        /// The team's part.
+        definition: Box<TeamDef>,
+        /// Its services.
+        services: Vec<ServiceDef>,
+        /// Its members' addresses.
+        emails: BTreeMap<UserId, Vec<String>>,
+    },
+    /// One of its services got a pipeline.
+    PipelineAdded {
+        /// Which.
+        pipeline: PipelineId,
+    },
+    /// An alarm changed its state.
+    AlarmChanged {
+        /// Where.
+        scope: Scope,
+        /// Which.
+        alarm: AlarmName,
+        /// Its state now.
+        status: AlarmStatus,
+    },
+    /// A commit was approved.
+    Approved {
+        /// The exact commit.
+        commit: CommitId,
+        /// By whom and when.
+        approval: Approval,
+    },
+    /// A suspect release of this pipeline is on its way back.
+    SuspectTurnTaken {
+        /// The pipeline.
+        pipeline: PipelineId,
+    },
+    /// It has arrived, or was rejected.
+    SuspectTurnEnded {
+        /// The pipeline.
+        pipeline: PipelineId,
+    },
+}
+
+/// The aggregate alarm's name within a team.
+#[must_use]
+pub fn aggregate_name() -> AlarmName {
+    AlarmName::new("High_Severity_Aggregate").expect("a valid name")
+}
+
+/// The name of a service's one-box alarm (M4).
+#[must_use]
+pub fn one_box_name(service: &ServiceId) -> AlarmName {
+    AlarmName::new(format!("{}_OneBox_High_Severity", alarm_prefix(service)))
+        .expect("a service and a word make a valid name")
+}
+
+fn canaries_name() -> AlarmName {
+    AlarmName::new("Canaries_High_Severity").expect("a valid name")
+}
+
+/// A service's metric alarms in every environment and Region: its own, or the standard set with one over its canaries.
+#[must_use]
+pub fn metric_alarms(service: &ServiceDef) -> Vec<MetricAlarm> {
+    let mut all =
+        if service.alarms.is_empty() { standard_alarms(&service.name) } else { service.alarms.clone() };
+    if !service.canaries.is_empty() && !all.iter().any(is_canary) {
+        all.push(standard_canary_alarm(&service.name));
+    }
+    all
+}
+
+fn is_canary(alarm: &MetricAlarm) -> bool {
+    alarm.metric == Metric::CanaryFailures
+}
+
+/// More than half of the canary runs of a minute failed, in 2 of 3 minutes.
+fn standard_canary_alarm(service: &ServiceId) -> MetricAlarm {
+    MetricAlarm {
+        name: AlarmName::new(format!("{}_High_Canary_Failures", alarm_prefix(service)))
+            .expect("a service and a word make a valid name"),
+        scope: Measured::Service,
+        metric: Metric::CanaryFailures,
+        comparison: Comparison::Above,
+        threshold: Quantity::whole(50),
+        period: Period::default(),
+        datapoints: Datapoints::default(),
+        missing: MissingData::Missing,
+        min_samples: 1,
+    }
+}
+
+/// The names that a team's aggregate may be made of: every metric alarm and every composite below the aggregate.
+#[must_use]
+pub fn known_names(services: &[&ServiceDef]) -> BTreeSet<AlarmName> {
+    let mut names = BTreeSet::from([canaries_name()]);
+    for service in services {
+        names.insert(high_severity_name(&service.name));
+        names.insert(one_box_name(&service.name));
+        names.extend(metric_alarms(service).into_iter().map(|a| a.name));
+    }
+    names
+}
+
+/// The composite alarms below the aggregate, the aggregate last; each refers only to metric alarms and to ones before it.
+fn composites(team: &Team) -> Vec<(AlarmName, Expression)> {
+    let any = |names: Vec<AlarmName>| {
+        Expression::any_in_alarm(names.iter())
+            .unwrap_or_else(|_| Expression::parse("TRUE").expect("a constant parses"))
+    };
+    let mut all = Vec::new();
+    let mut canaries = Vec::new();
+    for service in &team.services {
+        let (canary, metric): (Vec<MetricAlarm>, Vec<MetricAlarm>) =
+            metric_alarms(service).into_iter().partition(is_canary);
+        canaries.extend(canary.into_iter().map(|a| a.name));
+        let (one_box, whole): (Vec<MetricAlarm>, Vec<MetricAlarm>) =
+            metric.into_iter().partition(|a| a.scope == Measured::OneBox);
+        all.push((high_severity_name(&service.name), any(whole.into_iter().map(|a| a.name).collect())));
+        all.push((one_box_name(&service.name), any(one_box.into_iter().map(|a| a.name).collect())));
+    }
+    all.push((canaries_name(), any(canaries)));
+    let aggregate = team.definition.as_ref().and_then(|d| d.aggregate.clone()).unwrap_or_else(|| {
+        let mut parts: Vec<AlarmName> = team.services.iter().map(|s| high_severity_name(&s.name)).collect();
+        parts.push(canaries_name());
+        any(parts)
+    });
+    all.push((aggregate_name(), aggregate));
+    all
+}
+
+/// What a composite alarm says, down to the metric alarms beneath it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct View {
+    /// Whether it is in ALARM.
+    pub in_alarm: bool,
+    /// The metric alarms beneath it that are in ALARM and not masked.
+    pub firing: BTreeSet<AlarmName>,
+    /// The metric alarms beneath it without data: while there are any, nothing bakes (X2).
+    pub blind: BTreeSet<AlarmName>,
+}
+
+impl Team {
+    /// The state of a metric or composite alarm as it was last recorded.
+    #[must_use]
+    pub fn alarm(&self, scope: &Scope, name: &AlarmName) -> AlarmState {
+        self.scopes.get(scope).and_then(|a| a.get(name)).map_or(AlarmState::InsufficientData, |s| s.state)
+    }
+
+    /// Since when the aggregate alarm has not been in ALARM; `None` while it is.
+    #[must_use]
+    pub fn aggregate_quiet_since(&self, scope: &Scope) -> Option<Timestamp> {
+        match self.scopes.get(scope).and_then(|a| a.get(&aggregate_name())) {
+            Some(status) if status.state == AlarmState::Alarm => None,
+            Some(status) => Some(status.since),
+            None => Some(Timestamp(0)),
+        }
+    }
+
+    /// What a composite alarm says with some metric alarms masked as OK (an override's masks).
+    #[must_use]
+    pub fn view(&self, scope: &Scope, name: &AlarmName, masked: &BTreeSet<AlarmName>) -> View {
+        let all: BTreeMap<AlarmName, Expression> = composites(self).into_iter().collect();
+        let mut view = View { in_alarm: false, firing: BTreeSet::new(), blind: BTreeSet::new() };
+        view.in_alarm = self.look(scope, name, masked, &all, &mut view) == AlarmState::Alarm;
+        view
+    }
+
+    fn look(
+        &self,
+        scope: &Scope,
+        name: &AlarmName,
+        masked: &BTreeSet<AlarmName>,
+        all: &BTreeMap<AlarmName, Expression>,
+        view: &mut View,
+    ) -> AlarmState {
+        let Some(expression) = all.get(name) else {
+            let state = if masked.contains(name) { AlarmState::Ok } else { self.alarm(scope, name) };
+            match state {
+                AlarmState::Alarm => view.firing.insert(name.clone()),
+                AlarmState::InsufficientData => view.blind.insert(name.clone()),
+                AlarmState::Ok => false,
+            };
+            return state;
+        };
+        let states: BTreeMap<AlarmName, AlarmState> = expression
+            .names()
+            .into_iter()
+            .map(|part| (part.clone(), self.look(scope, part, masked, all, view)))
+            .collect();
+        expression.evaluate(|part| states.get(part).copied().unwrap_or(AlarmState::InsufficientData)).state
+    }
+
+    /// The words that describe firing alarms: each one's name and why.
+    #[must_use]
+    pub fn describe(&self, scope: &Scope, names: &BTreeSet<AlarmName>) -> Vec<String> {
+        let status = |name: &AlarmName| self.scopes.get(scope).and_then(|a| a.get(name));
+        names.iter().map(|n| format!("{n}: {}", status(n).map_or("no data", |s| s.why.as_str()))).collect()
+    }
+
+    /// Whether approvals may come after the merge.
+    #[must_use]
+    pub fn late_approval(&self) -> LateApproval {
+        self.definition.as_ref().map_or(LateApproval::Forbid, |d| d.late_approval)
+    }
+
+    /// The user who commits under this address, if it is a known one.
+    #[must_use]
+    pub fn user_of(&self, email: &str) -> Option<&UserId> {
+        self.emails
+            .iter()
+            .find(|(_, all)| all.iter().any(|e| e.eq_ignore_ascii_case(email)))
+            .map(|(user, _)| user)
+    }
+
+    /// The state after a fact.
+    pub fn apply(&mut self, fact: &TeamFact) {
+        match fact {
+            TeamFact::Defined { definition, services, emails } => {
+                self.definition = Some((**definition).clone());
+                self.services.clone_from(services);
+                self.emails.clone_from(emails);
+            }
+            TeamFact::PipelineAdded { pipeline } => {
+                self.pipelines.insert(pipeline.clone());
+            }
+            TeamFact::AlarmChanged { scope, alarm, status } => {
+                self.scopes.entry(scope.clone()).or_default().insert(alarm.clone(), status.clone());
+            }
+            TeamFact::Approved { commit, approval } => {
+                self.approvals.entry(commit.clone()).or_default().push(approval.clone());
+                while self.approvals.len() > APPROVALS_MAX {
+                    let oldest = self.approvals.iter().min_by_key(|(_, a)| a.iter().map(|a| a.at).max());
+                    let Some(oldest) = oldest.map(|(commit, _)| commit.clone()) else { break };
+                    self.approvals.remove(&oldest);
+                }
+            }
+            TeamFact::SuspectTurnTaken { pipeline } => self.suspect_turn = Some(pipeline.clone()),
+            TeamFact::SuspectTurnEnded { pipeline } => {
+                if self.suspect_turn.as_ref() == Some(pipeline) {
+                    self.suspect_turn = None;
+                }
+            }
+        }
+    }
+
+    /// Decides on an event: the facts that follow from it.
+    pub(crate) fn decide(&self, event: &TeamEvent, now: Timestamp) -> Result<Vec<TeamFact>, Illegal> {
+        match event {
+            TeamEvent::Applied { definition, services, emails } => {
+                if self.definition.as_ref() == Some(definition)
+                    && &self.services == services
+                    && &self.emails == emails
+                {
+                    return Ok(Vec::new());
+                }
+                let (definition, services, emails) = (definition.clone(), services.clone(), emails.clone());
+                Ok(vec![TeamFact::Defined { definition, services, emails }])
+            }
+            TeamEvent::Evaluated { scope, at, alarms } => Ok(self.evaluated(scope, *at, alarms)),
+            TeamEvent::Approved { commit, by } => {
+                let member = self.definition.as_ref().is_some_and(|d| d.members.contains(by));
+                if !member {
+                    return Err(Illegal::new(format!(
+                        "{by} is not a member of this team, and only members approve"
+                    )));
+                }
+                if self.approvals.get(commit).is_some_and(|all| all.iter().any(|a| &a.by == by)) {
+                    return Ok(Vec::new());
+                }
+                let approval = Approval { by: by.clone(), at: now };
+                Ok(vec![TeamFact::Approved { commit: commit.clone(), approval }])
+            }
+        }
+    }
+
+    fn evaluated(
+        &self,
+        scope: &Scope,
+        at: Timestamp,
+        reports: &BTreeMap<AlarmName, Report>,
+    ) -> Vec<TeamFact> {
+        let mut after = self.clone();
+        let mut facts = Vec::new();
+        let mut change = |after: &mut Team, alarm: &AlarmName, report: &Report, evidence: Vec<String>| {
+            let before = after.scopes.get(scope).and_then(|a| a.get(alarm));
+            if before.is_some_and(|b| b.state == report.state || b.since > at) {
+                return;
+            }
+            let last_alarm = if report.state == AlarmState::Alarm {
+                Some(LastAlarm { at, evidence })
+            } else {
+                before.and_then(|b| b.last_alarm.clone())
+            };
+            let status = AlarmStatus { state: report.state, since: at, why: report.why.clone(), last_alarm };
+            let fact = TeamFact::AlarmChanged { scope: scope.clone(), alarm: alarm.clone(), status };
+            after.apply(&fact);
+            facts.push(fact);
+        };
+        for (alarm, report) in reports {
+            change(&mut after, alarm, report, vec![report.why.clone()]);
+        }
+        for (name, _) in composites(self) {
+            let view = after.view(scope, &name, &BTreeSet::new());
+            let list = |names: &BTreeSet<AlarmName>| {
+                names.iter().map(AlarmName::as_str).collect::<Vec<_>>().join(", ")
+            };
+            let (state, why) = match (view.in_alarm, view.blind.is_empty()) {
+                (true, _) => (AlarmState::Alarm, format!("firing: {}", list(&view.firing))),
+                (false, true) => (AlarmState::Ok, "all quiet".to_owned()),
+                (false, false) => (AlarmState::InsufficientData, format!("no data: {}", list(&view.blind))),
+            };
+            let evidence = after.describe(scope, &view.firing);
+            change(&mut after, &name, &Report { state, why }, evidence);
+        }
+        facts
+    }
+}
