@@ -208,12 +208,14 @@ impl Shared {
 /// Starts each canary of an endpoint when it is due. One that is still under way is not started a second time.
 async fn run_all(client: reqwest::Client, key: CanaryKey, target: CanaryTarget, shared: Arc<Shared>) {
     let start = Instant::now();
-    let canaries = target.canaries.len();
+    if target.canaries.is_empty() {
+        return;
+    }
     let mut due: Vec<Option<Instant>> =
         target.canaries.iter().map(|canary| Some(start + offset(&key, canary))).collect();
     let target = Arc::new(target);
     let mut under_way: JoinSet<(usize, Instant)> = JoinSet::new();
-    while canaries > 0 {
+    loop {
         let next = due.iter().enumerate().filter_map(|(i, at)| Some(((*at)?, i))).min();
         let timer = async {
             match next {
@@ -242,7 +244,13 @@ async fn run_all(client: reqwest::Client, key: CanaryKey, target: CanaryTarget, 
     }
 }
 
-async fn run_one(client: &reqwest::Client, key: &CanaryKey, endpoint: &str, canary: &CanarySpec, shared: &Shared) {
+async fn run_one(
+    client: &reqwest::Client,
+    key: &CanaryKey,
+    endpoint: &str,
+    canary: &CanarySpec,
+    shared: &Shared,
+) {
     // Nobody closes the semaphore.
     let Ok(_turn) = shared.turns.acquire().await else { return };
     let timeout = Duration::from(canary.timeout);
@@ -275,7 +283,9 @@ async fn call(client: &reqwest::Client, endpoint: &str, canary: &CanarySpec) -> 
         return Err(format!("answered {status} instead of {}", canary.expect_status));
     }
     match &canary.expect_body_contains {
-        Some(text) if !contains(&body, text.as_bytes()) => Err(format!("its answer does not contain '{text}'")),
+        Some(text) if !contains(&body, text.as_bytes()) => {
+            Err(format!("its answer does not contain '{text}'"))
+        }
         _ => Ok(()),
     }
 }

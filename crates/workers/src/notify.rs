@@ -146,7 +146,10 @@ impl Notifier {
         let body = match serde_json::to_vec(page) {
             Ok(body) if body.len() <= BODY_MAX_BYTES => body,
             Ok(body) => {
-                return gave_up(format!("the page has {} bytes, and {BODY_MAX_BYTES} are allowed", body.len()));
+                return gave_up(format!(
+                    "the page has {} bytes, and {BODY_MAX_BYTES} are allowed",
+                    body.len()
+                ));
             }
             Err(error) => return gave_up(format!("the page is no JSON: {error}")),
         };
@@ -185,11 +188,15 @@ impl Notifier {
             Ok(answer) if answer.status().is_success() => Ok(()),
             Ok(answer) => {
                 let status = answer.status();
-                let later = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_EARLY, StatusCode::TOO_MANY_REQUESTS];
+                let later =
+                    [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_EARLY, StatusCode::TOO_MANY_REQUESTS];
                 let retry = status.is_server_error() || later.contains(&status);
                 Err(Failure { why: format!("the destination answered {status}"), retry })
             }
-            Err(error) => Err(Failure { why: describe(&error, self.limits.attempt_timeout), retry: !error.is_builder() }),
+            Err(error) => Err(Failure {
+                why: describe(&error, self.limits.attempt_timeout),
+                retry: !error.is_builder(),
+            }),
         }
     }
 
@@ -215,7 +222,8 @@ fn describe(error: &reqwest::Error, timeout: Duration) -> String {
     }
     // The innermost source names the cause; the outer ones repeat the address.
     let mut source = std::error::Error::source(error);
-    let mut why = if error.is_builder() { "its address is not usable" } else { "the request failed" }.to_owned();
+    let mut why =
+        if error.is_builder() { "its address is not usable" } else { "the request failed" }.to_owned();
     while let Some(inner) = source {
         why = inner.to_string();
         source = inner.source();

@@ -2,6 +2,7 @@
 //! tests. What must hold: nothing of the group outlives [`Job::run`], also when its future is dropped; no secret
 //! reaches a log; a child that prints without end neither fills the disk nor blocks.
 
+use crate::secrets::{MaskStream, Masker};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
@@ -30,10 +31,6 @@ pub const LOG_HEAD_MAX_BYTES: usize = 1024 * 1024;
 pub const LOG_TAIL_MAX_BYTES: usize = 32 * 1024;
 /// A child that prints more than this is ended.
 pub const OUTPUT_MAX_BYTES: u64 = 256 * 1024 * 1024;
-/// Shorter values are not masked: they would blank out ordinary words and digits.
-pub const MASK_MIN_BYTES: usize = 4;
-/// What stands in a log instead of a secret.
-const MASKED: &[u8] = b"[secret]";
 /// The niceness of a child that shall not take the CPU from what serves.
 const NICE: i32 = 10;
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -44,14 +41,6 @@ pub enum ProcessError {
     /// There is no program to run.
     #[error("the command is empty")]
     Empty,
-    /// The log cannot be written.
-    #[error("cannot write the log {path}")]
-    Log {
-        /// Of the log.
-        path: PathBuf,
-        /// What the system says.
-        source: std::io::Error,
-    },
     /// The program cannot be started.
     #[error("cannot start '{program}'")]
     Start {
@@ -105,57 +94,6 @@ impl Finished {
     }
 }
 
-/// Replaces secrets in a stream of bytes.
-#[derive(Debug, Clone, Default)]
-pub struct Mask {
-    /// Longest first, so that a secret that begins with another one goes as a whole.
-    secrets: Vec<Vec<u8>>,
-}
-
-impl Mask {
-    /// Masks these values, and each line of those that have several (a key in PEM).
-    #[must_use]
-    pub fn new<'a>(values: impl IntoIterator<Item = &'a str>) -> Mask {
-        let mut secrets: Vec<Vec<u8>> = values
-            .into_iter()
-            .flat_map(|value| std::iter::once(value).chain(value.lines()))
-            .filter(|text| text.len() >= MASK_MIN_BYTES)
-            .map(|text| text.as_bytes().to_vec())
-            .collect();
-        secrets.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
-        secrets.dedup();
-        Mask { secrets }
-    }
-
-    /// Moves what is certain from `pending` to the result; what may be a secret's beginning stays, unless it is the end.
-    fn pass(&self, pending: &mut Vec<u8>, end: bool) -> Vec<u8> {
-        if self.secrets.is_empty() {
-            return std::mem::take(pending);
-        }
-        let (mut at, mut out) = (0, Vec::with_capacity(pending.len()));
-        while at < pending.len() {
-            let rest = &pending[at..];
-            if !end && self.secrets.iter().any(|s| s.len() > rest.len() && s.starts_with(rest)) {
-                break;
-            } else if let Some(secret) = self.secrets.iter().find(|s| rest.starts_with(s)) {
-                out.extend_from_slice(MASKED);
-                at += secret.len();
-            } else {
-                out.push(rest[0]);
-                at += 1;
-            }
-        }
-        pending.drain(..at);
-        out
-    }
-
-    /// The text without its secrets.
-    #[must_use]
-    pub fn apply(&self, text: &str) -> String {
-        String::from_utf8_lossy(&self.pass(&mut text.as_bytes().to_vec(), true)).into_owned()
-    }
-}
-
 /// A child to be run. Its environment is `env`, PATH and HOME, and nothing else; its stdin is empty.
 #[derive(Debug)]
 pub struct Job {
@@ -171,12 +109,12 @@ pub struct Job {
     pub niced: bool,
     /// A file that the child and what it starts keep open as long as they live, for a lock on it.
     pub inherits: Option<OwnedFd>,
-    /// Where the output goes, replaced when it exists.
+    /// Where the output goes, replaced when it exists. When it cannot be written the child runs on without.
     pub log: Option<PathBuf>,
     /// Keep stdout apart, up to so many bytes, instead of in the log.
     pub capture_max_bytes: Option<usize>,
     /// What must not be seen in the log.
-    pub mask: Mask,
+    pub mask: Masker,
 }
 
 impl Job {
@@ -187,9 +125,9 @@ impl Job {
     /// When it could not be started, or not be followed (then it was killed).
     pub async fn run(self, cancel: impl Future<Output = ()>) -> Result<Finished, ProcessError> {
         let program = resolve(&self.command, &self.dir)?;
-        let log = self.log.as_deref().map(|path| create_log(path)).transpose()?;
+        let log = self.log.as_deref().and_then(create_log);
         let start = |source| ProcessError::Start { program: program.clone(), source };
-        let output = Output::new(log, self.mask.clone(), self.capture_max_bytes.unwrap_or(0));
+        let output = Output::new(log, &self.mask, self.capture_max_bytes.unwrap_or(0));
         let (reader, writer) = std::io::pipe().map_err(start)?;
         let reader = pipe::Receiver::from_owned_fd(OwnedFd::from(reader)).map_err(start)?;
         let mut command = Command::new(&program);
@@ -235,9 +173,10 @@ impl Job {
             .unwrap_or_else(|_| Err(std::io::Error::other("it does not end after SIGKILL")))
             .map_err(follow)?;
         group.disarm();
-        let _ = tokio::time::timeout(DRAIN_WAIT, async { while readers.join_next().await.is_some() {} }).await;
+        let _ =
+            tokio::time::timeout(DRAIN_WAIT, async { while readers.join_next().await.is_some() {} }).await;
         readers.shutdown().await;
-        let (captured, tail) = output.finish(self.log.as_deref())?;
+        let (captured, tail) = output.finish();
         Ok(Finished { ending: early.unwrap_or(Ending::Exited(status)), captured, tail })
     }
 }
@@ -250,8 +189,12 @@ fn resolve(command: &[String], dir: &Path) -> Result<PathBuf, ProcessError> {
     }
 }
 
-fn create_log(path: &Path) -> Result<File, ProcessError> {
-    File::create(path).map_err(|source| ProcessError::Log { path: path.to_owned(), source })
+/// Without a log the command runs all the same: a full disk must not hold a rollback.
+fn create_log(path: &Path) -> Option<File> {
+    let created = File::create(path);
+    created
+        .inspect_err(|error| tracing::warn!(path = %path.display(), %error, "cannot make a command's log"))
+        .ok()
 }
 
 /// Becomes readable when the process has exited; it is not waited for by that.
@@ -262,7 +205,10 @@ fn watch_exit(pid: Pid) -> std::io::Result<AsyncFd<OwnedFd>> {
     Ok(unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE)? })
 }
 
-#[expect(unsafe_code, reason = "only between fork and exec can one child alone be given a file or a niceness")]
+#[expect(
+    unsafe_code,
+    reason = "only between fork and exec can one child alone be given a file or a niceness"
+)]
 fn before_exec(command: &mut Command, inherits: Option<OwnedFd>, niced: bool) {
     if inherits.is_none() && !niced {
         return;
@@ -300,16 +246,13 @@ impl Drop for Group {
 
 struct Output {
     kept: Mutex<Kept>,
-    mask: Mask,
     capture_max_bytes: usize,
     flooded: Notify,
 }
 
-#[derive(Default)]
 struct Kept {
     log: Option<File>,
-    failed: Option<std::io::Error>,
-    pending: Vec<u8>,
+    mask: MaskStream,
     head: usize,
     /// Bytes that are neither in the head nor in the tail.
     skipped: u64,
@@ -319,9 +262,17 @@ struct Kept {
 }
 
 impl Output {
-    fn new(log: Option<File>, mask: Mask, capture_max_bytes: usize) -> Arc<Output> {
-        let kept = Mutex::new(Kept { log, ..Kept::default() });
-        Arc::new(Output { kept, mask, capture_max_bytes, flooded: Notify::new() })
+    fn new(log: Option<File>, mask: &Masker, capture_max_bytes: usize) -> Arc<Output> {
+        let kept = Kept {
+            log,
+            mask: mask.stream(),
+            head: 0,
+            skipped: 0,
+            tail: VecDeque::new(),
+            total: 0,
+            captured: Vec::new(),
+        };
+        Arc::new(Output { kept: Mutex::new(kept), capture_max_bytes, flooded: Notify::new() })
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
@@ -339,18 +290,16 @@ impl Output {
             let room = (self.capture_max_bytes + 1).saturating_sub(kept.captured.len());
             kept.captured.extend_from_slice(&bytes[..bytes.len().min(room)]);
         } else {
-            kept.pending.extend_from_slice(bytes);
-            let mut pending = std::mem::take(&mut kept.pending);
-            let masked = self.mask.pass(&mut pending, false);
-            kept.pending = pending;
+            let mut masked = Vec::with_capacity(bytes.len());
+            kept.mask.feed(bytes, &mut masked);
             kept.write(&masked);
         }
     }
 
-    fn finish(&self, path: Option<&Path>) -> Result<(Vec<u8>, String), ProcessError> {
+    fn finish(&self) -> (Vec<u8>, String) {
         let mut kept = self.kept();
-        let mut pending = std::mem::take(&mut kept.pending);
-        let masked = self.mask.pass(&mut pending, true);
+        let mut masked = Vec::new();
+        kept.mask.finish(&mut masked);
         kept.write(&masked);
         let tail: Vec<u8> = std::mem::take(&mut kept.tail).into();
         if kept.head >= LOG_HEAD_MAX_BYTES {
@@ -362,10 +311,7 @@ impl Output {
             }
             kept.append(&tail[tail.len() - beyond..]);
         }
-        match (kept.failed.take(), path) {
-            (Some(source), Some(path)) => Err(ProcessError::Log { path: path.to_owned(), source }),
-            _ => Ok((std::mem::take(&mut kept.captured), String::from_utf8_lossy(&tail).into_owned())),
-        }
+        (std::mem::take(&mut kept.captured), String::from_utf8_lossy(&tail).into_owned())
     }
 }
 
@@ -382,8 +328,9 @@ impl Kept {
     }
 
     fn append(&mut self, bytes: &[u8]) {
-        if let (Some(log), None) = (&mut self.log, &self.failed) {
-            self.failed = log.write_all(bytes).err();
+        if let Some(Err(error)) = self.log.as_mut().map(|log| log.write_all(bytes)) {
+            tracing::warn!(%error, "a command's log ends early");
+            self.log = None;
         }
     }
 }
@@ -395,36 +342,5 @@ async fn pump(mut from: impl AsyncRead + Unpin, to: Arc<Output>, capture: bool) 
             break;
         }
         to.add(&buffer[..n], capture);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn a_secret_of_several_lines_is_masked_line_by_line() {
-        let mask = Mask::new(["-----BEGIN KEY-----\nabcdef\n", "abc"]);
-        assert_eq!(mask.apply("x abcdef y abc"), "x [secret] y abc");
-    }
-
-    proptest! {
-        #[test]
-        fn a_secret_is_masked_however_the_stream_is_cut(cuts in prop::collection::vec(0_usize..40, 0..8)) {
-            let mask = Mask::new(["hunter22", "hunter2233"]);
-            let text = b"a hunter22 hunter2 hunter2233 hunter hunter22";
-            let mut cuts = cuts;
-            cuts.sort_unstable();
-            let (mut pending, mut out, mut from) = (Vec::new(), Vec::new(), 0);
-            for cut in cuts {
-                pending.extend_from_slice(&text[from..cut]);
-                from = cut;
-                out.extend(mask.pass(&mut pending, false));
-            }
-            pending.extend_from_slice(&text[from..]);
-            out.extend(mask.pass(&mut pending, true));
-            prop_assert_eq!(String::from_utf8(out).unwrap(), "a [secret] hunter2 [secret] hunter [secret]");
-        }
     }
 }

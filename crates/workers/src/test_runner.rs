@@ -3,7 +3,8 @@
 //! of the package that is deployed with the same rights, so it is limited like a team's command and not sandboxed
 //! like a build: it needs the network.
 
-use crate::process::{Ending, Finished, Job, Mask, ProcessError};
+use crate::process::{Ending, Finished, Job, ProcessError};
+use crate::secrets::Masker;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -195,7 +196,7 @@ fn job(test: &TestRun, dir: &Path) -> Job {
         inherits: None,
         log: Some(test.log.clone()),
         capture_max_bytes: None,
-        mask: Mask::default(),
+        mask: Masker::default(),
     }
 }
 

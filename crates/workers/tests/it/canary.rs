@@ -35,11 +35,7 @@ fn target(server: &Server, canaries: &[CanarySpec]) -> CanaryTarget {
 }
 
 /// The closed cells of a Region, once they satisfy `enough`.
-async fn cells(
-    canaries: &Canaries,
-    region: &str,
-    enough: impl Fn(&[CanaryCell]) -> bool,
-) -> Vec<CanaryCell> {
+async fn cells(canaries: &Canaries, region: &str, enough: impl Fn(&[CanaryCell]) -> bool) -> Vec<CanaryCell> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let mut cells = canaries.cells_after(0);

@@ -2,3 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "a test's helpers fail the test")]
 
 mod git;
+mod canary;
+mod command_engine;
+mod notify;
+mod test_runner;
+mod webhook;

@@ -39,7 +39,12 @@ impl Fixture {
     fn test(&self, time_limit: Span, retries: u32) -> TestRun {
         let control = self.dir.path().join("control").display().to_string();
         TestRun {
-            spec: TestSpec { name: "itest".to_owned(), run: vec!["./itest".to_owned(), control], time_limit, retries },
+            spec: TestSpec {
+                name: "itest".to_owned(),
+                run: vec!["./itest".to_owned(), control],
+                time_limit,
+                retries,
+            },
             package: self.package.clone(),
             service: "frontend".parse().unwrap(),
             environment: "beta".parse().unwrap(),
@@ -101,7 +106,8 @@ fn is_alive(fixture: &Fixture) -> bool {
     fs::read_to_string(format!("/proc/{}/stat", pid.trim())).is_ok_and(|stat| !stat.contains(") Z "))
 }
 
-const HANGS: &str = "trap '' TERM; sh -c 'trap \"\" TERM; echo $$ > $0; while :; do sleep 1; done' $1 & echo waits; wait";
+const HANGS: &str =
+    "trap '' TERM; sh -c 'trap \"\" TERM; echo $$ > $0; while :; do sleep 1; done' $1 & echo waits; wait";
 
 #[tokio::test]
 async fn a_hanging_test_is_ended_with_all_that_it_started() {

@@ -71,7 +71,8 @@ async fn read(stream: &mut BufReader<tokio::net::TcpStream>) -> Option<(String, 
         }
     }
     let head = head.to_ascii_lowercase();
-    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok()).unwrap_or(0);
+    let length =
+        head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok()).unwrap_or(0);
     let mut body = vec![0; length];
     stream.read_exact(&mut body).await.ok()?;
     Some((head, String::from_utf8(body).ok()?))

@@ -1,0 +1,268 @@
+//! The command engine: a team's own `deploy`, `observe` and `rollback` move the target, so any tool can be deployed to
+//! (design: engines; both shapes). The same contract as the fleet's: [`CommandEngine::set`] is idempotent and returns
+//! at once, [`CommandEngine::observe`] tells what was seen.
+//!
+//! What must hold:
+//! - A command is on disk before it is acted on, and one with a lower fence is refused, also after a restart.
+//! - No two commands of a target overlap, whatever is killed when ([`lock`]): whatever a command started ends with it.
+//!   What shall live on must be handed to something else (an init system, a platform).
+//! - Nothing runs from bytes that were not verified since the slot was last changed.
+//! - Nothing holds a rollback: it ends any deploy or observe of its target at once and has a capacity of its own.
+//!   A rollback of another slot of the same target, already under way, is let finish within its time limit.
+//! - The engine never gives up: what fails is reported as trouble and tried again with back-off.
+//!
+//! **Whose commands run:** those in the package of the split's first share that is not condemned. So the caller lists
+//! the release that is being deployed first, and a rollback is run by the release that is returned to: with its
+//! `rollback`, or with its `deploy` when it has none. An empty split is run by the release that was there last, with an
+//! empty `TIDEGATE_RUN_SPEC` and a split of `[]`.
+//!
+//! `TIDEGATE_STATE_DIR` belongs to the slot: two pipelines of a target do not meet in it. In `TIDEGATE_SPLIT` the
+//! `package_dir` of what a rollback leaves is null when its package does not verify: nothing may hold a rollback.
+
+mod lock;
+mod observe;
+mod reserve;
+mod run;
+mod state;
+mod target;
+
+pub use state::SetError;
+
+use reserve::Reserve;
+use state::SlotState;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use target::Target;
+use tidegate_core::engine::Observation;
+use tidegate_core::ids::{SlotId, TargetId};
+use tidegate_fleet::package::{PackageStore, TrustedKeys};
+use tidegate_fleet::protocol::SetSlot;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+/// Deploys that run at a time, over all targets.
+pub const DEPLOYS_MAX: usize = 32;
+/// Looks that run at a time. With more targets than these can serve, each is looked at less often.
+pub const OBSERVES_MAX: usize = 8;
+/// Rollbacks, and looks at targets that are being rolled back, that run at a time: their own, and more than a
+/// service has targets.
+pub const ROLLBACKS_MAX: usize = 512;
+
+/// Why the engine cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Its folder cannot be used.
+    #[error("cannot use the folder {path}", path = path.display())]
+    Dir {
+        /// The folder or what is in it.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// Another process has it open.
+    #[error("another process uses the command engine's folder {path}", path = path.display())]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A slot's state is damaged, or of a newer version.
+    #[error("cannot read the slot in {path}: {why}", path = path.display())]
+    State {
+        /// The slot's folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+/// What all targets have in common.
+struct Shared {
+    store: PackageStore,
+    keys: TrustedKeys,
+    deploys: Semaphore,
+    observes: Semaphore,
+    rollbacks: Semaphore,
+    changes: watch::Sender<u64>,
+    reserve: Reserve,
+}
+
+/// The engine for slots whose RunSpecs have commands. Dropping it ends every command that runs.
+pub struct CommandEngine {
+    dir: PathBuf,
+    shared: Arc<Shared>,
+    targets: Mutex<Targets>,
+    /// Held as long as the engine is open; a child does not inherit it.
+    _in_use: File,
+}
+
+#[derive(Default)]
+struct Targets {
+    known: BTreeMap<TargetId, Arc<Target>>,
+    workers: JoinSet<()>,
+}
+
+impl CommandEngine {
+    /// Opens the engine in its folder and goes on where it was. Must be called within a tokio runtime; blocks on the
+    /// disk.
+    ///
+    /// # Errors
+    /// When the folder cannot be used, another process uses it, or a slot's state cannot be read.
+    pub fn open(dir: &Path, store: PackageStore, keys: TrustedKeys) -> Result<CommandEngine, OpenError> {
+        let fail = |path: &Path, source| OpenError::Dir { path: path.to_owned(), source };
+        make_dir(dir).map_err(|e| fail(dir, e))?;
+        // The path is also how processes of a command are known again, so it is the same however it was given.
+        let dir = dir.canonicalize().map_err(|e| fail(dir, e))?;
+        let in_use = File::create(dir.join("in-use")).map_err(|e| fail(&dir, e))?;
+        match rustix::fs::flock(&in_use, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(OpenError::InUse { path: dir }),
+            Err(e) => return Err(fail(&dir, e.into())),
+        }
+        let shared = Arc::new(Shared {
+            store,
+            keys,
+            deploys: Semaphore::new(DEPLOYS_MAX),
+            observes: Semaphore::new(OBSERVES_MAX),
+            rollbacks: Semaphore::new(ROLLBACKS_MAX),
+            changes: watch::Sender::new(0),
+            reserve: Reserve::new(&dir),
+        });
+        let engine = CommandEngine { dir, shared, targets: Mutex::default(), _in_use: in_use };
+        engine.shared.reserve.keep();
+        engine.resume()?;
+        Ok(engine)
+    }
+
+    /// Takes a command. When this returns Ok it is on disk and under way; repeating it is harmless, and takes the
+    /// secrets that it brings. Blocks on the disk for the time of a small write.
+    ///
+    /// # Errors
+    /// When the command is refused; then nothing was changed.
+    pub fn set(&self, set: &SetSlot) -> Result<(), SetError> {
+        let (id, reserve) = (&set.slot.target, &self.shared.reserve);
+        if set.rollback {
+            reserve.make_room();
+        } else {
+            reserve.keep();
+        }
+        let known = self.targets().known.get(id).cloned();
+        if let Some(target) = known {
+            return target.set(set);
+        }
+        // A refused command must leave nothing behind.
+        SlotState::accept(None, set)?;
+        self.target(id).map_err(|source| SetError::Persist { path: self.target_dir(id), source })?.set(set)
+    }
+
+    /// What is known of a slot. `None` when the slot is not, or when it was not looked at since the engine was opened
+    /// and nothing is in the way; the first look follows at once, unless a command runs. While a target's command runs
+    /// the boxes are those of the look before it.
+    #[must_use]
+    pub fn observe(&self, slot: &SlotId) -> Option<Observation> {
+        let target = self.targets().known.get(&slot.target).cloned()?;
+        target.observe(slot)
+    }
+
+    /// What is known of all slots, ordered by slot; without those of which [`CommandEngine::observe`] knows nothing.
+    #[must_use]
+    pub fn observe_all(&self) -> Vec<Observation> {
+        let known: Vec<_> = self.targets().known.values().cloned().collect();
+        known.iter().flat_map(|target| target.observe_all()).collect()
+    }
+
+    /// A number that grows whenever an observation may have changed.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.shared.changes.subscribe()
+    }
+
+    /// The highest epoch that any slot has accepted; a server that starts takes a higher one. 0 without slots.
+    #[must_use]
+    pub fn highest_epoch(&self) -> u64 {
+        self.targets().known.values().map(|t| t.highest_epoch()).max().unwrap_or(0)
+    }
+
+    /// The kept logs of a slot's commands, oldest first, and the log of the last look. Blocks on the disk.
+    #[must_use]
+    pub fn logs(&self, slot: &SlotId) -> Vec<PathBuf> {
+        run::logs(&self.target_dir(&slot.target).join("slots").join(slot.pipeline.as_str()))
+    }
+
+    fn targets(&self) -> MutexGuard<'_, Targets> {
+        self.targets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn target_dir(&self, id: &TargetId) -> PathBuf {
+        let (role, mut dir) = (id.role.to_string(), self.dir.join("targets"));
+        for part in [id.service.as_str(), id.environment.as_str(), id.region.as_str(), id.az.as_str(), &role]
+        {
+            dir.push(part);
+        }
+        dir
+    }
+
+    fn target(&self, id: &TargetId) -> std::io::Result<Arc<Target>> {
+        let mut targets = self.targets();
+        if let Some(target) = targets.known.get(id) {
+            return Ok(Arc::clone(target));
+        }
+        let target = Arc::new(Target::new(self.target_dir(id)));
+        make_dir(target.dir())?;
+        targets.known.insert(id.clone(), Arc::clone(&target));
+        targets.workers.spawn(target::work(Arc::clone(&target), Arc::clone(&self.shared)));
+        Ok(target)
+    }
+
+    /// Loads every slot: `targets/<service>/<environment>/<region>/<az>/<role>/slots/<pipeline>`.
+    fn resume(&self) -> Result<(), OpenError> {
+        let fail = |path: &Path, source| OpenError::Dir { path: path.to_owned(), source };
+        let mut dirs = vec![self.dir.join("targets")];
+        for level in ["", "", "", "", "", "slots"] {
+            let mut below = Vec::new();
+            for dir in dirs {
+                let dir = dir.join(level);
+                below.extend(folders(&dir).map_err(|e| fail(&dir, e))?);
+            }
+            dirs = below;
+        }
+        for dir in dirs {
+            // A folder without a state is of a first command that was never accepted.
+            if !dir.join("state.json").exists() {
+                continue;
+            }
+            let damaged =
+                |why: state::ReadError| OpenError::State { path: dir.clone(), why: why.to_string() };
+            let state = SlotState::read(&dir).map_err(damaged)?;
+            let secrets = state::read_secrets(&dir).map_err(damaged)?;
+            let target = self.target(&state.slot.target).map_err(|e| fail(&dir, e))?;
+            target.resume(state, secrets);
+        }
+        Ok(())
+    }
+}
+
+fn folders(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    match fs::read_dir(dir) {
+        Ok(entries) => {
+            for entry in entries {
+                let entry = entry?;
+                if entry.file_type()?.is_dir() {
+                    found.push(entry.path());
+                }
+            }
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+        Err(e) => return Err(e),
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Makes a folder that only its owner may enter, and those above it.
+fn make_dir(dir: &Path) -> std::io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
+}
