@@ -26,6 +26,7 @@ pub const CALL_TIME_MAX: Duration = Duration::from_secs(120);
 pub const EXPORT_BYTES_MAX: u64 = 4 << 30;
 /// The most commits that one observation returns.
 pub const COMMITS_MAX: usize = 2_000;
+const EXPORT_PREFIX: &str = ".export-";
 /// How many branches an error lists.
 const BRANCHES_SHOWN_MAX: usize = 10;
 
@@ -81,6 +82,7 @@ impl Mirror {
         let mirror =
             Mirror { git, url: url.to_owned(), fetching: Mutex::new(()), fetch_time: FETCH_TIME_MAX };
         mirror.prepare().await?;
+        remove_leavings(&mirror.git.dir).map_err(|e| mirror.fail(e))?;
         Ok(mirror)
     }
 
@@ -241,7 +243,7 @@ impl Mirror {
 
     async fn head(&self, branch: &str) -> Result<CommitId, GitError> {
         let name = format!("refs/heads/{branch}");
-        let found = self.git.run(&["rev-parse", "--verify", "--quiet", &name], &[], CALL_TIME_MAX).await?;
+        let found = self.git.run(&["show-ref", "--verify", "--hash", &name], &[], CALL_TIME_MAX).await?;
         if let (Some(0), Ok(head)) = (found.code, CommitId::new(found.text())) {
             return Ok(head);
         }
@@ -294,8 +296,8 @@ impl Mirror {
         }
     }
 
-    /// Writes the files of `commit` to the folder `to`, which is made, or empty. No `.git`, no submodules, no
-    /// filters, no LFS: exactly the files that the commit names.
+    /// Writes the files of `commit` to the folder `to`, which is made, or empty: as a checkout would, without `.git`,
+    /// submodules, LFS and any filter that would run a program.
     pub async fn export(&self, commit: &CommitId, to: &Path) -> Result<(), GitError> {
         if !self.has(commit).await? {
             return Err(GitError::CommitMissing { url: self.url.clone(), commit: commit.clone() });
@@ -307,7 +309,7 @@ impl Mirror {
         let to =
             std::path::absolute(to).map_err(|source| GitError::Mirror { path: to.to_owned(), source })?;
         fs::create_dir_all(&to).map_err(|source| GitError::Mirror { path: to.clone(), source })?;
-        let room = tempfile::Builder::new().prefix(".export-").tempdir_in(&self.git.dir);
+        let room = tempfile::Builder::new().prefix(EXPORT_PREFIX).tempdir_in(&self.git.dir);
         let room = room.map_err(|e| self.fail(e))?;
         let index = room.path().join("index");
         let env: [(&str, &Path); 2] = [("GIT_INDEX_FILE", &index), ("GIT_WORK_TREE", &to)];
@@ -322,13 +324,30 @@ impl Mirror {
     }
 }
 
-/// What a git that was killed leaves in the way of the next one.
+/// What a server that was killed leaves of its exports and keys.
+fn remove_leavings(dir: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.as_encoded_bytes();
+        if name.starts_with(command::KEY_PREFIX.as_bytes()) {
+            fs::remove_file(entry.path())?;
+        } else if name.starts_with(EXPORT_PREFIX.as_bytes()) {
+            fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// What a git that was killed leaves in the way of the next one. Exports under way have folders of their own, which
+/// are hidden, and are left alone.
 fn remove_stale_locks(dir: &Path) -> std::io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         let kind = entry.file_type()?;
         let name = entry.file_name();
-        if kind.is_dir() && name != "objects" {
+        let hidden = name.as_encoded_bytes().starts_with(b".");
+        if kind.is_dir() && name != "objects" && !hidden {
             remove_stale_locks(&entry.path())?;
         } else if kind.is_file() && (name.as_encoded_bytes().ends_with(b".lock") || name == "gc.pid") {
             fs::remove_file(entry.path())?;

@@ -131,6 +131,8 @@ impl Caches {
     /// Opens the folder, and removes what fetches that were interrupted have left.
     pub(super) fn open(dir: &Path) -> std::io::Result<Caches> {
         fs::create_dir_all(dir)?;
+        // A fetch may make files that run with the server's rights; nobody else may get at them.
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o700))?;
         let dir = fs::canonicalize(dir)?;
         for entry in fs::read_dir(&dir)? {
             let entry = entry?;

@@ -22,6 +22,8 @@ const MESSAGE_CHARS_MAX: usize = 2_000;
 /// The user name that goes with a token which comes without one; hosts ignore it or ask for just this.
 const TOKEN_USER: &str = "x-access-token";
 
+pub(super) const KEY_PREFIX: &str = ".key-";
+
 /// Where git reads the settings that are ours. A file, and not the command line or `GIT_CONFIG_COUNT`, as the
 /// processes that git starts for a `file` source would lose those.
 pub(super) const SETTINGS_FILE: &str = "tidegate.gitconfig";
@@ -170,7 +172,7 @@ impl Git {
             return Ok(None);
         };
         let write = || {
-            let mut file = tempfile::Builder::new().prefix(".key-").tempfile_in(&self.dir)?;
+            let mut file = tempfile::Builder::new().prefix(KEY_PREFIX).tempfile_in(&self.dir)?;
             file.write_all(secret.expose().as_bytes())?;
             std::io::Result::Ok(file)
         };

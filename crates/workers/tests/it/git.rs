@@ -139,6 +139,7 @@ async fn an_empty_a_branchless_and_a_vanished_repository_are_told_apart() {
     assert!(matches!(mirror.observe("main", None, None, 10).await, Err(GitError::Empty { .. })));
     let first = repo.commit("first");
     mirror.fetch().await.unwrap();
+    assert!(matches!(mirror.observe("main~0", None, None, 10).await, Err(GitError::BranchMissing { .. })));
     let error = mirror.observe("trunk", None, None, 10).await.unwrap_err().to_string();
     assert!(error.ends_with("has no branch 'trunk'; it has 'main'"), "{error}");
 
@@ -198,7 +199,10 @@ async fn repositories_of_either_object_format_are_mirrored_and_a_damaged_mirror_
     let place = repo.dir.path().join("mirror");
     fs::write(place.join("packed-refs.lock"), "").unwrap();
     fs::write(place.join("refs/heads/main.lock"), "").unwrap();
+    fs::write(place.join(".key-left"), "private").unwrap();
     let second = repo.commit("second");
+    let mirror = repo.mirror().await;
+    assert!(!place.join(".key-left").exists());
     mirror.fetch().await.unwrap();
     assert_eq!(mirror.observe("main", Some(&first), None, 10).await.unwrap().head, second);
 

@@ -217,6 +217,27 @@ async fn a_dropped_run_is_killed_and_no_command_line_shows_the_environment() {
 }
 
 #[tokio::test]
+#[ignore = "the test below starts it in a process of its own, and kills that"]
+async fn a_server_that_is_killed() {
+    let f = fixture();
+    run(&sandbox().await, &f.room, "trap '' TERM HUP; setsid sleep 16180339 & sleep 16180339").await;
+}
+
+#[tokio::test]
+async fn a_run_ends_with_the_server_that_is_killed() {
+    let name = "sandbox::a_server_that_is_killed";
+    let mut server = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", name])
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    eventually("it runs", || somewhere("sleep\016180339")).await;
+    server.kill().unwrap();
+    server.wait().unwrap();
+    eventually("nothing is left", || !somewhere("16180339")).await;
+}
+
+#[tokio::test]
 async fn secrets_are_masked_in_the_log_and_the_log_grows_while_it_runs() {
     let f = fixture();
     let path = f.dir.path().join("log");
