@@ -1,0 +1,164 @@
+//! What is so: each slot's boxes as they were last reported, their weights, and the routing tables that follow from
+//! them. One small lock, taken when a box changes and never by a request.
+
+use crate::metrics::lock;
+use crate::protocol::{EndpointKey, Observations};
+use crate::route::{Route, Table, Upstream, weights};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::{SystemTime, UNIX_EPOCH};
+use tidegate_core::engine::{BoxHealth, BoxObservation, Fence, Observation};
+use tidegate_core::ids::{Role, RunSpecDigest, SlotId};
+use tokio::sync::watch;
+
+/// A box as its slot reports it.
+#[derive(Debug, Clone)]
+pub(crate) struct BoxView {
+    pub(crate) id: String,
+    pub(crate) incarnation: u32,
+    pub(crate) run_spec: RunSpecDigest,
+    pub(crate) health: BoxHealth,
+    /// Where requests may go: it is healthy and not condemned.
+    pub(crate) serves: Option<Arc<Upstream>>,
+}
+
+/// A slot's report.
+#[derive(Debug)]
+pub(crate) struct SlotView {
+    pub(crate) fence: Fence,
+    pub(crate) boxes: Vec<BoxView>,
+    pub(crate) trouble: Option<String>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    view: SlotView,
+    observation: Observation,
+    version: u64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    slots: BTreeMap<SlotId, Entry>,
+    serving: BTreeMap<EndpointKey, Vec<Arc<Upstream>>>,
+}
+
+/// All slots.
+#[derive(Debug)]
+pub(crate) struct Board {
+    state: Mutex<State>,
+    version: watch::Sender<u64>,
+}
+
+impl Board {
+    /// An empty board. Its versions begin with the time, so that they grow over restarts.
+    pub(crate) fn new() -> Board {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let version = u64::try_from(now.as_millis()).unwrap_or(1).max(1);
+        Board { state: Mutex::default(), version: watch::Sender::new(version) }
+    }
+
+    /// Takes a slot's report and routes requests accordingly before it returns.
+    pub(crate) fn publish(&self, slot: &SlotId, route: &Route, view: SlotView) {
+        let mut guard = lock(&self.state);
+        let state = &mut *guard;
+        let version = *self.version.borrow() + 1;
+        let empty = |view| Entry {
+            view,
+            observation: Observation {
+                slot: slot.clone(),
+                fence: Fence::default(),
+                boxes: Vec::new(),
+                trouble: None,
+            },
+            version: 0,
+        };
+        match state.slots.get_mut(slot) {
+            Some(entry) => entry.view = view,
+            None => {
+                state.slots.insert(slot.clone(), empty(view));
+            }
+        }
+        let same_endpoint = |slot: &SlotId| EndpointKey::of(&slot.target) == route.key;
+        let serving: Vec<Arc<Upstream>> = state
+            .slots
+            .iter()
+            .filter(|(slot, _)| same_endpoint(slot))
+            .flat_map(|(_, entry)| entry.view.boxes.iter().filter_map(|b| b.serves.clone()))
+            .collect();
+        let weights = weights(&serving.iter().map(|u| u.role).collect::<Vec<Role>>());
+        let weight_of = |upstream: &Option<Arc<Upstream>>| {
+            let place = upstream.as_ref().and_then(|u| serving.iter().position(|s| Arc::ptr_eq(s, u)));
+            place.and_then(|n| weights.get(n).copied()).unwrap_or(0)
+        };
+        let mut changed = false;
+        for (slot, entry) in state.slots.iter_mut().filter(|(slot, _)| same_endpoint(slot)) {
+            let observation = observe(slot, &entry.view, weight_of);
+            if entry.version == 0 || entry.observation != observation {
+                entry.observation = observation;
+                entry.version = version;
+                changed = true;
+            }
+        }
+        // A table that would be the same keeps its place in the turns.
+        let before = state.serving.get(&route.key).map_or(&[][..], Vec::as_slice);
+        if before.len() != serving.len() || before.iter().zip(&serving).any(|(a, b)| !Arc::ptr_eq(a, b)) {
+            route.table.store(Arc::new(Table::new(serving.clone())));
+            state.serving.insert(route.key.clone(), serving);
+        }
+        if changed {
+            self.version.send_replace(version);
+        }
+    }
+
+    /// The observations that changed after that version, and the version that they bring the caller to. A version that
+    /// this board has not reached yet asks for everything.
+    pub(crate) fn observations(&self, after: u64) -> Observations {
+        let state = lock(&self.state);
+        let version = *self.version.borrow();
+        let after = if after > version { 0 } else { after };
+        let changed = state.slots.values().filter(|entry| entry.version > after);
+        Observations { version, observations: changed.map(|entry| entry.observation.clone()).collect() }
+    }
+
+    /// Told of each change.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.version.subscribe()
+    }
+
+    /// Which boxes serve, by endpoint.
+    pub(crate) fn serving(&self) -> BTreeMap<EndpointKey, Vec<Arc<Upstream>>> {
+        lock(&self.state).serving.clone()
+    }
+
+    /// Wakes all that wait for a change.
+    pub(crate) fn wake(&self) {
+        self.version.send_modify(|version| *version += 1);
+    }
+
+    /// How many boxes there are.
+    pub(crate) fn boxes(&self) -> usize {
+        lock(&self.state).slots.values().map(|entry| entry.view.boxes.len()).sum()
+    }
+
+    /// Whether the slot has boxes.
+    pub(crate) fn has_boxes(&self, slot: &SlotId) -> bool {
+        lock(&self.state).slots.get(slot).is_some_and(|entry| !entry.view.boxes.is_empty())
+    }
+}
+
+fn observe(slot: &SlotId, view: &SlotView, weight_of: impl Fn(&Option<Arc<Upstream>>) -> u32) -> Observation {
+    let mut boxes: Vec<BoxObservation> = view
+        .boxes
+        .iter()
+        .map(|b| BoxObservation {
+            id: b.id.clone(),
+            incarnation: b.incarnation,
+            run_spec: b.run_spec.clone(),
+            health: b.health.clone(),
+            weight: weight_of(&b.serves),
+        })
+        .collect();
+    boxes.sort_by(|a, b| a.id.cmp(&b.id));
+    Observation { slot: slot.clone(), fence: view.fence, boxes, trouble: view.trouble.clone() }
+}

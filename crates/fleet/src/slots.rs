@@ -1,0 +1,435 @@
+//! The supervisor: accepts commands for slots, keeps them on disk, and brings each slot's boxes to what it was last
+//! told, by looking again whenever anything changes.
+//!
+//! What must hold: a command is on disk before anything is done about it; an older one is refused, also after a restart;
+//! what a slot does next follows from its command and its boxes alone.
+
+use crate::board::{BoxView, SlotView};
+use crate::boxes::{self, BoxHandle, BoxRecord, BoxState, Order, RECORD_NAME, SlotSignals};
+use crate::disk;
+use crate::endpoints::Place;
+use crate::error::FleetError;
+use crate::metrics::{BoxMeter, lock};
+use crate::plan::{Present, Standing, plan};
+use crate::process::{self, Found, Process};
+use crate::protocol::{Accepted, Code, EndpointKey, Refusal, SetSlot};
+use crate::route::Route;
+use crate::shared::{Shared, now};
+use crate::validate;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tidegate_core::engine::{BoxHealth, Fence};
+use tidegate_core::ids::{SlotId, TargetId};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// The most boxes of one slot.
+pub(crate) const BOXES_PER_SLOT_MAX: u32 = 10_000;
+
+/// All slots of the fleet.
+#[derive(Debug)]
+pub(crate) struct Supervisor {
+    shared: Arc<Shared>,
+    slots: Mutex<BTreeMap<SlotId, Slot>>,
+    /// How many adopted boxes were healthy under the process before.
+    were_healthy: usize,
+}
+
+#[derive(Debug)]
+struct Slot {
+    set: watch::Sender<Arc<SetSlot>>,
+    halt: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+/// What a fleet's folder says that there should be, and what runs.
+#[derive(Debug, Default)]
+struct Adopted {
+    boxes: BTreeMap<SlotId, Vec<(BoxRecord, Option<Process>)>>,
+}
+
+impl Supervisor {
+    /// Takes up all slots that are on disk, with the boxes that still run.
+    pub(crate) fn start(shared: &Arc<Shared>) -> Result<Supervisor, FleetError> {
+        let mut sets = Vec::new();
+        for path in disk::entries(&shared.data.path("slots"))? {
+            if path.extension().is_some_and(|e| e == "json")
+                && let Some(set) = disk::read_json::<SetSlot>(&path)?
+            {
+                sets.push(set);
+            }
+        }
+        let mut adopted = adopt(shared)?;
+        let was_healthy =
+            |b: &&(BoxRecord, Option<Process>)| b.1.is_some() && b.0.was_healthy && !b.0.leaving;
+        let were_healthy = adopted.boxes.values().flatten().filter(was_healthy).count();
+        let supervisor = Supervisor { shared: Arc::clone(shared), slots: Mutex::default(), were_healthy };
+        for set in sets {
+            let key = EndpointKey::of(&set.slot.target);
+            let route = shared.endpoints.route(&key).ok_or_else(|| FleetError::TakeOver {
+                why: format!("the endpoint {key} of slot {} is not on disk", set.slot),
+            })?;
+            let boxes = adopted.boxes.remove(&set.slot).unwrap_or_default();
+            let slot = spawn_slot(shared, Arc::new(set.clone()), route, boxes);
+            lock(&supervisor.slots).insert(set.slot, slot);
+        }
+        Ok(supervisor)
+    }
+
+    /// Waits, for so long at most, until the boxes that were healthy when they were adopted serve.
+    pub(crate) async fn adopted_serve(&self, limit: Duration) {
+        let board = &self.shared.board;
+        let mut changes = board.changes();
+        let all =
+            changes.wait_for(|_| board.serving().values().map(Vec::len).sum::<usize>() >= self.were_healthy);
+        // Those that do not pass their first check are taken in when they do.
+        let _ = tokio::time::timeout(limit, all).await;
+    }
+
+    /// Accepts a command, or says why not. It is on disk when this returns. Blocks for as long as the disk does.
+    pub(crate) fn set(&self, mut set: SetSlot) -> Result<Accepted, Refusal> {
+        let mut slots = lock(&self.slots);
+        if self.shared.is_frozen() {
+            return Err(Refusal::new(Code::HandedOver, "another process takes over this fleet"));
+        }
+        let before = slots.get(&set.slot).map(|slot| Arc::clone(&slot.set.borrow()));
+        if let Some(before) = &before {
+            if set.fence < before.fence {
+                return Err(Refusal::new(
+                    Code::StaleFence,
+                    format!("slot {} has accepted {} and {} is older", set.slot, before.fence, set.fence),
+                ));
+            }
+            if set.fence == before.fence {
+                return if set.desired == before.desired && set.rollback == before.rollback {
+                    Ok(Accepted { fence: set.fence })
+                } else {
+                    Err(Refusal::new(
+                        Code::FenceReused,
+                        format!("slot {} has accepted {} with another content", set.slot, set.fence),
+                    ))
+                };
+            }
+        }
+        if !set.desired.split.is_empty() {
+            let other = slots.iter().find(|(id, other)| {
+                id.target == set.slot.target
+                    && **id != set.slot
+                    && (!other.set.borrow().desired.split.is_empty() || self.shared.board.has_boxes(id))
+            });
+            if let Some((other, _)) = other {
+                return Err(Refusal::new(
+                    Code::SlotTaken,
+                    format!(
+                        "{} already runs the processes of pipeline {}; a target has one process slot",
+                        set.slot.target, other.pipeline
+                    ),
+                ));
+            }
+        }
+        validate::complete(&mut set, before.as_deref())?;
+        let route = self.endpoints_of(&set)?;
+        let path = self.slot_path(&set.slot);
+        self.shared.data.write_json_with_reserve(&path, &set, set.rollback).map_err(|e| refusal(&e))?;
+        let fence = set.fence;
+        match slots.get(&set.slot) {
+            Some(slot) => {
+                slot.set.send_replace(Arc::new(set));
+            }
+            None => {
+                let id = set.slot.clone();
+                slots.insert(id, spawn_slot(&self.shared, Arc::new(set), route, Vec::new()));
+            }
+        }
+        Ok(Accepted { fence })
+    }
+
+    /// Makes the endpoints that a command needs: the target's own and those that its RunSpecs call.
+    fn endpoints_of(&self, set: &SetSlot) -> Result<Arc<Route>, Refusal> {
+        let target = &set.slot.target;
+        for run_spec in &set.run_specs {
+            for (service, environment) in &run_spec.endpoints {
+                let key = EndpointKey {
+                    service: service.clone(),
+                    environment: environment.clone(),
+                    region: target.region.clone(),
+                };
+                self.ensure_endpoint(&key, None, set.rollback)?;
+            }
+        }
+        self.ensure_endpoint(&EndpointKey::of(target), None, set.rollback)
+    }
+
+    /// Makes an endpoint unless it is there.
+    pub(crate) fn ensure_endpoint(
+        &self,
+        key: &EndpointKey,
+        listen: Option<u16>,
+        rollback: bool,
+    ) -> Result<Arc<Route>, Refusal> {
+        let shared = &self.shared;
+        let place = Place {
+            data: &shared.data,
+            ports: &shared.ports,
+            metrics: &shared.metrics,
+            clients: &shared.clients,
+        };
+        shared.endpoints.ensure(key, listen, rollback, &place)
+    }
+
+    fn slot_path(&self, slot: &SlotId) -> PathBuf {
+        let name = format!("{}.{}.json", slot.target.to_string().replace('/', "."), slot.pipeline);
+        self.shared.data.path("slots").join(name)
+    }
+
+    /// The highest epoch that any slot has accepted.
+    pub(crate) fn highest_epoch(&self) -> u64 {
+        lock(&self.slots).values().map(|slot| slot.set.borrow().fence.epoch).max().unwrap_or(0)
+    }
+
+    /// Drains and stops every box; the next fleet on this folder starts them again.
+    pub(crate) async fn halt(&self) {
+        let slots = std::mem::take(&mut *lock(&self.slots));
+        for slot in slots.values() {
+            slot.halt.send_replace(true);
+        }
+        for slot in slots.into_values() {
+            // A slot ends when its boxes are gone.
+            let _ = slot.task.await;
+        }
+    }
+
+    /// Lets go of everything without touching a box. When it returns nothing is started or stopped by this any more.
+    pub(crate) async fn freeze(&self) {
+        self.shared.frozen.store(true, Ordering::SeqCst);
+        // Whoever watches this process shall ask the next one.
+        self.shared.board.wake();
+        let slots = std::mem::take(&mut *lock(&self.slots));
+        for slot in slots.into_values() {
+            slot.task.abort();
+            // It ends as cancelled.
+            let _ = slot.task.await;
+        }
+        self.shared.lives.closed().await;
+        self.shared.starts_done().await;
+    }
+}
+
+/// How a failure in the data folder is told to the control plane.
+pub(crate) fn refusal(error: &FleetError) -> Refusal {
+    let cause = std::error::Error::source(error).map(|e| format!(": {e}")).unwrap_or_default();
+    let code = if error.is_disk_full() { Code::DiskFull } else { Code::Internal };
+    Refusal::new(code, format!("{error}{cause}; nothing was changed"))
+}
+
+/// Finds the boxes on disk, and their processes; ends processes of this fleet that belong to no box.
+fn adopt(shared: &Shared) -> Result<Adopted, FleetError> {
+    let mut found: BTreeMap<(String, u32), Found> = BTreeMap::new();
+    for process in process::find_boxes(&shared.fleet_id) {
+        found.insert((process.box_name.clone(), process.incarnation), process);
+    }
+    let mut adopted = Adopted::default();
+    for target in disk::entries(&shared.data.path("boxes"))? {
+        for folder in disk::entries(&target)? {
+            let record = disk::read_json::<BoxRecord>(&folder.join(RECORD_NAME));
+            let Ok(Some(mut record)) = record else {
+                tracing::warn!(folder = %folder.display(), "a box's folder without a record is removed");
+                let _ = std::fs::remove_dir_all(&folder);
+                continue;
+            };
+            let in_proc = found.remove(&(record.box_name(), record.incarnation));
+            let name = in_proc.map(|found| found.name).or(record.process);
+            let process = name.and_then(Process::adopt);
+            record.process = process.as_ref().map(Process::name);
+            adopted.boxes.entry(record.slot.clone()).or_default().push((record, process));
+        }
+    }
+    for stray in found.into_values() {
+        tracing::warn!(r#box = stray.box_name, pid = stray.name.pid, "a process without a box is ended");
+        process::end_stray(stray.name);
+    }
+    Ok(adopted)
+}
+
+fn spawn_slot(
+    shared: &Arc<Shared>,
+    set: Arc<SetSlot>,
+    route: Arc<Route>,
+    adopted: Vec<(BoxRecord, Option<Process>)>,
+) -> Slot {
+    let (set_sender, set_receiver) = watch::channel(set);
+    let (halt_sender, halt_receiver) = watch::channel(false);
+    let mut actor = Actor {
+        shared: Arc::clone(shared),
+        set: set_receiver,
+        halt: halt_receiver,
+        signals: Arc::default(),
+        route,
+        boxes: BTreeMap::new(),
+    };
+    for (record, process) in adopted {
+        actor.add(record, process);
+    }
+    // Its boxes are on the board before anybody can ask.
+    actor.look();
+    Slot { set: set_sender, halt: halt_sender, task: tokio::spawn(actor.run()) }
+}
+
+/// One slot's reconciler.
+struct Actor {
+    shared: Arc<Shared>,
+    set: watch::Receiver<Arc<SetSlot>>,
+    halt: watch::Receiver<bool>,
+    signals: Arc<SlotSignals>,
+    route: Arc<Route>,
+    boxes: BTreeMap<String, BoxHandle>,
+}
+
+impl Drop for Actor {
+    fn drop(&mut self) {
+        // Only a frozen fleet drops an actor that has boxes: their tasks end, their processes do not.
+        for handle in self.boxes.values() {
+            handle.task.abort();
+        }
+    }
+}
+
+impl Actor {
+    async fn run(mut self) {
+        loop {
+            let halted = *self.halt.borrow();
+            let seen = self.look();
+            if halted && self.boxes.is_empty() {
+                return;
+            }
+            let (mut set, mut halt) = (self.set.clone(), self.halt.clone());
+            tokio::select! {
+                () = self.signals.changed.notified() => {}
+                _ = set.wait_for(|set| set.fence != seen) => {}
+                _ = halt.wait_for(|halt| *halt), if !halted => {}
+            }
+        }
+    }
+
+    /// Looks at what is wanted and what is there, does the next thing, and reports. Returns the command it looked at.
+    fn look(&mut self) -> Fence {
+        let set = Arc::clone(&self.set.borrow());
+        self.signals.rollback.store(set.rollback, Ordering::SeqCst);
+        self.boxes.retain(|_, handle| !lock(&handle.state).gone);
+        if *self.halt.borrow() {
+            for handle in self.boxes.values() {
+                handle.order.send_replace(Order::Halt);
+            }
+            self.report(&set, &self.present(), &BTreeSet::new());
+            return set.fence;
+        }
+        let next = plan(&set.desired, &self.present());
+        for id in &next.leave {
+            if let Some(handle) = self.boxes.get(id) {
+                handle.order.send_replace(Order::Leave);
+            }
+        }
+        for run_spec in &next.create {
+            let Some(run_spec) = set.run_specs.iter().find(|s| s.digest() == *run_spec) else { continue };
+            let id = self.new_id();
+            let record = BoxRecord {
+                id,
+                slot: set.slot.clone(),
+                secrets: validate::secrets_of(run_spec, &set.secrets),
+                run_spec: run_spec.clone(),
+                incarnation: 0,
+                process: None,
+                port: 0,
+                was_healthy: false,
+                leaving: false,
+            };
+            self.add(record, None);
+        }
+        let present = self.present();
+        let weightless = plan(&set.desired, &present).weightless;
+        self.report(&set, &present, &weightless);
+        set.fence
+    }
+
+    /// An id that no box of the target has had: later than all before it, also over restarts.
+    fn new_id(&self) -> String {
+        let mut number = u64::try_from(now().0).unwrap_or(0);
+        let last =
+            self.boxes.keys().filter_map(|id| u64::from_str_radix(id.strip_prefix('b')?, 16).ok()).max();
+        if let Some(last) = last {
+            number = number.max(last + 1);
+        }
+        format!("b{number:x}")
+    }
+
+    fn add(&mut self, record: BoxRecord, process: Option<Process>) {
+        let meter = self.shared.metrics.meter(&record.slot.target, &record.id, || {
+            BoxMeter::new(
+                record.slot.target.clone(),
+                record.id.clone(),
+                record.run_spec.digest(),
+                self.shared.box_folder(&record),
+                Arc::clone(&self.route.labels),
+            )
+        });
+        let id = record.id.clone();
+        self.boxes.insert(id, boxes::spawn(&self.shared, &self.signals, record, process, meter));
+    }
+
+    fn present(&self) -> Vec<Present> {
+        let standing = |handle: &BoxHandle| {
+            if *handle.order.borrow() != Order::Run {
+                return Standing::Leaving;
+            }
+            match lock(&handle.state).health {
+                BoxHealth::Starting { .. } => Standing::Starting,
+                BoxHealth::Healthy { .. } => Standing::Healthy,
+                BoxHealth::Unhealthy { .. } => Standing::Unhealthy,
+                BoxHealth::Leaving => Standing::Leaving,
+            }
+        };
+        self.boxes
+            .iter()
+            .map(|(id, handle)| Present {
+                id: id.clone(),
+                run_spec: handle.run_spec.clone(),
+                standing: standing(handle),
+            })
+            .collect()
+    }
+
+    fn report(&self, set: &SetSlot, present: &[Present], weightless: &BTreeSet<String>) {
+        let mut trouble = None;
+        let mut views = Vec::with_capacity(present.len());
+        for b in present {
+            let Some(handle) = self.boxes.get(&b.id) else { continue };
+            let state: BoxState = lock(&handle.state).clone();
+            let leaving = b.standing == Standing::Leaving;
+            let serves =
+                b.standing == Standing::Healthy && state.health.is_healthy() && !weightless.contains(&b.id);
+            trouble = trouble.or_else(|| state.trouble.as_ref().map(|t| format!("box {}: {t}", b.id)));
+            views.push(BoxView {
+                id: b.id.clone(),
+                incarnation: state.incarnation,
+                run_spec: b.run_spec.clone(),
+                health: if leaving { BoxHealth::Leaving } else { state.health },
+                serves: state.upstream.filter(|_| serves),
+            });
+        }
+        self.shared.board.publish(
+            &set.slot,
+            &self.route,
+            SlotView { fence: set.fence, boxes: views, trouble },
+        );
+    }
+}
+
+/// The target whose box's log is asked for must be one that has a folder here.
+pub(crate) fn log_path(shared: &Shared, target: &TargetId, box_id: &str) -> Option<PathBuf> {
+    let plain = !box_id.is_empty() && box_id.bytes().all(|b| b.is_ascii_alphanumeric());
+    let path = shared.target_folder(target).join(box_id).join(crate::collect::LOG_NAME);
+    (plain && path.is_file()).then_some(path)
+}

@@ -1,0 +1,24 @@
+//! The fleet with real processes, sockets and packages. The test binary starts itself again as the fleet and as the
+//! boxes: two of its "tests" do nothing unless they are started so.
+
+mod box_server;
+mod crash;
+mod deploy;
+mod failure;
+mod load;
+mod metrics;
+mod proxy;
+mod support;
+mod upgrade;
+
+/// The fleet process, when the environment says so.
+#[test]
+fn role_fleet() {
+    support::fleet_main();
+}
+
+/// A box's process, when the environment says so.
+#[test]
+fn role_box() {
+    box_server::main();
+}
