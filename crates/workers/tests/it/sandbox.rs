@@ -231,7 +231,7 @@ async fn a_run_ends_with_the_server_that_is_killed() {
         .stdout(std::process::Stdio::null())
         .spawn()
         .unwrap();
-    eventually("it runs", || somewhere("sleep\016180339")).await;
+    eventually("it runs", || somewhere("sleep\x0016180339")).await;
     server.kill().unwrap();
     server.wait().unwrap();
     eventually("nothing is left", || !somewhere("16180339")).await;
