@@ -1,1 +1,32 @@
-//! To be described.
+//! What goes over the wire between the server and its clients, and the words in which facts and reasons are told to people.
+//!
+//! Every top-level answer has `"version": 1`; a field is added to a version, never changed or taken away. Points in time
+//! are milliseconds since 1970-01-01T00:00:00Z, spans are texts such as `1h30m`, releases are numbers. Where a value of
+//! the core is told (a reason, a cause, a fact), it comes as that value and as a sentence, both made from the same thing.
+
+mod describe;
+mod error;
+mod log;
+mod orders;
+mod places;
+mod status;
+mod why;
+
+pub use describe::describe;
+pub use error::{Code, ErrorAnswer, ErrorBody, Excerpt, Finding};
+pub use log::{LogEntry, LogPage, LogVerified};
+pub use orders::{
+    AlarmRequest, Applied, ApprovalRequest, Done, HoldRequest, NotifyRequest, OverrideRequest, RetryRequest,
+    RollbackRequest, TokenCreated, TokenRequest,
+};
+pub use places::{BadPackage, Endpoint, Endpoints, Health, PackagesVerified};
+pub use status::{
+    BakeStatus, BlindStatus, BuildStatus, CapacityStatus, CauseStatus, ChangeStatus, CommitStatus,
+    DataStatus, HoldStatus, MotionStatus, OrganisationStatus, OverrideStatus, PipelineStatus, RaisedAlarm,
+    ReasonStatus, RegionBake, ReleaseStatus, SourceStatus, StageStatus, StandingStatus, Status, StepStatus,
+    TaintStatus, TargetStatus, TeamAlarm, TeamStatus, TroubleStatus, WaitingStatus, WorkStatus,
+};
+pub use why::{WhyAnswer, WhyCommit, WhyStep};
+
+/// The version of every shape in this crate.
+pub const VERSION: u32 = 1;

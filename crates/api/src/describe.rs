@@ -1,0 +1,206 @@
+//! Every fact in words: one line, without its time and its cause, which stand beside it. The match is exhaustive on
+//! purpose: a new kind of fact has to say what it means before it compiles.
+
+use crate::status::missing_text;
+use tidegate_core::alarm::AlarmName;
+use tidegate_core::bake::BakeClock;
+use tidegate_core::decision::Fact;
+use tidegate_core::ids::ReleaseNo;
+use tidegate_core::lease::LeaseFact;
+use tidegate_core::organisation::OrganisationFact;
+use tidegate_core::pipeline::{Capacity, Change, PipelineFact, Reason};
+use tidegate_core::team::TeamFact;
+
+/// The most commits that one line names.
+const NAMED_MAX: usize = 3;
+
+/// A fact in words, on one line.
+#[must_use]
+pub fn describe(fact: &Fact) -> String {
+    let text = match fact {
+        Fact::Organisation(fact) => organisation(fact),
+        Fact::Team(fact) => team(fact),
+        Fact::Pipeline(fact) => pipeline(fact),
+        Fact::Lease(fact) => lease(fact),
+    };
+    // Subjects, reasons and outputs are other people's texts: they do not get to break the line or move the cursor.
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+fn organisation(fact: &OrganisationFact) -> String {
+    match fact {
+        OrganisationFact::Defined { definition } => format!(
+            "organisation {} defined: {} teams, {} services, {} Regions",
+            definition.name,
+            definition.teams.len(),
+            definition.services.len(),
+            definition.regions.len()
+        ),
+        OrganisationFact::AlarmRaised { name, alarm } => {
+            format!("alarm {name} raised by {}: {}; nothing starts anywhere", alarm.by, alarm.reason)
+        }
+        OrganisationFact::AlarmCleared { name, by } => format!("alarm {name} cleared by {by}"),
+    }
+}
+
+fn team(fact: &TeamFact) -> String {
+    match fact {
+        TeamFact::Defined { definition, services, .. } => {
+            format!("team defined: {} members, {} services", definition.members.len(), services.len())
+        }
+        TeamFact::PipelineAdded { pipeline } => format!("pipeline {pipeline} added"),
+        TeamFact::AlarmChanged { scope, alarm, status } => {
+            format!("{alarm} in {scope} is {} ({})", status.state, status.why)
+        }
+        TeamFact::Approved { commit, approval } => {
+            format!("{} approved by {}", commit.short(), approval.by)
+        }
+        TeamFact::SuspectTurnTaken { pipeline } => format!("the suspect release of {pipeline} comes back"),
+        TeamFact::SuspectTurnEnded { pipeline } => format!("the return of {pipeline}'s suspect has ended"),
+    }
+}
+
+fn lease(fact: &LeaseFact) -> String {
+    match fact {
+        LeaseFact::Taken { pipeline, step } => format!("{pipeline} deploys here in {step}"),
+        LeaseFact::Seized { pipeline } => format!("{pipeline} rolls back here"),
+        LeaseFact::Released { pipeline } => format!("{pipeline} is done here"),
+    }
+}
+
+// One flat match, longer than a function usually is, so that no group of facts needs an arm for "the others".
+fn pipeline(fact: &PipelineFact) -> String {
+    use PipelineFact as F;
+    match fact {
+        F::Defined { definition, plan, .. } => {
+            format!("pipeline defined: {} stages, {} steps", definition.stages.len(), plan.steps().count())
+        }
+        F::CommitsSeen { source, commits, .. } => {
+            format!("{source} has {}", named(commits.iter().map(|c| (c.id.short(), c.subject.as_str()))))
+        }
+        F::SourceTroubled { source, trouble } => format!("{source} cannot be read: {}", trouble.why),
+        F::SourceRecovered { source } => format!("{source} can be read again"),
+        F::ReleaseCreated { release, changes, .. } => {
+            format!("{release} made of {}; its build starts", changed(changes))
+        }
+        F::BuildStarted { release, by, reason, .. } => {
+            format!("the build of {release} is tried again by {by}: {reason}")
+        }
+        F::Built { release, package, .. } => format!("{release} built: package {}", package.short()),
+        F::BuildFailed { release, why, .. } => format!("{release} cannot be built: {why}"),
+        F::CandidateSet { step, release } => format!("{release} wants to enter {step}"),
+        F::Waits { step, release, reasons } if reasons.is_empty() => {
+            format!("{release} no longer waits for {step}")
+        }
+        F::Waits { step, release, reasons } => {
+            let reasons: Vec<String> = reasons.iter().map(Reason::to_string).collect();
+            format!("{release} waits for {step}: {}", reasons.join("; "))
+        }
+        F::Entered { step, release, overrides, masks, .. } => {
+            let under = if overrides.is_empty() { "" } else { " under override " };
+            let overrides: Vec<String> = overrides.iter().map(u64::to_string).collect();
+            let masked: Vec<&str> = masks.values().flatten().map(AlarmName::as_str).collect();
+            let masked =
+                if masked.is_empty() { String::new() } else { format!("; masked: {}", masked.join(", ")) };
+            format!("{release} enters {step}{under}{}{masked}", overrides.join(", "))
+        }
+        F::SlotForward { target, release, .. } => format!("{target} moves to {release}"),
+        F::SlotBack { target, from, to: Some(to), asked, .. } => {
+            format!("{target} returns from {} to {to}, {asked} boxes at once", releases(from.keys()))
+        }
+        F::SlotBack { target, from, to: None, .. } => {
+            format!(
+                "{target} is drained and stopped: nothing good ran there before {}",
+                releases(from.keys())
+            )
+        }
+        F::SlotAsked { target, asked, .. } => format!("{target}: {asked} boxes asked for"),
+        F::SlotProgressed { target, settled, .. } => format!("{target}: {settled} boxes settled"),
+        F::SlotTroubled { target, trouble: Some(trouble) } => format!("{target}: in the way: {trouble}"),
+        F::SlotTroubled { target, trouble: None } => format!("{target}: nothing is in the way any more"),
+        F::SlotStuck { target, .. } => {
+            format!("{target}: the rollback makes no progress; it goes on, and the on-call was paged")
+        }
+        F::SlotSettled { target, release: Some(release) } => format!("{target} runs {release}"),
+        F::SlotSettled { target, release: None } => format!("{target} is stopped"),
+        F::CapacityChanged { target, capacity: Capacity::Short { healthy, minimum } } => {
+            format!("{target} has {healthy} healthy boxes and needs {minimum}")
+        }
+        F::CapacityChanged { target, capacity: Capacity::Enough } => {
+            format!("{target} has enough healthy boxes")
+        }
+        F::CapacityChanged { target, capacity: Capacity::Unknown } => {
+            format!("the healthy boxes of {target} are not known")
+        }
+        F::TestsStarted { step, .. } => format!("tests of {step} start"),
+        F::BakeStarted { step, clock } => format!("{step} bakes for {}", clock.minimum),
+        F::Watched { step, blind: Some(blind), .. } => {
+            let alarms: Vec<&str> = blind.alarms.iter().map(AlarmName::as_str).collect();
+            format!("{step}: monitoring is blind, and the bake does not count ({})", alarms.join(", "))
+        }
+        F::Watched { step, clock, blind: None } => format!("{step} watched; {}", still_missing(clock)),
+        F::StepDone { step, release, .. } => format!("{release} passed {step}"),
+        F::Rejected { release, cause, .. } => format!("{release} REJECTED: {cause}"),
+        F::Suspected { release, scope, cause, .. } => {
+            format!("{release} SUSPECTED in {scope} and taken back there: {cause}")
+        }
+        F::SuspectReturned { release } => format!("{release} was a suspect and may come back"),
+        F::StepRollingBack { step, release, done, .. } => match done {
+            Some(done) => format!("{step} ROLLS BACK from {release} to {done}"),
+            None => format!("{step} ROLLS BACK from {release}"),
+        },
+        F::StepRolledBack { step, .. } => format!("{step} is rolled back"),
+        F::MasksLifted { release, scope, alarms } => {
+            let alarms: Vec<&str> = alarms.iter().map(AlarmName::as_str).collect();
+            format!("{} in {scope} count again for {release}", alarms.join(", "))
+        }
+        F::TaintCleared { release, cleared } => {
+            format!("{release} and its changes cleared by {}: {}", cleared.by, cleared.reason)
+        }
+        F::HoldPlaced { number, hold } => {
+            let stage = hold.stage.as_ref().map(|s| format!(" on {s}")).unwrap_or_default();
+            let until = hold.until.map(|u| format!(" until {u}")).unwrap_or_default();
+            format!("hold {number}{stage} placed by {}{until}: {}", hold.by, hold.reason)
+        }
+        F::HoldLifted { number, by } => format!("hold {number} lifted by {by}"),
+        F::Overridden { number, allowed } => format!(
+            "override {number} for {} by {} until {}: {}",
+            allowed.release, allowed.by, allowed.expires, allowed.reason
+        ),
+        F::RollbackOrdered { release, by, reason } => {
+            format!("rollback of {release} ordered by {by}: {reason}")
+        }
+        F::ReleasesForgotten { before } => {
+            format!("releases before {before} that nothing refers to are forgotten")
+        }
+    }
+}
+
+fn still_missing(clock: &BakeClock) -> String {
+    let missing: Vec<String> = clock.missing().iter().map(missing_text).collect();
+    if missing.is_empty() {
+        "nothing is missing".to_owned()
+    } else {
+        format!("missing {}", missing.join(", "))
+    }
+}
+
+fn releases<'a>(all: impl Iterator<Item = &'a ReleaseNo>) -> String {
+    all.map(ReleaseNo::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn changed(changes: &[Change]) -> String {
+    named(changes.iter().map(|c| (c.commit.id.short(), c.commit.subject.as_str())))
+}
+
+/// `2 commits: 1a2b3c4d5e "add a cache", ...`.
+fn named<'a>(commits: impl ExactSizeIterator<Item = (&'a str, &'a str)>) -> String {
+    let count = commits.len();
+    let mut names: Vec<String> =
+        commits.take(NAMED_MAX).map(|(id, subject)| format!("{id} \"{subject}\"")).collect();
+    if count > NAMED_MAX {
+        names.push(format!("and {} more", count - NAMED_MAX));
+    }
+    let noun = if count == 1 { "new commit" } else { "new commits" };
+    format!("{count} {noun}: {}", names.join(", "))
+}

@@ -1,0 +1,150 @@
+//! What people tell the server to do. Every order that weakens or stops something carries a reason.
+
+use crate::Finding;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use tidegate_core::ids::{ReleaseNo, StageId, TeamId, UserId};
+use tidegate_core::pipeline::Blocker;
+use tidegate_core::plan::StepId;
+use tidegate_core::units::Span;
+use utoipa::ToSchema;
+
+/// Something was done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Done {
+    /// Always 1.
+    pub version: u32,
+    /// What, for people.
+    pub text: String,
+    /// The number of the hold or override that was made.
+    pub number: Option<u64>,
+}
+
+/// A definition was taken, or would be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Applied {
+    /// Always 1.
+    pub version: u32,
+    /// The organisation or the pipeline, by its name.
+    pub name: String,
+    /// Whether it differs from what was there.
+    pub changed: bool,
+    /// It was only looked at.
+    pub dry_run: bool,
+    /// Always empty: a definition with findings is refused.
+    pub findings: Vec<Finding>,
+}
+
+/// A member of the team has read exactly this commit and agrees.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ApprovalRequest {
+    /// The commit's full name, or at least 7 digits of one that a pipeline of the team has seen.
+    pub commit: String,
+    /// The team for which it is approved; needed by members of several.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub team: Option<TeamId>,
+}
+
+/// Stops new starts of a pipeline.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HoldRequest {
+    /// Why.
+    pub reason: String,
+    /// After which time it ends by itself, such as `2h`; without one it stands until it is lifted.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub expires_in: Option<Span>,
+    /// Only this stage.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub stage: Option<StageId>,
+}
+
+/// Lets one release pass blockers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OverrideRequest {
+    /// The release's number.
+    #[schema(value_type = u64)]
+    pub release: ReleaseNo,
+    /// `window`, `aggregate-alarm`, `organisation-alarm`, `hold`.
+    #[schema(value_type = Vec<String>)]
+    pub blockers: BTreeSet<Blocker>,
+    /// At these steps, such as `wave-1/one-box`; at all when empty.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub steps: BTreeSet<StepId>,
+    /// Why.
+    pub reason: String,
+    /// After which time it ends, such as `1h`.
+    #[schema(value_type = String)]
+    pub expires_in: Span,
+}
+
+/// Rejects a release: it is rolled back wherever it is under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RollbackRequest {
+    /// The release's number.
+    #[schema(value_type = u64)]
+    pub release: ReleaseNo,
+    /// Why.
+    pub reason: String,
+    /// Waves that have finished return as well.
+    #[serde(default)]
+    pub everywhere: bool,
+}
+
+/// Tries a failed build, or a release that was rejected, again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RetryRequest {
+    /// The release's number.
+    #[schema(value_type = u64)]
+    pub release: ReleaseNo,
+    /// Why.
+    pub reason: String,
+}
+
+/// Raises or clears an alarm of the organisation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AlarmRequest {
+    /// Why.
+    pub reason: String,
+}
+
+/// A repository has new commits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NotifyRequest {
+    /// As it stands in the pipelines' definitions.
+    pub url: String,
+}
+
+/// Makes a token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TokenRequest {
+    /// For this user.
+    #[schema(value_type = String)]
+    pub user: UserId,
+}
+
+/// A new token; it is told this once and kept nowhere.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TokenCreated {
+    /// Always 1.
+    pub version: u32,
+    /// Whose it is.
+    #[schema(value_type = String)]
+    pub user: UserId,
+    /// To be sent as `Authorization: Bearer <token>`.
+    pub token: String,
+}
