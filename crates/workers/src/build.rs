@@ -9,7 +9,7 @@
 mod dirs;
 mod plan;
 
-pub use plan::{BuildPlan, PackagePath, Step};
+pub use plan::BuildPlan;
 
 use crate::git::{GitError, Mirror};
 use crate::sandbox::{Bind, Log, Outcome, Room, Sandbox, SandboxError};
@@ -19,7 +19,8 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tidegate_core::definition::BuildStep;
 use tidegate_core::ids::{CommitId, PackageDigest, SourceId};
 use tidegate_core::units::Timestamp;
 use tidegate_fleet::package::{
@@ -136,22 +137,23 @@ impl Builder {
         secrets: &BTreeMap<String, Secret>,
         log: &Log,
     ) -> Result<BuiltPackage, BuildFailure> {
-        let started = now();
+        let (started, clock) = (now(), Instant::now());
         plan.check().map_err(|why| BuildFailure::Plan { why })?;
         let work = WorkDir::create(&self.work).map_err(disk("make a folder in", &self.work))?;
         let src = work.path().join("src");
         export(sources, &src).await?;
         let env = environment(plan, sources);
-        let run = Run { builder: self, plan, src: &src, env, log };
+        let run = Run { builder: self, plan, src: &src, env, log, started: clock };
         let (key, cache, fetched) = run.dependencies(secrets).await?;
         let cache_bind = cache.as_ref().map(|c| bind(c.path(), CACHE, false));
-        for step in &plan.steps {
+        for step in &plan.definition.steps {
             let binds = std::iter::once(bind(&src, SRC, true)).chain(cache_bind.clone()).collect();
             run.step(step, binds, &run.env, false).await?;
         }
         let record =
-            |network| move |s: &Step| StepRecord { name: s.name.clone(), run: s.run.clone(), network };
-        let steps = plan.fetch.iter().map(record(true)).chain(plan.steps.iter().map(record(false))).collect();
+            |network| move |s: &BuildStep| StepRecord { name: s.name.clone(), run: s.run.clone(), network };
+        let (fetch, steps) = (&plan.definition.fetch, &plan.definition.steps);
+        let steps = fetch.iter().map(record(true)).chain(steps.iter().map(record(false))).collect();
         let materials =
             sources.iter().map(|s| ResourceDescriptor::git(s.id.as_str(), s.mirror.url(), &s.commit));
         let parameters = ExternalParameters { steps, dependencies_key: key };
@@ -171,7 +173,7 @@ impl Builder {
     ) -> Result<(PackageDigest, u64), BuildFailure> {
         let (store, key, name) = (self.store.clone(), self.key.clone(), name.to_owned());
         let (src, tar, wanted) =
-            (work.path().join("src"), work.path().join("package.tar"), plan.package.clone());
+            (work.path().join("src"), work.path().join("package.tar"), plan.definition.package.clone());
         let task = tokio::task::spawn_blocking(move || {
             let mut items = Vec::new();
             for path in &wanted {
@@ -197,6 +199,7 @@ struct Run<'a> {
     src: &'a Path,
     env: BTreeMap<String, String>,
     log: &'a Log,
+    started: Instant,
 }
 
 impl Run<'_> {
@@ -205,11 +208,11 @@ impl Run<'_> {
         &self,
         secrets: &BTreeMap<String, Secret>,
     ) -> Result<(Option<String>, Option<dirs::Cache>, bool), BuildFailure> {
-        if self.plan.fetch.is_empty() {
+        if self.plan.definition.fetch.is_empty() {
             return Ok((None, None, false));
         }
         let mut locks = Vec::new();
-        for name in &self.plan.lock_files {
+        for name in &self.plan.definition.lock_files {
             let path = inside(self.src, name, "a lock file")?;
             locks.push((name.as_str(), plan::digest_of(&path).map_err(disk("read", &path))?));
         }
@@ -222,7 +225,7 @@ impl Run<'_> {
         let fresh = caches.begin().map_err(disk("make a folder in", caches.path()))?;
         let secrets = secrets.iter().map(|(name, value)| (name.clone(), value.expose().to_owned()));
         let env: BTreeMap<String, String> = self.env.clone().into_iter().chain(secrets).collect();
-        for step in &self.plan.fetch {
+        for step in &self.plan.definition.fetch {
             // The sources are read-only here: what is written beside them would be missing after a cached fetch.
             let binds = vec![bind(self.src, SRC, false), bind(fresh.path(), CACHE, true)];
             self.step(step, binds, &env, true).await?;
@@ -233,19 +236,20 @@ impl Run<'_> {
 
     async fn step(
         &self,
-        step: &Step,
+        step: &BuildStep,
         binds: Vec<Bind>,
         env: &BTreeMap<String, String>,
         network: bool,
     ) -> Result<(), BuildFailure> {
         self.log.line(&format!("== {}: {}", step.name, step.run.join(" ")));
+        let time = Duration::from(self.plan.definition.limits.time);
         let room = Room {
             binds,
             tool_paths: self.plan.tool_paths.clone(),
             network,
             cwd: SRC.into(),
             env: env.clone(),
-            limits: self.plan.limits,
+            limits: self.plan.limits(time.saturating_sub(self.started.elapsed())),
         };
         let outcome = self
             .builder
@@ -286,7 +290,7 @@ fn environment(plan: &BuildPlan, sources: &[BuildSource]) -> BTreeMap<String, St
     if let [source] = sources {
         env.insert("TIDEGATE_COMMIT".to_owned(), source.commit.to_string());
     }
-    env.extend(plan.environment.clone());
+    env.extend(plan.definition.environment.clone());
     env
 }
 

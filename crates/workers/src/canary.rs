@@ -3,12 +3,12 @@
 //! no answer is a failure, never silence; results and runs under way are bounded.
 
 use reqwest::Method;
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tidegate_core::definition::CanarySpec;
 use tidegate_core::ids::{EnvironmentId, RegionId, ServiceId};
 use tidegate_core::units::Span;
 use tokio::sync::Semaphore;
@@ -27,30 +27,6 @@ pub const EVERY_MIN: Span = Span(100);
 const BODY_MAX_BYTES: usize = 64 * 1024;
 /// The longest `last_failure`, in characters.
 const FAILURE_MAX: usize = 200;
-
-/// A canary test, as a pipeline's definition has it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct CanarySpec {
-    /// Unique in its pipeline.
-    pub name: String,
-    /// Of the request: `GET`, `POST`, ...
-    pub method: String,
-    /// Path and query, beginning with '/'.
-    pub path: String,
-    /// Of the request.
-    #[serde(default)]
-    pub body: Option<String>,
-    /// The status that a healthy service answers with.
-    pub expect_status: u16,
-    /// What stands in the first 64 KiB of a healthy service's answer.
-    #[serde(default)]
-    pub expect_body_contains: Option<String>,
-    /// From the start of one run to the start of the next; at least 100 ms.
-    pub every: Span,
-    /// Limit of one run, from the connection to the answer's end.
-    pub timeout: Span,
-}
 
 /// What canaries call: a service in an environment and Region.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

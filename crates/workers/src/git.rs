@@ -7,13 +7,12 @@
 mod command;
 mod commit;
 
-pub use commit::{Commit, SourceObservation};
-
 use crate::secrets::Secret;
 use command::{Finished, Git, SETTINGS_FILE};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tidegate_core::change::{Commit, SourceObservation};
 use tidegate_core::ids::CommitId;
 use tokio::io::BufReader;
 use tokio::sync::Mutex;
@@ -24,7 +23,7 @@ pub const FETCH_TIME_MAX: Duration = Duration::from_secs(20 * 60);
 pub const CALL_TIME_MAX: Duration = Duration::from_secs(120);
 /// The most that an exported commit's files may have together, in bytes: 4 GiB.
 pub const EXPORT_BYTES_MAX: u64 = 4 << 30;
-/// The most commits that one observation returns.
+/// The most new commits that one observation may find.
 pub const COMMITS_MAX: usize = 2_000;
 const EXPORT_PREFIX: &str = ".export-";
 /// How many branches an error lists.
@@ -54,6 +53,11 @@ pub enum GitError {
     Empty { url: String },
     #[error("repository {url} has no branch '{branch}'; it has {existing}")]
     BranchMissing { url: String, branch: String, existing: String },
+    #[error(
+        "repository {url} has more than {limit} new commits; name the commit up to which its history counts as \
+         reviewed as 'since' in the source's definition"
+    )]
+    TooManyCommits { url: String, limit: usize },
     #[error("commit {commit} is not in the mirror of {url}")]
     CommitMissing { url: String, commit: CommitId },
     #[error(
@@ -212,8 +216,8 @@ impl Mirror {
     }
 
     /// The commits on `branch`, as last fetched, that are not reachable from `known` (what was seen last) nor from
-    /// `since` (the baseline accepted at the beginning): parents first, at most `limit` and [`COMMITS_MAX`], the
-    /// oldest ones if there are more.
+    /// `since` (the baseline accepted at the beginning): parents first. More than `limit` or [`COMMITS_MAX`] of them
+    /// are an error, as a part of them would hide what is not reviewed.
     pub async fn observe(
         &self,
         branch: &str,
@@ -226,8 +230,9 @@ impl Mirror {
             Some(known) => !self.is_ancestor(known, &head).await?,
             None => false,
         };
-        let mut args = vec!["rev-list".to_owned(), "--topo-order".to_owned(), "--reverse".to_owned()];
-        args.push(head.to_string());
+        let limit = limit.min(COMMITS_MAX);
+        let mut args = ["rev-list", "--topo-order", "--reverse"].map(str::to_owned).to_vec();
+        args.extend([format!("--max-count={}", limit + 1), head.to_string()]);
         for seen in [known, since].into_iter().flatten() {
             if self.has(seen).await? {
                 args.push(format!("^{seen}"));
@@ -235,10 +240,11 @@ impl Mirror {
         }
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         let listed = self.local(&args).await?;
-        let limit = limit.min(COMMITS_MAX);
-        let ids: Vec<&str> = listed.lines().take(limit).collect();
-        let truncated = listed.lines().nth(limit).is_some();
-        Ok(SourceObservation { head, commits: self.commits(&ids).await?, rewritten, truncated })
+        let ids: Vec<&str> = listed.lines().collect();
+        if ids.len() > limit {
+            return Err(GitError::TooManyCommits { url: self.url.clone(), limit });
+        }
+        Ok(SourceObservation { head, commits: self.commits(&ids).await?, rewritten })
     }
 
     async fn head(&self, branch: &str) -> Result<CommitId, GitError> {

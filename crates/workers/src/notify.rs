@@ -6,15 +6,14 @@
 
 use reqwest::StatusCode;
 use reqwest::header::{HeaderName, HeaderValue};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tidegate_core::units::Timestamp;
+use tidegate_core::decision::{Page, Severity};
 use tokio::sync::Semaphore;
 
-/// Carries [`Page::key`].
+/// Carries the key of a delivery; the page's own key, which is in the body, tells what it is about.
 pub const KEY_HEADER: HeaderName = HeaderName::from_static("idempotency-key");
 /// The longest body, in bytes; a longer page is refused.
 pub const BODY_MAX_BYTES: usize = 64 * 1024;
@@ -25,45 +24,16 @@ pub const CONCURRENT_MAX: usize = 4;
 /// Destinations that are remembered; those without pages under way are forgotten first.
 const DESTINATIONS_MAX: usize = 1_000;
 
-/// How urgent a page is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Severity {
-    /// Good to know.
-    Info,
-    /// Somebody must look in working hours.
-    Ticket,
-    /// Somebody must look now.
-    Page,
-}
-
-/// Where to read more.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Link {
-    /// What it leads to.
-    pub title: String,
-    /// Its address.
-    pub url: String,
-}
-
-/// What a destination is told. The JSON is the body of the POST.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Page {
-    /// The same for every try of this page and for no other page; visible ASCII.
-    pub key: String,
-    /// How urgent.
-    pub severity: Severity,
-    /// One line.
-    pub title: String,
-    /// What happened, why, and what tidegate does about it.
-    pub text: String,
-    /// When it happened: milliseconds since 1970-01-01T00:00:00Z.
-    pub at: Timestamp,
-    /// Where to read more.
-    #[serde(default)]
-    pub links: Vec<Link>,
+/// The body of the POST. Where else the page goes is nobody's business: an address may hold a secret.
+#[derive(Serialize)]
+struct Body<'a> {
+    /// The same for all pages about one thing.
+    key: &'a str,
+    severity: Severity,
+    title: &'a str,
+    text: &'a str,
+    /// RFC 3339.
+    at: String,
 }
 
 /// What became of a page.
@@ -136,14 +106,17 @@ impl Notifier {
         Ok(Notifier { client, limits, destinations: Arc::default() })
     }
 
-    /// Delivers a page to a webhook, `http://...`. Bounded in time by the limits and the destination's queue.
-    pub async fn deliver(&self, url: &str, page: &Page) -> Delivery {
+    /// Delivers a page to a webhook, `http://...`. Bounded in time by the limits and the destination's queue. The
+    /// `idempotency_key` is visible ASCII, the same for every try of this page and no other's.
+    pub async fn deliver(&self, url: &str, idempotency_key: &str, page: &Page) -> Delivery {
         let gave_up = |why: String| Delivery::GaveUp { why };
         let destination = self.destination(url);
         let Ok(_place) = destination.places.try_acquire() else {
             return gave_up(format!("{QUEUE_MAX} pages to this destination are waiting already"));
         };
-        let body = match serde_json::to_vec(page) {
+        let Page { key, severity, title, text, at, to: _ } = page;
+        let body = Body { key, severity: *severity, title, text, at: at.to_string() };
+        let body = match serde_json::to_vec(&body) {
             Ok(body) if body.len() <= BODY_MAX_BYTES => body,
             Ok(body) => {
                 return gave_up(format!(
@@ -153,8 +126,8 @@ impl Notifier {
             }
             Err(error) => return gave_up(format!("the page is no JSON: {error}")),
         };
-        let Ok(key) = HeaderValue::from_str(&page.key) else {
-            return gave_up("the page's key cannot stand in a header".to_owned());
+        let Ok(key) = HeaderValue::from_str(idempotency_key) else {
+            return gave_up("the idempotency key cannot stand in a header".to_owned());
         };
         // Nobody closes the semaphore.
         let Ok(_turn) = destination.turns.acquire().await else {
@@ -168,7 +141,7 @@ impl Notifier {
                     return gave_up(format!("{why} (try {attempt})"));
                 }
                 Err(Failure { why, .. }) => {
-                    tracing::warn!(key = page.key, attempt, "a page was not delivered: {why}");
+                    tracing::warn!(idempotency_key, attempt, "a page was not delivered: {why}");
                 }
             }
             tokio::time::sleep(pause).await;

@@ -5,43 +5,18 @@
 
 use crate::process::{Ending, Finished, Job, ProcessError};
 use crate::secrets::Masker;
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::{Path, PathBuf};
+use tidegate_core::definition::TestSpec;
 use tidegate_core::ids::{EnvironmentId, PackageDigest, RegionId, ServiceId};
-use tidegate_core::units::Span;
 use tidegate_fleet::package::{PackageError, PackageStore, TrustedKeys};
 
 /// So many lines of the output's end go with a failure.
 pub const LAST_LINES: usize = 20;
 /// The longest of those lines, in characters.
 const LINE_MAX: usize = 500;
-/// At most so many repetitions, whatever the definition says.
-pub const RETRIES_MAX: u32 = 5;
-
-/// A test, as a pipeline's definition has it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct TestSpec {
-    /// Unique in its stage.
-    pub name: String,
-    /// The program and its arguments; a program with a '/' is relative to the unpacked package.
-    pub run: Vec<String>,
-    /// Limit of one run.
-    #[serde(default = "TestSpec::default_time_limit")]
-    pub time_limit: Span,
-    /// So often a run that did not pass is repeated; at most 5.
-    #[serde(default)]
-    pub retries: u32,
-}
-
-impl TestSpec {
-    fn default_time_limit() -> Span {
-        Span::minutes(10)
-    }
-}
 
 /// What is tested, with what, where. The test's environment is `TIDEGATE_SERVICE`, `TIDEGATE_ENVIRONMENT`,
 /// `TIDEGATE_REGION`, `TIDEGATE_PACKAGE_DIR`, `TIDEGATE_TEST_DIR` (empty, removed afterwards) and for each endpoint
@@ -60,7 +35,7 @@ pub struct TestRun {
     pub region: RegionId,
     /// Where the services are, such as `http://127.0.0.1:8080`.
     pub endpoints: BTreeMap<ServiceId, String>,
-    /// The log that is kept; of several runs the last.
+    /// The log that is kept.
     pub log: PathBuf,
 }
 
@@ -119,7 +94,7 @@ pub enum TestError {
     },
 }
 
-/// Runs a test until it passes or its retries are used up, or until `cancel` is ready. `temp` is the folder for what
+/// Runs a test once, at most until `cancel` is ready: a test that passes only sometimes is not passed over. `temp` is the folder for what
 /// the run needs on disk; it must be there.
 ///
 /// # Errors
@@ -133,22 +108,14 @@ pub async fn run_test(
 ) -> Result<TestResult, TestError> {
     let name = || test.spec.name.clone();
     let dir = unpack(store.clone(), keys.clone(), temp.to_owned(), test).await?;
-    let mut cancel = std::pin::pin!(cancel);
-    let mut run = 0;
-    loop {
-        let finished = job(test, dir.path())
-            .run(cancel.as_mut())
-            .await
-            .map_err(|source| TestError::Process { test: name(), source })?;
-        if finished.ending == Ending::Cancelled {
-            return Err(TestError::Cancelled { test: name() });
-        }
-        let result = result(&finished);
-        if result == TestResult::Passed || run >= test.spec.retries.min(RETRIES_MAX) {
-            return Ok(result);
-        }
-        run += 1;
+    let finished = job(test, dir.path())
+        .run(cancel)
+        .await
+        .map_err(|source| TestError::Process { test: name(), source })?;
+    if finished.ending == Ending::Cancelled {
+        return Err(TestError::Cancelled { test: name() });
     }
+    Ok(result(&finished))
 }
 
 async fn unpack(

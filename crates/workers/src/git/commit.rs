@@ -1,6 +1,6 @@
 //! Commits as they are read from git: everything in them was written by others, and has a limit.
 
-use serde::{Deserialize, Serialize};
+use tidegate_core::change::Commit;
 use tidegate_core::ids::CommitId;
 use tidegate_core::units::Timestamp;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt};
@@ -15,42 +15,6 @@ const SUBJECT_CHARS_MAX: usize = 300;
 const LINKS_MAX: usize = 200;
 /// The shortest prefix of a commit's name that counts in a `Fixes:` trailer.
 const PREFIX_DIGITS_MIN: usize = 7;
-
-/// A commit of a source.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Commit {
-    /// Its full name.
-    pub id: CommitId,
-    /// Its parents, the first one first; none for a root commit.
-    pub parents: Vec<CommitId>,
-    /// The author's name as it stands there: unproven, at most 200 characters.
-    pub author_name: String,
-    /// The author's address as it stands there: unproven, at most 200 characters.
-    pub author_email: String,
-    /// When it was committed, as it says.
-    pub committer_time: Timestamp,
-    /// The first paragraph on one line, at most 300 characters.
-    pub subject: String,
-    /// From lines that begin with `This reverts commit <full name>`.
-    pub reverts: Vec<CommitId>,
-    /// From `Fixes:` lines: full names or prefixes of at least seven digits, lower-case.
-    pub fixes: Vec<String>,
-}
-
-/// What a look at a source's branch has shown.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SourceObservation {
-    /// The branch's newest commit.
-    pub head: CommitId,
-    /// The commits that are reachable from `head` and not from what was known: parents before children.
-    pub commits: Vec<Commit>,
-    /// The branch was rewritten: what was known is no ancestor of `head`.
-    pub rewritten: bool,
-    /// There are more new commits than were asked for; `commits` holds the oldest ones.
-    pub truncated: bool,
-}
 
 /// Reads one answer of `git cat-file --batch`; `None` at the end.
 pub(super) async fn read_commit(input: &mut (impl AsyncBufRead + Unpin)) -> std::io::Result<Option<Commit>> {
@@ -80,7 +44,7 @@ fn parse(id: CommitId, raw: &[u8]) -> Commit {
     let (head, message) = text.split_once("\n\n").unwrap_or((&text, ""));
     let field = |name: &'static str| head.lines().filter_map(move |l| l.strip_prefix(name));
     let (author_name, author_email, _) = person(field("author ").next().unwrap_or(""));
-    let (_, _, committer_time) = person(field("committer ").next().unwrap_or(""));
+    let (_, _, committed_at) = person(field("committer ").next().unwrap_or(""));
     let subject: Vec<&str> =
         message.lines().skip_while(|l| l.trim().is_empty()).take_while(|l| !l.trim().is_empty()).collect();
     Commit {
@@ -88,7 +52,7 @@ fn parse(id: CommitId, raw: &[u8]) -> Commit {
         parents: field("parent ").filter_map(|p| CommitId::new(p).ok()).take(LINKS_MAX).collect(),
         author_name,
         author_email,
-        committer_time,
+        committed_at,
         subject: clean(&subject.join(" "), SUBJECT_CHARS_MAX),
         reverts: message.lines().filter_map(reverted).take(LINKS_MAX).collect(),
         fixes: message.lines().filter_map(fixed).take(LINKS_MAX).collect(),
@@ -141,11 +105,11 @@ mod tests {
     fn headers_are_read_and_cleaned() {
         let c = commit("first\nline\n\nbody\n");
         assert_eq!((c.author_name.as_str(), c.author_email.as_str()), ("A[2J B", "a@b"));
-        assert_eq!(c.committer_time, Timestamp(1_700_000_000_000));
+        assert_eq!(c.committed_at, Timestamp(1_700_000_000_000));
         assert_eq!((c.subject.as_str(), c.parents.len()), ("first line", 1));
         assert_eq!(commit(&"x".repeat(100_000)).subject.len(), SUBJECT_CHARS_MAX);
         let odd = parse(CommitId::new("2".repeat(40)).unwrap(), b"\xff\xfe no header");
-        assert_eq!((odd.subject.as_str(), odd.committer_time), ("", Timestamp(0)));
+        assert_eq!((odd.subject.as_str(), odd.committed_at), ("", Timestamp(0)));
     }
 
     #[test]

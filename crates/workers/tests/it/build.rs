@@ -11,14 +11,13 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+use tidegate_core::definition::{BuildDef, BuildLimits, BuildStep as Step, PackagePath};
 use tidegate_core::ids::CommitId;
-use tidegate_core::units::Timestamp;
+use tidegate_core::units::{Span, Timestamp};
 use tidegate_fleet::package::{PackageStore, SigningKey};
-use tidegate_workers::build::{
-    BuildFailure, BuildPlan, BuildSource, Builder, BuiltPackage, PackagePath, Step,
-};
+use tidegate_workers::build::{BuildFailure, BuildPlan, BuildSource, Builder, BuiltPackage};
 use tidegate_workers::git::Mirror;
-use tidegate_workers::sandbox::{Limits, Log, Outcome, Sandbox};
+use tidegate_workers::sandbox::{Log, Outcome, Sandbox};
 use tidegate_workers::secrets::{Masker, Secret};
 
 struct Fixture {
@@ -64,7 +63,7 @@ impl Fixture {
     /// Commits what there is and builds it.
     async fn build_with(
         &self,
-        plan: &BuildPlan,
+        plan: &BuildDef,
         secrets: &[(&str, &str)],
     ) -> (Result<BuiltPackage, BuildFailure>, String) {
         let source = self.source("app", self.repo.commit("change")).await;
@@ -72,11 +71,12 @@ impl Fixture {
             secrets.iter().map(|(name, value)| ((*name).to_owned(), Secret::new(*value).unwrap())).collect();
         let path = self.path("log");
         let log = Log::create(&path, Masker::new(secrets.values())).unwrap();
-        let result = self.builder.build("app", plan, &[source], &secrets, &log).await;
+        let plan = BuildPlan { definition: plan.clone(), tool_paths: vec![sysroot()] };
+        let result = self.builder.build("app", &plan, &[source], &secrets, &log).await;
         (result, fs::read_to_string(&path).unwrap())
     }
 
-    async fn build(&self, plan: &BuildPlan) -> (Result<BuiltPackage, BuildFailure>, String) {
+    async fn build(&self, plan: &BuildDef) -> (Result<BuiltPackage, BuildFailure>, String) {
         self.build_with(plan, &[]).await
     }
 
@@ -91,19 +91,21 @@ fn step(name: &str, script: &str) -> Step {
     Step { name: name.to_owned(), run: ["bash", "-euc", script].map(str::to_owned).to_vec() }
 }
 
-fn plan(script: &str) -> BuildPlan {
-    BuildPlan {
+fn plan(script: &str) -> BuildDef {
+    BuildDef {
         steps: vec![step("make", script)],
         package: vec![PackagePath { from: "out".into(), to: "out".into() }],
-        limits: Limits {
+        limits: BuildLimits {
+            time: Span::minutes(2),
             cpu_seconds: 60,
             memory_mib: 1_024,
             processes: 128,
-            time: Duration::from_secs(120),
-            output_bytes: 1 << 20,
-            disk_mib: 512,
+            output_mib: 1,
+            file_mib: 512,
         },
-        ..BuildPlan::default()
+        fetch: Vec::new(),
+        lock_files: Vec::new(),
+        environment: BTreeMap::new(),
     }
 }
 
@@ -139,7 +141,7 @@ async fn a_crate_is_built_offline_into_a_signed_package_that_runs() {
         name: name.to_owned(),
         run: ["cargo"].iter().chain(args).map(|a| (*a).to_owned()).collect(),
     };
-    let plan = BuildPlan {
+    let plan = BuildDef {
         steps: vec![
             cargo("compile", &["build", "--release", "--offline", "--locked", "-j1"]),
             cargo("test", &["test", "--offline", "--locked", "-j1"]),
@@ -149,7 +151,6 @@ async fn a_crate_is_built_offline_into_a_signed_package_that_runs() {
             PackagePath { from: "static".into(), to: "static".into() },
         ],
         environment: [("CARGO_HOME".to_owned(), "/tmp/cargo".to_owned())].into(),
-        tool_paths: vec![sysroot()],
         ..plan("")
     };
     let (built, log) = f.build(&plan).await;
@@ -197,7 +198,7 @@ async fn dependencies_are_fetched_once_and_are_all_that_the_steps_get_from_outsi
     f.write("lock", "1");
     let (port, fetches) = registry();
     let get = format!("exec 3<>/dev/tcp/127.0.0.1/{port}");
-    let plan = BuildPlan {
+    let plan = BuildDef {
         fetch: vec![step(
             "fetch",
             &format!("{get}; cat <&3 > /cache/dep; echo \"token is ${{TOKEN-}}\"; touch /src/x 2>/dev/null && exit 6; true"),
@@ -229,7 +230,7 @@ async fn dependencies_are_fetched_once_and_are_all_that_the_steps_get_from_outsi
 
     // A fetch that fails leaves nothing that a later build would take for whole.
     f.write("lock", "3");
-    let broken = BuildPlan { fetch: vec![step("fetch", "echo half > /cache/dep; exit 9")], ..plan.clone() };
+    let broken = BuildDef { fetch: vec![step("fetch", "echo half > /cache/dep; exit 9")], ..plan.clone() };
     for _ in 0..2 {
         let (failed, _) = f.build(&broken).await;
         let Err(BuildFailure::Step { step, outcome, .. }) = failed else { panic!("{failed:?}") };
@@ -242,17 +243,17 @@ async fn dependencies_are_fetched_once_and_are_all_that_the_steps_get_from_outsi
 async fn failures_name_the_step_its_end_and_its_last_words() {
     let f = Fixture::new().await;
     f.write("file", "x");
-    let limits = Limits { processes: 48, memory_mib: 128, ..plan("").limits };
-    let brief = Limits { time: Duration::from_millis(300), ..limits };
+    let limits = BuildLimits { processes: 48, memory_mib: 128, ..plan("").limits };
+    let brief = BuildLimits { time: Span(300), ..limits.clone() };
     let cases = [
-        ("echo compiling; echo 'error: no' >&2; exit 3", limits, Outcome::Exited(3)),
-        ("b() { b | b & }; b; sleep 60", limits, Outcome::ProcessLimit),
-        ("yes", limits, Outcome::OutputLimit),
+        ("echo compiling; echo 'error: no' >&2; exit 3", limits.clone(), Outcome::Exited(3)),
+        ("b() { b | b & }; b; sleep 60", limits.clone(), Outcome::ProcessLimit),
+        ("yes", limits.clone(), Outcome::OutputLimit),
         ("echo waiting; sleep 600", brief, Outcome::TimeLimit),
-        ("tail /dev/zero", limits, Outcome::MemoryLimit),
+        ("tail /dev/zero", limits.clone(), Outcome::MemoryLimit),
     ];
     for (script, limits, expected) in cases {
-        let (result, log) = f.build(&BuildPlan { limits, ..plan(script) }).await;
+        let (result, log) = f.build(&BuildDef { limits: limits.clone(), ..plan(script) }).await;
         let error = result.unwrap_err();
         assert!(error.is_fault_of_change());
         let BuildFailure::Step { step, outcome, last_lines } = error else { panic!("{error}") };
@@ -281,7 +282,7 @@ async fn a_package_holds_nothing_from_outside_the_build() {
             None => format!("{error}\n"),
         }
     };
-    let from = |from: &str| BuildPlan {
+    let from = |from: &str| BuildDef {
         package: vec![PackagePath { from: from.into(), to: "x".into() }],
         ..plan("mkdir out; ln -s /etc out/etc; ln -s ../../../host-file up")
     };
@@ -289,12 +290,14 @@ async fn a_package_holds_nothing_from_outside_the_build() {
     for path in ["missing", "/etc/passwd", "../../../host-file", "up", "etc/passwd", "out"] {
         text += &shown(f.build(&from(path)).await.0);
     }
-    text += &shown(f.build(&BuildPlan { package: vec![], ..plan("") }).await.0);
-    text += &shown(f.build(&BuildPlan { fetch: vec![step("get", "true")], ..plan("") }).await.0);
+    text += &shown(f.build(&BuildDef { package: vec![], ..plan("") }).await.0);
+    text += &shown(f.build(&BuildDef { fetch: vec![step("get", "true")], ..plan("") }).await.0);
     let locks = vec!["etc/hostname".to_owned()];
     let fetch = vec![step("get", "true")];
-    text += &shown(f.build(&BuildPlan { fetch, lock_files: locks, ..plan("") }).await.0);
-    text += &shown(f.build(&BuildPlan { tool_paths: vec!["/missing".into()], ..plan("") }).await.0);
+    text += &shown(f.build(&BuildDef { fetch, lock_files: locks, ..plan("") }).await.0);
+    let missing = BuildPlan { definition: plan(""), tool_paths: vec!["/missing".into()] };
+    let log = Log::in_memory();
+    text += &shown(f.builder.build("app", &missing, &[], &BTreeMap::new(), &log).await);
     expect_test::expect![[r#"
         'missing' is not usable as a part of the package: No such file or directory (os error 2)
         '/etc/passwd' is not usable as a part of the package: it is absolute; it must be relative to the sources
@@ -317,7 +320,8 @@ async fn several_sources_have_a_folder_each() {
     f.write("file", "two");
     let two = f.repo.commit("two");
     let sources = [f.source("app", one).await, f.source("config", two).await];
-    let plan = plan("mkdir out; cat app/file config/file > out/both");
+    let definition = plan("mkdir out; cat app/file config/file > out/both");
+    let plan = BuildPlan { definition, tool_paths: Vec::new() };
     let log = Log::in_memory();
     let built = f.builder.build("app", &plan, &sources, &BTreeMap::new(), &log).await.unwrap();
     assert_eq!(fs::read_to_string(f.unpack(&built).join("out/both")).unwrap(), "onetwo");

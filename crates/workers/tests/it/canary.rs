@@ -3,8 +3,9 @@
 use crate::webhook::Server;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+use tidegate_core::definition::CanarySpec;
 use tidegate_core::units::Span;
-use tidegate_workers::canary::{Canaries, CanaryCell, CanaryKey, CanarySpec, CanaryTarget};
+use tidegate_workers::canary::{Canaries, CanaryCell, CanaryKey, CanaryTarget};
 use tokio::time::Instant;
 
 const PATIENCE: Duration = Duration::from_secs(30);

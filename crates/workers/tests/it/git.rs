@@ -66,7 +66,7 @@ impl Repo {
     }
 }
 
-fn subjects(commits: &[tidegate_workers::git::Commit]) -> Vec<&str> {
+fn subjects(commits: &[tidegate_core::change::Commit]) -> Vec<&str> {
     commits.iter().map(|c| c.subject.as_str()).collect()
 }
 
@@ -91,7 +91,7 @@ async fn new_commits_come_parents_first_with_what_they_revert_and_fix() {
     mirror.fetch().await.unwrap();
     let seen = mirror.observe("main", Some(&first), None, 10).await.unwrap();
     assert_eq!(seen.head, head);
-    assert!(!seen.rewritten && !seen.truncated);
+    assert!(!seen.rewritten);
     let names = subjects(&seen.commits);
     assert_eq!(names[2..], ["merge", "Revert \"second\"", "repair"]);
     assert!(names[..2].contains(&"second") && names[..2].contains(&"side"));
@@ -99,12 +99,14 @@ async fn new_commits_come_parents_first_with_what_they_revert_and_fix() {
     assert_eq!(seen.commits[3].reverts, std::slice::from_ref(&second));
     assert_eq!(seen.commits[4].fixes, [second.short()]);
     assert_eq!(seen.commits[4].author_email, "ann@example.com");
-    assert_eq!(seen.commits[4].committer_time.to_string(), "2024-01-02T03:04:05.000Z");
+    assert_eq!(seen.commits[4].committed_at.to_string(), "2024-01-02T03:04:05.000Z");
 
     let since = mirror.observe("main", None, Some(&seen.commits[2].id), 10).await.unwrap();
     assert_eq!(subjects(&since.commits), ["Revert \"second\"", "repair"]);
-    let few = mirror.observe("main", None, None, 1).await.unwrap();
-    assert_eq!((subjects(&few.commits), few.truncated), (vec!["first"], true));
+    assert_eq!(mirror.observe("main", None, None, 6).await.unwrap().commits.len(), 6);
+    let error = mirror.observe("main", None, None, 5).await.unwrap_err();
+    assert!(matches!(error, GitError::TooManyCommits { limit: 5, .. }), "{error}");
+    assert!(error.to_string().contains("'since'"), "{error}");
     let none = mirror.observe("main", Some(&head), Some(&first), 10).await.unwrap();
     assert_eq!((none.commits.len(), none.rewritten), (0, false));
     assert!(mirror.is_ancestor(&first, &head).await.unwrap());

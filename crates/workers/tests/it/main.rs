@@ -2,10 +2,10 @@
 #![expect(clippy::unwrap_used, reason = "a test's helpers fail the test")]
 
 mod build;
-mod git;
-mod sandbox;
 mod canary;
 mod command_engine;
+mod git;
 mod notify;
+mod sandbox;
 mod test_runner;
 mod webhook;

@@ -2,8 +2,10 @@
 
 use crate::webhook::Server;
 use std::time::Duration;
+use tidegate_core::decision::{Page, Severity};
+use tidegate_core::definition::PageTarget;
 use tidegate_core::units::Timestamp;
-use tidegate_workers::notify::{Delivery, Limits, Link, Notifier, Page, QUEUE_MAX, Severity};
+use tidegate_workers::notify::{Delivery, Limits, Notifier, QUEUE_MAX};
 use tokio::time::Instant;
 
 fn limits() -> Limits {
@@ -15,14 +17,14 @@ fn limits() -> Limits {
     }
 }
 
-fn page(key: &str) -> Page {
+fn page() -> Page {
     Page {
-        key: key.to_owned(),
-        severity: Severity::Page,
+        key: "frontend/rollback".to_owned(),
+        severity: Severity::High,
         title: "frontend r7 is rolled back in eu-1".to_owned(),
         text: "alarm one-box-faults".to_owned(),
         at: Timestamp(1_000),
-        links: vec![Link { title: "pipeline".to_owned(), url: "http://127.0.0.1/p".to_owned() }],
+        to: vec![PageTarget::Webhook("http://127.0.0.1/secret".to_owned())],
     }
 }
 
@@ -37,14 +39,15 @@ fn why(delivery: Delivery) -> String {
 async fn a_page_is_repeated_under_the_same_key_until_it_is_taken() {
     let server = Server::start(|n| Some((if n < 2 { 503 } else { 204 }, ""))).await;
     let notifier = Notifier::new(limits()).unwrap();
-    assert_eq!(notifier.deliver(&format!("{}/hook", server.url), &page("p-1")).await, Delivery::Delivered);
+    assert_eq!(notifier.deliver(&format!("{}/hook", server.url), "p-1", &page()).await, Delivery::Delivered);
     let requests = server.requests();
     assert_eq!(requests.len(), 3);
     for request in &requests {
         assert!(request.head.starts_with("post /hook http/1.1\r\n"), "{}", request.head);
         assert!(request.head.contains("\r\nidempotency-key: p-1\r\n"), "{}", request.head);
         assert!(request.head.contains("\r\ncontent-type: application/json\r\n"), "{}", request.head);
-        assert_eq!(serde_json::from_str::<Page>(&request.body).unwrap(), page("p-1"));
+        expect_test::expect![[r#"{"key":"frontend/rollback","severity":"high","title":"frontend r7 is rolled back in eu-1","text":"alarm one-box-faults","at":"1970-01-01T00:00:01.000Z"}"#]]
+            .assert_eq(&request.body);
     }
 }
 
@@ -53,15 +56,15 @@ async fn what_repeating_cannot_mend_is_given_up_at_once() {
     let server = Server::start(|_| Some((404, ""))).await;
     let notifier = Notifier::new(limits()).unwrap();
     assert_eq!(
-        why(notifier.deliver(&server.url, &page("p-1")).await),
+        why(notifier.deliver(&server.url, "p-1", &page()).await),
         "the destination answered 404 Not Found (try 1)"
     );
     assert_eq!(server.requests().len(), 1);
-    assert!(why(notifier.deliver("no address", &page("p-1")).await).contains("(try 1)"));
-    assert!(why(notifier.deliver(&server.url, &page("two\nlines")).await).contains("key"));
-    let mut long = page("p-2");
+    assert!(why(notifier.deliver("no address", "p-1", &page()).await).contains("(try 1)"));
+    assert!(why(notifier.deliver(&server.url, "two\nlines", &page()).await).contains("key"));
+    let mut long = page();
     long.text = "x".repeat(70_000);
-    assert!(why(notifier.deliver(&server.url, &long).await).contains("65536 are allowed"));
+    assert!(why(notifier.deliver(&server.url, "p-2", &long).await).contains("65536 are allowed"));
     assert_eq!(server.requests().len(), 1);
 }
 
@@ -70,13 +73,13 @@ async fn a_page_is_given_up_after_the_last_try() {
     let server = Server::start(|_| Some((500, ""))).await;
     let notifier = Notifier::new(limits()).unwrap();
     assert_eq!(
-        why(notifier.deliver(&server.url, &page("p-1")).await),
+        why(notifier.deliver(&server.url, "p-1", &page()).await),
         "the destination answered 500 Internal Server Error (try 3)"
     );
     assert_eq!(server.requests().len(), 3);
     // Nobody listens there: the port was free a moment ago.
     let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let why = why(notifier.deliver(&format!("http://{gone}/secret-path"), &page("p-1")).await);
+    let why = why(notifier.deliver(&format!("http://{gone}/secret-path"), "p-1", &page()).await);
     assert!(why.ends_with("(try 3)") && !why.contains("secret-path"), "{why}");
 }
 
@@ -89,16 +92,16 @@ async fn a_destination_that_never_answers_is_bounded_and_holds_nothing_else_up()
     let started = Instant::now();
     for n in 0..=QUEUE_MAX {
         let (notifier, url) = (notifier.clone(), hanging.url.clone());
-        pages.spawn(async move { notifier.deliver(&url, &page(&format!("p-{n}"))).await });
+        pages.spawn(async move { notifier.deliver(&url, &format!("p-{n}"), &page()).await });
     }
     let first = pages.join_next().await.unwrap().unwrap();
     assert_eq!(why(first), "100 pages to this destination are waiting already");
-    assert_eq!(notifier.deliver(&good.url, &page("other")).await, Delivery::Delivered);
+    assert_eq!(notifier.deliver(&good.url, "other", &page()).await, Delivery::Delivered);
     assert!(started.elapsed() < Duration::from_secs(15), "the other one waited: {:?}", started.elapsed());
     drop(pages);
 
     let notifier = Notifier::new(Limits { attempt_timeout: Duration::from_millis(200), ..limits() }).unwrap();
     let started = Instant::now();
-    assert_eq!(why(notifier.deliver(&hanging.url, &page("p")).await), "no answer within 200 ms (try 3)");
+    assert_eq!(why(notifier.deliver(&hanging.url, "p", &page()).await), "no answer within 200 ms (try 3)");
     assert!((Duration::from_millis(600)..Duration::from_secs(15)).contains(&started.elapsed()));
 }

@@ -5,10 +5,11 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
+use tidegate_core::definition::TestSpec;
 use tidegate_core::ids::PackageDigest;
 use tidegate_core::units::{Span, Timestamp};
 use tidegate_fleet::package::{ExternalParameters, PackItem, PackageStore, Provenance, SigningKey, pack};
-use tidegate_workers::test_runner::{TestError, TestResult, TestRun, TestSpec, run_test};
+use tidegate_workers::test_runner::{TestError, TestResult, TestRun, run_test};
 
 struct Fixture {
     dir: tempfile::TempDir,
@@ -36,15 +37,10 @@ impl Fixture {
         Fixture { dir, store, key, package }
     }
 
-    fn test(&self, time_limit: Span, retries: u32) -> TestRun {
+    fn test(&self, time_limit: Span) -> TestRun {
         let control = self.dir.path().join("control").display().to_string();
         TestRun {
-            spec: TestSpec {
-                name: "itest".to_owned(),
-                run: vec!["./itest".to_owned(), control],
-                time_limit,
-                retries,
-            },
+            spec: TestSpec { name: "itest".to_owned(), run: vec!["./itest".to_owned(), control], time_limit },
             package: self.package.clone(),
             service: "frontend".parse().unwrap(),
             environment: "beta".parse().unwrap(),
@@ -77,7 +73,7 @@ async fn a_test_knows_its_endpoints_and_has_a_low_priority() {
            pwd | grep -qx "$TIDEGATE_PACKAGE_DIR" && touch "$TIDEGATE_TEST_DIR/x" && nice
            env | cut -d = -f 1 | grep -v -e TIDEGATE -e '^_$' | sort | tr '\n' ' '"#,
     );
-    let result = fixture.run(&fixture.test(Span::minutes(1), 0), never()).await.unwrap();
+    let result = fixture.run(&fixture.test(Span::minutes(1)), never()).await.unwrap();
     assert_eq!(result, TestResult::Passed);
     let log = fixture.log();
     let lines: Vec<&str> = log.lines().collect();
@@ -87,17 +83,14 @@ async fn a_test_knows_its_endpoints_and_has_a_low_priority() {
 }
 
 #[tokio::test]
-async fn a_failing_test_tells_how_it_ended_and_is_repeated_only_as_often_as_allowed() {
+async fn a_failing_test_tells_how_it_ended_and_is_not_repeated() {
     let fixture = Fixture::new("echo try >> $1; echo expected 3, got 4; exit 7");
     let expected = TestResult::Failed {
         exit: "exit status: 7".to_owned(),
         last_lines: vec!["expected 3, got 4".to_owned()],
     };
-    assert_eq!(fixture.run(&fixture.test(Span::minutes(1), 0), never()).await.unwrap(), expected);
-    assert_eq!(fixture.run(&fixture.test(Span::minutes(1), 2), never()).await.unwrap(), expected);
-    assert_eq!(fs::read_to_string(fixture.dir.path().join("control")).unwrap().lines().count(), 4);
-    let flaky = Fixture::new("echo try >> $1; test $(wc -l < $1) -ge 2");
-    assert_eq!(flaky.run(&flaky.test(Span::minutes(1), 1), never()).await.unwrap(), TestResult::Passed);
+    assert_eq!(fixture.run(&fixture.test(Span::minutes(1)), never()).await.unwrap(), expected);
+    assert_eq!(fs::read_to_string(fixture.dir.path().join("control")).unwrap().lines().count(), 1);
 }
 
 /// Whether a process whose id the script wrote down is there.
@@ -112,7 +105,7 @@ const HANGS: &str =
 #[tokio::test]
 async fn a_hanging_test_is_ended_with_all_that_it_started() {
     let fixture = Fixture::new(HANGS);
-    let result = fixture.run(&fixture.test(Span::seconds(3), 0), never()).await.unwrap();
+    let result = fixture.run(&fixture.test(Span::seconds(3)), never()).await.unwrap();
     assert_eq!(result, TestResult::TimedOut { last_lines: vec!["waits".to_owned()] });
     let deadline = std::time::Instant::now() + Duration::from_secs(20);
     while is_alive(&fixture) {
@@ -130,7 +123,7 @@ async fn a_cancelled_test_is_ended() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    let test = fixture.test(Span::minutes(1), 3);
+    let test = fixture.test(Span::minutes(1));
     let result = tokio::time::timeout(Duration::from_secs(30), fixture.run(&test, running)).await.unwrap();
     assert!(matches!(result, Err(TestError::Cancelled { .. })));
 }
@@ -138,12 +131,12 @@ async fn a_cancelled_test_is_ended() {
 #[tokio::test]
 async fn what_says_nothing_about_the_release_is_an_error() {
     let fixture = Fixture::new("true");
-    let mut test = fixture.test(Span::minutes(1), 0);
+    let mut test = fixture.test(Span::minutes(1));
     test.spec.run = vec!["./no-such-program".to_owned()];
     let error = fixture.run(&test, never()).await.unwrap_err();
     assert_eq!(error.to_string(), "cannot run test 'itest'");
     let tar = fixture.dir.path().join(format!("packages/{}.tar", fixture.package));
     fs::write(tar, "other bytes").unwrap();
-    let error = fixture.run(&fixture.test(Span::minutes(1), 0), never()).await.unwrap_err();
+    let error = fixture.run(&fixture.test(Span::minutes(1)), never()).await.unwrap_err();
     assert!(matches!(error, TestError::Package { source, .. } if source.is_tampering()));
 }
