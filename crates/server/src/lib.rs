@@ -1,1 +1,12 @@
-//! To be described.
+//! The server: HTTP in front, hands behind, and the runtime between them.
+//!
+//! [`serve`] puts everything together. Handlers extract, convert, call and convert; the hands perform effects and bring
+//! observations in. Neither decides anything: that is `tidegate_core`'s.
+
+pub mod apply;
+pub mod auth;
+mod collaborators;
+pub mod hands;
+pub mod http;
+pub mod serve;
+pub mod view;

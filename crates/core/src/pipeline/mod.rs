@@ -11,7 +11,7 @@ mod review;
 mod rollback;
 mod why;
 
-pub use decide::Snapshots;
+pub use decide::{Snapshots, Switches};
 pub(crate) use decide::decide;
 pub use event::{Grant, Observed, PipelineEvent};
 pub use facts::PipelineFact;

@@ -1,0 +1,56 @@
+//! What the HTTP API needs of the hands.
+
+use crate::hands::{Hands, Poller};
+use crate::http::Collaborators;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tidegate_api::{BadPackage, Endpoint, PackagesVerified, VERSION};
+use tidegate_core::ids::{PipelineId, ReleaseNo};
+
+/// The hands, as the API sees them.
+pub struct HandsForApi {
+    /// The hands.
+    pub hands: Arc<Hands>,
+    /// Their look at sources.
+    pub poller: Arc<Poller>,
+}
+
+impl Collaborators for HandsForApi {
+    fn source_changed(&self, _url: &str) {
+        self.poller.notify();
+    }
+
+    fn build_log(&self, pipeline: &PipelineId, release: ReleaseNo) -> PathBuf {
+        Hands::build_log(&self.hands.dirs, pipeline, release)
+    }
+
+    fn endpoints(&self) -> BoxFuture<'_, Result<Vec<Endpoint>, String>> {
+        async {
+            let known = self.hands.engines.fleet.endpoints().await.map_err(|e| e.to_string())?;
+            let endpoint = |e: tidegate_fleet::protocol::Endpoint| Endpoint {
+                service: e.endpoint.service,
+                environment: e.endpoint.environment,
+                region: e.endpoint.region,
+                url: e.url,
+            };
+            Ok(known.into_iter().map(endpoint).collect())
+        }
+        .boxed()
+    }
+
+    fn verify_packages(&self) -> BoxFuture<'_, Result<PackagesVerified, String>> {
+        let verify = |hands: &Hands| {
+            let mut all = PackagesVerified { version: VERSION, good: 0, bad: Vec::new() };
+            for digest in hands.packages.list().map_err(|e| e.to_string())? {
+                match hands.packages.verify(&digest, &hands.trusted_keys) {
+                    Ok(_) => all.good += 1,
+                    Err(why) => all.bad.push(BadPackage { package: digest.to_string(), why: why.to_string() }),
+                }
+            }
+            Ok(all)
+        };
+        async move { self.hands.blocking(verify).await }.boxed()
+    }
+}

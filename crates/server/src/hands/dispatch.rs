@@ -1,0 +1,118 @@
+//! Performs the effects of one lane, each at least once. An effect stays in the store until its end is recorded; one that
+//! fails is tried again with growing pauses.
+
+use super::Hands;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+use tidegate_core::decision::{Effect, EffectId, ForwardEffect, RollbackEffect};
+use tidegate_core::units::{Span, Timestamp};
+use tidegate_runtime::{Lane, PendingEffect};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// How many effects of a lane are in work at once.
+const IN_WORK_MAX: usize = 256;
+/// First pause after a failure; doubled with each further one.
+const RETRY_FIRST: Span = Span(250);
+/// Longest pause between two tries.
+const RETRY_MAX: Span = Span::seconds(30);
+/// The store is looked at anew at least this often, whatever was signalled.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// What came of one try.
+pub(super) enum Performed {
+    /// It is done, and its end still has to be recorded.
+    Done,
+    /// Its result was told, and its end recorded with it.
+    Told,
+    /// It has to be tried again, for this reason.
+    Failed(String),
+}
+
+pub(super) async fn run(hands: Arc<Hands>, lane: Lane, stop: CancellationToken) {
+    let mut signal = hands.signals.lane(lane);
+    let mut in_work: BTreeSet<EffectId> = BTreeSet::new();
+    let mut tasks: JoinSet<EffectId> = JoinSet::new();
+    while !stop.is_cancelled() {
+        signal.mark_unchanged();
+        let wanted = IN_WORK_MAX + in_work.len();
+        match hands.blocking(move |h| h.runtime.effects(lane, wanted)).await {
+            Ok(pending) => {
+                for effect in pending {
+                    if in_work.len() < IN_WORK_MAX && in_work.insert(effect.id.clone()) {
+                        let hands = Arc::clone(&hands);
+                        tasks.spawn(async move {
+                            let id = effect.id.clone();
+                            perform(&hands, effect).await;
+                            id
+                        });
+                    }
+                }
+            }
+            Err(error) => tracing::error!("cannot read effects: {error}"),
+        }
+        let pause = pause(&hands, lane, in_work.is_empty()).await;
+        tokio::select! {
+            () = stop.cancelled() => {}
+            _ = signal.changed() => {}
+            () = tokio::time::sleep(pause) => {}
+            Some(ended) = tasks.join_next() => match ended {
+                Ok(id) => {
+                    in_work.remove(&id);
+                }
+                Err(failed) => {
+                    // The effect is still in the store; forgetting all that is not running lets it be tried again.
+                    tracing::error!("an effect's task failed: {failed}");
+                    if tasks.is_empty() {
+                        in_work.clear();
+                    }
+                }
+            },
+        }
+    }
+}
+
+async fn pause(hands: &Arc<Hands>, lane: Lane, idle: bool) -> Duration {
+    if !idle {
+        return PAUSE_MAX;
+    }
+    match hands.blocking(move |h| (h.runtime.next_effect_at(lane), h.runtime.now())).await {
+        (Ok(Some(at)), now) => Duration::from(at.since(now)).clamp(Duration::from_millis(1), PAUSE_MAX),
+        _ => PAUSE_MAX,
+    }
+}
+
+async fn perform(hands: &Arc<Hands>, pending: PendingEffect) {
+    let PendingEffect { id, attempt, effect, .. } = pending;
+    let performed = match effect {
+        Effect::Rollback(RollbackEffect::Return(order)) => hands.engines.set(hands, &order, true).await,
+        Effect::Forward(ForwardEffect::Deploy(order)) => hands.engines.set(hands, &order, false).await,
+        Effect::Forward(ForwardEffect::Build(order)) => super::builds::perform(hands, &id, &order).await,
+        Effect::Forward(ForwardEffect::Test(order)) => super::tests_run::perform(hands, &id, &order).await,
+        Effect::Forward(ForwardEffect::Page(page)) => super::pages::perform(hands, &id, &page).await,
+    };
+    let recorded = match performed {
+        Performed::Told => Ok(()),
+        Performed::Done => {
+            let id = id.clone();
+            hands.blocking(move |h| h.runtime.effect_done(&id)).await
+        }
+        Performed::Failed(why) => {
+            let pause = Span(RETRY_FIRST.millis().saturating_mul(1 << attempt.min(16))).min(RETRY_MAX);
+            tracing::warn!(effect = %id, attempt, "an effect failed and is tried again in {pause}: {why}");
+            let id = id.clone();
+            hands
+                .blocking(move |h| {
+                    let retry_at: Timestamp = h.runtime.now() + pause;
+                    h.runtime.effect_failed(&id, attempt, retry_at)
+                })
+                .await
+        }
+    };
+    if let Err(error) = recorded {
+        tracing::error!(effect = %id, "the end of an effect cannot be recorded, so it will be repeated: {error}");
+        // A full disk must not turn into a busy loop.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}

@@ -1,0 +1,127 @@
+//! The hands of the server: what performs effects and what brings events in. Nothing is decided here.
+//!
+//! Every loop is a reconciler that takes no hints: a signal only makes it look earlier. Each lane has its own loop and its
+//! own places, so that nothing of the forward lane, however slow, holds a rollback (X1).
+
+mod builds;
+mod dispatch;
+mod engines;
+mod monitor;
+mod observe;
+mod pages;
+mod signals;
+mod sources;
+mod tests_run;
+mod timers;
+
+pub use engines::Engines;
+pub use signals::Signals;
+pub use sources::Poller;
+
+use crate::serve::Dirs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tidegate_core::decision::{Actor, EffectId, Event};
+use tidegate_core::ids::{PipelineId, ReleaseNo};
+use tidegate_core::pipeline::PipelineEvent;
+use tidegate_fleet::package::{PackageStore, SigningKey, TrustedKeys};
+use tidegate_runtime::{Runtime, SubmitError};
+use tidegate_workers::canary::Canaries;
+use tidegate_workers::notify::Notifier;
+use tidegate_workers::secrets::SecretStore;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// How many builds run at once. A build takes all the CPU that is left over; two of them would only get in each other's way.
+pub const BUILDS_AT_ONCE: usize = 1;
+/// How many steps are tested at once.
+pub const TESTS_AT_ONCE: usize = 4;
+
+/// What the hands work with.
+pub struct Hands {
+    /// Decides and remembers.
+    pub runtime: Arc<Runtime>,
+    /// Tells of commits.
+    pub signals: Arc<Signals>,
+    /// Moves boxes and units.
+    pub engines: Arc<Engines>,
+    /// Keeps packages.
+    pub packages: PackageStore,
+    /// Signs them.
+    pub signing_key: Arc<SigningKey>,
+    /// Verifies them.
+    pub trusted_keys: TrustedKeys,
+    /// Secrets by name.
+    pub secrets: SecretStore,
+    /// Delivers pages.
+    pub notifier: Notifier,
+    /// Runs canaries.
+    pub canaries: Canaries,
+    /// Reads sources.
+    pub poller: Arc<Poller>,
+    /// Where everything is.
+    pub dirs: Dirs,
+    /// Tools of the machine that builds may use, read-only.
+    pub tool_paths: Vec<PathBuf>,
+    /// Places for builds.
+    pub build_places: Semaphore,
+    /// Places for tests.
+    pub test_places: Semaphore,
+}
+
+impl Hands {
+    /// Starts every loop; they end when `stop` is cancelled.
+    pub fn start(self: &Arc<Self>, tasks: &mut JoinSet<()>, stop: &CancellationToken) {
+        use tidegate_runtime::Lane;
+        tasks.spawn(dispatch::run(Arc::clone(self), Lane::Rollback, stop.clone()));
+        tasks.spawn(dispatch::run(Arc::clone(self), Lane::Forward, stop.clone()));
+        tasks.spawn(timers::run(Arc::clone(self), stop.clone()));
+        tasks.spawn(observe::run_fleet(Arc::clone(self), stop.clone()));
+        tasks.spawn(observe::run_commands(Arc::clone(self), stop.clone()));
+        tasks.spawn(monitor::run(Arc::clone(self), stop.clone()));
+        tasks.spawn(sources::run(Arc::clone(self), stop.clone()));
+    }
+
+    /// Tells a pipeline something that tidegate itself has found. What the pipeline does not take is logged, not lost: it is
+    /// found again at the next look.
+    pub(crate) async fn tell(self: &Arc<Self>, pipeline: &PipelineId, event: PipelineEvent) {
+        let event = Event::Pipeline(pipeline.clone(), event);
+        if let Err(error) = self.submit(event).await {
+            tracing::warn!(pipeline = pipeline.as_str(), "an event was not taken: {error}");
+        }
+    }
+
+    pub(crate) async fn submit(self: &Arc<Self>, event: Event) -> Result<(), SubmitError> {
+        self.blocking(move |hands| hands.runtime.submit(&event, &Actor::Tidegate).map(|_| ())).await
+    }
+
+    /// Tells the result of an effect; both are committed together.
+    pub(crate) async fn tell_result(
+        self: &Arc<Self>,
+        effect: &EffectId,
+        pipeline: &PipelineId,
+        event: PipelineEvent,
+    ) -> Result<(), SubmitError> {
+        let (effect, event) = (effect.clone(), Event::Pipeline(pipeline.clone(), event));
+        self.blocking(move |hands| hands.runtime.submit_result(&effect, &event).map(|_| ())).await
+    }
+
+    /// Runs something that waits for the disk without holding up other tasks.
+    pub(crate) async fn blocking<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Hands) -> T + Send + 'static,
+    ) -> T {
+        let hands = Arc::clone(self);
+        match tokio::task::spawn_blocking(move || work(&hands)).await {
+            Ok(done) => done,
+            Err(failed) => std::panic::resume_unwind(failed.into_panic()),
+        }
+    }
+
+    /// The log of a release's build.
+    #[must_use]
+    pub fn build_log(dirs: &Dirs, pipeline: &PipelineId, release: ReleaseNo) -> PathBuf {
+        dirs.logs.join("builds").join(pipeline.as_str()).join(format!("{release}.log"))
+    }
+}

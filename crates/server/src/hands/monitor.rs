@@ -1,0 +1,219 @@
+//! The monitoring loop: asks the fleet and the canaries what they saw, lets [`tidegate_workers::monitor`] evaluate every
+//! closed second in order, and tells the teams which alarms changed and the pipelines what was watched.
+
+use super::Hands;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+use tidegate_core::alarm::AlarmName;
+use tidegate_core::decision::Event;
+use tidegate_core::engine::Observation;
+use tidegate_core::ids::{EnvironmentId, PipelineId, RegionId, Role, ServiceId, TeamId};
+use tidegate_core::pipeline::{Grant, Pipeline, PipelineEvent, Work};
+use tidegate_core::scope::Scope;
+use tidegate_core::team::{Team, TeamEvent};
+use tidegate_core::units::Timestamp;
+use tidegate_fleet::protocol::{EndpointKey, MetricsPage, SetEndpoint};
+use tidegate_workers::canary::{CanaryKey, CanaryTarget};
+use tidegate_workers::monitor::{Found, KEPT_SECONDS, Monitor, Standing};
+use tokio_util::sync::CancellationToken;
+
+/// How often the fleet is asked for closed seconds. A second that makes an alarm fire is acted on within this and the time
+/// of two commits.
+const ASK_EVERY: Duration = Duration::from_millis(100);
+/// Canaries follow definitions and endpoints this often.
+const CANARIES_EVERY: i64 = 2;
+
+struct Watcher {
+    monitor: Monitor,
+    standing: Standing,
+    evaluated: i64,
+    /// Since when a pipeline's Region has been watched without a gap, up to where it was granted.
+    granted: BTreeMap<(PipelineId, Scope), i64>,
+    last_blind: BTreeMap<(TeamId, Scope), BTreeSet<AlarmName>>,
+    canaries_at: i64,
+}
+
+pub(super) async fn run(hands: Arc<Hands>, stop: CancellationToken) {
+    let mut watcher = Watcher {
+        monitor: Monitor::default(),
+        standing: Standing::default(),
+        evaluated: begin(&hands).await,
+        granted: BTreeMap::new(),
+        last_blind: BTreeMap::new(),
+        canaries_at: 0,
+    };
+    while !stop.is_cancelled() {
+        if let Err(why) = watcher.round(&hands).await {
+            tracing::warn!("monitoring is blind: {why}");
+            // What is not watched is not granted: the intervals begin anew.
+            watcher.granted.clear();
+        }
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(ASK_EVERY) => {}
+        }
+    }
+}
+
+/// Where evaluation begins: with the earliest release that is under way, so that what happened while the server was down
+/// is evaluated before anything goes on.
+async fn begin(hands: &Arc<Hands>) -> i64 {
+    let now = hands.runtime.now().0 / 1_000;
+    let mut first = now;
+    for id in hands.blocking(|h| h.runtime.pipelines()).await.unwrap_or_default() {
+        let Ok(Some(pipeline)) = hands.runtime.pipeline(&id) else { continue };
+        for state in pipeline.steps.values() {
+            let since = match &state.work {
+                Work::Baking { clock, .. } => clock.regions.values().map(|c| c.until).min(),
+                other => other.under_way().map(|(_, entered)| entered),
+            };
+            first = since.map_or(first, |at| first.min(at.0 / 1_000));
+        }
+    }
+    first.max(now - KEPT_SECONDS)
+}
+
+impl Watcher {
+    async fn round(&mut self, hands: &Arc<Hands>) -> Result<(), String> {
+        // Alarms look back further than the first second that is evaluated.
+        let after = if self.monitor.complete_until() == 0 { self.evaluated - KEPT_SECONDS } else { self.monitor.complete_until() - 1 };
+        let page: MetricsPage = hands.engines.fleet.metrics(after).await.map_err(|e| e.to_string())?;
+        if page.complete_until <= self.monitor.complete_until() {
+            return Ok(());
+        }
+        // Canary runs of seconds that are not closed for the fleet yet come with the next round.
+        let mut canaries = hands.canaries.cells_after(after);
+        canaries.retain(|cell| cell.second < page.complete_until);
+        self.monitor.take_canaries(&canaries);
+        self.monitor.take_metrics(&page.cells, &page.unrouted, page.complete_until);
+        let slots = hands.engines.fleet.slots().await.map_err(|e| e.to_string())?;
+        self.standing = standing(&slots.observations);
+        let teams = hands.blocking(|h| h.runtime.teams()).await.map_err(|e| e.to_string())?;
+        let until = self.monitor.complete_until();
+        if until >= self.canaries_at {
+            self.canaries_at = until + CANARIES_EVERY;
+            set_canaries(hands, &teams, &self.standing).await?;
+        }
+        for end in self.evaluated + 1..=until {
+            for team in &teams {
+                self.evaluate(hands, team, end).await?;
+            }
+        }
+        self.evaluated = until;
+        self.grant(hands, until).await;
+        Ok(())
+    }
+
+    /// Tells the team which alarms are in another state than it has recorded.
+    async fn evaluate(&mut self, hands: &Arc<Hands>, id: &TeamId, end: i64) -> Result<(), String> {
+        let Ok(team) = hands.runtime.team(id) else { return Ok(()) };
+        for scope in scopes(&team, &self.standing) {
+            let Found { at, reports, blind, .. } = self.monitor.evaluate(&team, &scope, end, &self.standing);
+            self.last_blind.insert((id.clone(), scope.clone()), blind);
+            let changed: BTreeMap<_, _> =
+                reports.into_iter().filter(|(name, r)| team.scopes.get(&scope).and_then(|a| a.get(name)).is_none_or(|s| s.state != r.state)).collect();
+            if !changed.is_empty() {
+                let event = TeamEvent::Evaluated { scope, at, alarms: changed };
+                hands.submit(Event::Team(id.clone(), event)).await.map_err(|e| e.to_string())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Grants watched time to every pipeline that bakes.
+    async fn grant(&mut self, hands: &Arc<Hands>, until: i64) {
+        for id in hands.blocking(|h| h.runtime.pipelines()).await.unwrap_or_default() {
+            let Ok(Some(pipeline)) = hands.runtime.pipeline(&id) else { continue };
+            let baking = baking(&pipeline);
+            self.granted.retain(|(p, scope), _| *p != id || baking.contains(scope));
+            let (Some(team), Some(definition)) = (&pipeline.team, &pipeline.definition) else { continue };
+            let service = &definition.service;
+            let mut grants = Vec::new();
+            for scope in baking {
+                let from = *self.granted.get(&(id.clone(), scope.clone())).unwrap_or(&(until - 1));
+                self.granted.insert((id.clone(), scope.clone()), until);
+                if from >= until {
+                    continue;
+                }
+                grants.push(Grant {
+                    from: Timestamp(from * 1_000),
+                    until: Timestamp(until * 1_000),
+                    blind: self.blind(hands, team, service, &scope),
+                    requests: self.monitor.requests(service, &scope, from, until),
+                    scope,
+                });
+            }
+            if !grants.is_empty() {
+                hands.tell(&id, PipelineEvent::Watched { grants }).await;
+            }
+        }
+    }
+
+    /// Alarms without data. A service that reports nothing at all in a Region where its pipeline bakes is blind as a whole.
+    fn blind(
+        &self,
+        hands: &Hands,
+        team: &TeamId,
+        service: &ServiceId,
+        scope: &Scope,
+    ) -> BTreeSet<AlarmName> {
+        let mut blind = self.last_blind.get(&(team.clone(), scope.clone())).cloned().unwrap_or_default();
+        if !self.standing.services.contains(&(service.clone(), scope.clone())) {
+            let definition = hands.runtime.team(team).ok().and_then(|t| t.services.iter().find(|s| &s.name == service).cloned());
+            blind.extend(definition.iter().flat_map(tidegate_core::team::metric_alarms).map(|a| a.name));
+        }
+        blind
+    }
+}
+
+fn baking(pipeline: &Pipeline) -> BTreeSet<Scope> {
+    let bakes = |step: &tidegate_core::plan::Step| {
+        pipeline.steps.get(&step.id).is_some_and(|s| matches!(s.work, Work::Baking { .. }))
+    };
+    let steps = pipeline.plan.steps().map(|(_, step)| step).filter(|step| bakes(step));
+    steps.flat_map(|step| step.targets.iter().map(|t| Scope::of(&t.id))).collect()
+}
+
+/// Where boxes stand, whether they report or not: silence is blindness, not absence.
+fn standing(slots: &[Observation]) -> Standing {
+    let mut standing = Standing::default();
+    for slot in slots.iter().filter(|s| !s.boxes.is_empty()) {
+        let target = &slot.slot.target;
+        let place = (target.service.clone(), Scope::of(target));
+        if target.role == Role::OneBox {
+            standing.one_boxes.insert(place.clone());
+        }
+        standing.services.insert(place);
+    }
+    standing
+}
+
+/// Every Region in which the team has boxes.
+fn scopes(team: &Team, standing: &Standing) -> BTreeSet<Scope> {
+    let own = |service: &ServiceId| team.services.iter().any(|s| &s.name == service);
+    standing.services.iter().filter(|(service, _)| own(service)).map(|(_, scope)| scope.clone()).collect()
+}
+
+/// Runs every service's canaries against each of its endpoints that has boxes.
+async fn set_canaries(hands: &Arc<Hands>, teams: &[TeamId], standing: &Standing) -> Result<(), String> {
+    let mut targets = BTreeMap::new();
+    for id in teams {
+        let Ok(team) = hands.runtime.team(id) else { continue };
+        for service in team.services.iter().filter(|s| !s.canaries.is_empty()) {
+            for (_, scope) in standing.services.iter().filter(|(name, _)| *name == service.name) {
+                let (environment, region): (EnvironmentId, RegionId) = (scope.environment.clone(), scope.region.clone());
+                let key = CanaryKey { service: service.name.clone(), environment, region };
+                let endpoint = EndpointKey {
+                    service: key.service.clone(),
+                    environment: key.environment.clone(),
+                    region: key.region.clone(),
+                };
+                let set = SetEndpoint { endpoint, listen: None };
+                let endpoint = hands.engines.fleet.set_endpoint(&set).await.map_err(|e| e.to_string())?.url;
+                targets.insert(key, CanaryTarget { endpoint, canaries: service.canaries.clone() });
+            }
+        }
+    }
+    hands.canaries.set(targets).map_err(|e| e.to_string())
+}

@@ -1,0 +1,79 @@
+//! Brings what engines see to the pipelines: at once when something changes, and every second for slots that move.
+
+use super::Hands;
+use std::sync::Arc;
+use std::time::Duration;
+use tidegate_core::engine::Observation;
+use tidegate_core::pipeline::{Motion, PipelineEvent};
+use tokio_util::sync::CancellationToken;
+
+/// Moving slots are observed at least this often, also if nothing changes: a box may have become healthy for long enough.
+const MOVING_EVERY: Duration = Duration::from_millis(500);
+/// Pause after the fleet could not be asked.
+const TROUBLE_PAUSE: Duration = Duration::from_millis(500);
+
+pub(super) async fn run_fleet(hands: Arc<Hands>, stop: CancellationToken) {
+    let mut seen = 0;
+    while !stop.is_cancelled() {
+        let look = async {
+            tokio::select! {
+                changed = hands.engines.fleet.watch(seen) => changed,
+                // All slots, whether they changed or not.
+                () = tokio::time::sleep(MOVING_EVERY) => hands.engines.fleet.slots().await,
+            }
+        };
+        let told = tokio::select! {
+            () = stop.cancelled() => return,
+            told = look => told,
+        };
+        match told {
+            Ok(observations) => {
+                seen = observations.version;
+                tell(&hands, observations.observations).await;
+            }
+            Err(error) => {
+                tracing::warn!("the fleet does not answer: {error}");
+                seen = 0;
+                tokio::time::sleep(TROUBLE_PAUSE).await;
+            }
+        }
+    }
+}
+
+pub(super) async fn run_commands(hands: Arc<Hands>, stop: CancellationToken) {
+    let mut changes = hands.engines.commands.changes();
+    while !stop.is_cancelled() {
+        changes.mark_unchanged();
+        let observations = hands.engines.commands.observe_all();
+        tell(&hands, observations).await;
+        tokio::select! {
+            () = stop.cancelled() => {}
+            _ = changes.changed() => {}
+            () = tokio::time::sleep(MOVING_EVERY) => {}
+        }
+    }
+}
+
+async fn tell(hands: &Arc<Hands>, observations: Vec<Observation>) {
+    for observation in observations {
+        if matters(hands, &observation) {
+            let pipeline = observation.slot.pipeline.clone();
+            hands.tell(&pipeline, PipelineEvent::SlotObserved { observation }).await;
+        }
+    }
+}
+
+/// Whether an observation can change anything: the slot moves, or its capacity is not what was recorded. Only saves work:
+/// the pipeline decides again in any case.
+fn matters(hands: &Hands, seen: &Observation) -> bool {
+    let Ok(Some(pipeline)) = hands.runtime.pipeline(&seen.slot.pipeline) else { return false };
+    let Some(slot) = pipeline.slots.get(&seen.slot.target) else { return false };
+    if slot.motion != Motion::Settled {
+        return true;
+    }
+    let Some(definition) = &pipeline.definition else { return false };
+    let minimum = tidegate_core::rollout::minimum_healthy(&definition.rolling, slot.boxes);
+    let healthy = seen.boxes.iter().filter(|b| b.health.is_healthy()).count();
+    let enough = u32::try_from(healthy).unwrap_or(u32::MAX) >= minimum;
+    enough != matches!(slot.capacity, tidegate_core::pipeline::Capacity::Enough)
+}

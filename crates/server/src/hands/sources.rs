@@ -1,0 +1,108 @@
+//! Looks at sources: at the pace of their definition, and at once when somebody notifies.
+
+use super::Hands;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tidegate_core::definition::SourceDef;
+use tidegate_core::ids::{PipelineId, SourceId};
+use tidegate_core::pipeline::{PENDING_COMMITS_MAX, PipelineEvent};
+use tidegate_core::run_spec::hex;
+use tidegate_workers::git::Mirror;
+use tokio::sync::{Mutex, Notify};
+use tokio_util::sync::CancellationToken;
+
+/// The list of pipelines is looked at this often for sources that are due.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// Keeps the mirrors of all sources, one for each URL and secret.
+pub struct Poller {
+    dir: PathBuf,
+    mirrors: Mutex<BTreeMap<String, Arc<Mirror>>>,
+    looked: std::sync::Mutex<BTreeMap<(PipelineId, SourceId), Instant>>,
+    notified: Notify,
+}
+
+impl Poller {
+    /// Mirrors are kept in this folder.
+    #[must_use]
+    pub fn new(dir: PathBuf) -> Self {
+        Self { dir, mirrors: Mutex::default(), looked: std::sync::Mutex::default(), notified: Notify::new() }
+    }
+
+    /// A source has changed: every source is looked at now. Whoever notifies names no source that could be wrong.
+    pub fn notify(&self) {
+        self.looked.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
+        self.notified.notify_one();
+    }
+
+    fn due(&self, pipeline: &PipelineId, source: &SourceDef) -> bool {
+        let mut looked = self.looked.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let key = (pipeline.clone(), source.name.clone());
+        let due = looked.get(&key).is_none_or(|at| at.elapsed() >= Duration::from(source.poll));
+        if due {
+            looked.insert(key, Instant::now());
+        }
+        due
+    }
+
+    /// The mirror of a source; made, but not fetched, if it is not there.
+    pub(super) async fn mirror(&self, hands: &Arc<Hands>, source: &SourceDef) -> Result<Arc<Mirror>, String> {
+        let secret_name = source.secret.as_ref().map_or("", |s| s.as_str());
+        let key = format!("{secret_name} {}", source.url);
+        let mut mirrors = self.mirrors.lock().await;
+        if let Some(known) = mirrors.get(&key) {
+            return Ok(Arc::clone(known));
+        }
+        let secret = source.secret.as_ref().map(|name| hands.secrets.get(name)).transpose().map_err(|e| e.to_string())?;
+        let dir = self.dir.join(hex(&<sha2::Sha256 as sha2::Digest>::digest(key.as_bytes()))[..32].to_owned());
+        let mirror = Mirror::open(&dir, &source.url, secret).await.map_err(|e| e.to_string())?;
+        let mirror = Arc::new(mirror);
+        mirrors.insert(key, Arc::clone(&mirror));
+        Ok(mirror)
+    }
+}
+
+pub(super) async fn run(hands: Arc<Hands>, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        for id in hands.blocking(|h| h.runtime.pipelines()).await.unwrap_or_default() {
+            let Ok(Some(pipeline)) = hands.runtime.pipeline(&id) else { continue };
+            let Some(definition) = &pipeline.definition else { continue };
+            for source in &definition.sources {
+                if hands.poller.due(&id, source) {
+                    let known = pipeline.sources.get(&source.name).and_then(|s| s.head.clone());
+                    let (hands, id, source) = (Arc::clone(&hands), id.clone(), source.clone());
+                    // One that hangs (its calls have time limits) holds up no other.
+                    tokio::spawn(async move { look(&hands, &id, &source, known).await });
+                }
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = hands.poller.notified.notified() => {}
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+        }
+    }
+}
+
+async fn look(
+    hands: &Arc<Hands>,
+    pipeline: &PipelineId,
+    source: &SourceDef,
+    known: Option<tidegate_core::ids::CommitId>,
+) {
+    let found = async {
+        let mirror = hands.poller.mirror(hands, source).await?;
+        mirror.fetch().await.map_err(|e| e.to_string())?;
+        mirror
+            .observe(&source.branch, known.as_ref(), source.since.as_ref(), PENDING_COMMITS_MAX)
+            .await
+            .map_err(|e| e.to_string())
+    };
+    let event = match found.await {
+        Ok(observation) => PipelineEvent::SourceObserved { source: source.name.clone(), observation },
+        Err(why) => PipelineEvent::SourceFailed { source: source.name.clone(), why },
+    };
+    hands.tell(pipeline, event).await;
+}

@@ -1,0 +1,305 @@
+//! Puts the server together: data directory, store, runtime, engines, hands, HTTP. Reads top-down as it starts.
+
+use crate::auth::Tokens;
+use crate::collaborators::HandsForApi;
+use crate::hands::{BUILDS_AT_ONCE, Engines, Hands, Poller, Signals, TESTS_AT_ONCE};
+use crate::http::Api;
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tidegate_core::pipeline::Switches;
+use tidegate_fleet::client::FleetClient;
+use tidegate_fleet::package::{PackageStore, SigningKey};
+use tidegate_runtime::{Options, Runtime, SystemClock};
+use tidegate_store::{SqliteOptions, SqliteStore};
+use tidegate_workers::canary::Canaries;
+use tidegate_workers::command_engine::CommandEngine;
+use tidegate_workers::notify::{Limits, Notifier};
+use tidegate_workers::secrets::SecretStore;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// How long a fleet that was started may take until it answers.
+const FLEET_START_MAX: Duration = Duration::from_secs(20);
+/// How long tasks may take to end when the server stops; what they had not finished is repeated at the next start.
+const STOP_MAX: Duration = Duration::from_secs(5);
+
+/// How a server is started.
+#[derive(Debug, Clone)]
+pub struct ServeOptions {
+    /// Everything that the server keeps.
+    pub data: PathBuf,
+    /// Where it listens; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Take an epoch above the engines' highest one although this store never had it: for a store that was restored.
+    pub new_epoch: bool,
+    /// Breaks of the rules, for tests; only in builds for development.
+    pub switches: Switches,
+}
+
+/// Why a server does not start, or has stopped.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say what the fields are")]
+pub enum ServeError {
+    #[error("failed to make {path}", path = path.display())]
+    Dir { path: PathBuf, source: std::io::Error },
+    #[error("failed to open the store: {0}")]
+    Store(#[from] tidegate_store::OpenError),
+    #[error("failed to start the runtime: {0}")]
+    Runtime(#[from] tidegate_runtime::RuntimeError),
+    #[error("failed to prepare packages: {0}")]
+    Packages(#[from] tidegate_fleet::package::PackageError),
+    #[error("failed to open the secrets: {0}")]
+    Secrets(#[from] tidegate_workers::secrets::SecretError),
+    #[error("failed to open the command engine: {0}")]
+    Commands(#[from] tidegate_workers::command_engine::OpenError),
+    #[error("failed to prepare pages: {0}")]
+    Notifier(#[from] tidegate_workers::notify::NotifierError),
+    #[error("failed to tell the teams their definitions: {0}")]
+    Teams(#[from] tidegate_runtime::SubmitError),
+    #[error("failed to prepare access tokens: {0}")]
+    Tokens(String),
+    #[error("failed to start the fleet: {why} (its log is {log})", log = log.display())]
+    Fleet { why: String, log: PathBuf },
+    #[error(
+        "the engines have seen a server with epoch {seen}, and this store only knows {own}: it is an old copy, or another \
+         server works here; if this one is to take over, start it with --new-epoch"
+    )]
+    OldEpoch { seen: u64, own: u64 },
+    #[error("failed to listen on {address}")]
+    Listen { address: SocketAddr, source: std::io::Error },
+    #[error("failed to serve")]
+    Serve(#[source] std::io::Error),
+}
+
+/// The folders of a data directory.
+#[derive(Debug, Clone)]
+pub struct Dirs {
+    /// All of it.
+    pub data: PathBuf,
+    /// The store.
+    pub store: PathBuf,
+    /// The fleet's own.
+    pub fleet: PathBuf,
+    /// The command engine's own.
+    pub commands: PathBuf,
+    /// Packages, by digest.
+    pub packages: PathBuf,
+    /// The signing key, and the keys that are trusted.
+    pub keys: PathBuf,
+    /// Mirrors of sources.
+    pub mirrors: PathBuf,
+    /// Scratch of builds and tests.
+    pub builds: PathBuf,
+    /// Fetched dependencies.
+    pub cache: PathBuf,
+    /// Logs of builds and tests.
+    pub logs: PathBuf,
+    /// Secrets by name.
+    pub secrets: PathBuf,
+}
+
+impl Dirs {
+    /// Makes what is missing, for the owner alone.
+    ///
+    /// # Errors
+    /// A folder cannot be made.
+    pub fn open(data: &Path) -> Result<Dirs, ServeError> {
+        let make = |path: &Path| {
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(path)
+                .map_err(|source| ServeError::Dir { path: path.to_owned(), source })
+        };
+        make(data)?;
+        let data = data.canonicalize().map_err(|source| ServeError::Dir { path: data.to_owned(), source })?;
+        let folder = |name: &str| -> Result<PathBuf, ServeError> {
+            let path = data.join(name);
+            make(&path)?;
+            Ok(path)
+        };
+        Ok(Dirs {
+            store: folder("store")?,
+            fleet: folder("fleet")?,
+            commands: folder("commands")?,
+            packages: folder("packages")?,
+            keys: folder("keys")?,
+            mirrors: folder("mirrors")?,
+            builds: folder("builds")?,
+            cache: folder("cache")?,
+            logs: folder("logs")?,
+            secrets: folder("secrets")?,
+            data,
+        })
+    }
+
+    /// The keys whose signatures count.
+    #[must_use]
+    pub fn trusted_keys(&self) -> PathBuf {
+        self.keys.join("trusted.pub")
+    }
+
+    /// Where the server's address stands while it runs.
+    #[must_use]
+    pub fn server_file(&self) -> PathBuf {
+        self.data.join("server.json")
+    }
+}
+
+/// Runs a server until `stop` is cancelled. `listening` is told the address once it serves.
+///
+/// # Errors
+/// It cannot start, or cannot serve any more.
+pub async fn serve(
+    options: ServeOptions,
+    stop: CancellationToken,
+    listening: impl FnOnce(SocketAddr),
+) -> Result<(), ServeError> {
+    let dirs = Dirs::open(&options.data)?;
+    // The store's lock comes first: a second server on one data directory touches nothing.
+    let store = Arc::new(SqliteStore::open(&dirs.store, &SqliteOptions::default())?);
+    let signing_key = Arc::new(SigningKey::load_or_create(&dirs.keys.join("signing.key"), &dirs.trusted_keys())?);
+    let fleet = ensure_fleet(&dirs).await?;
+    let packages = PackageStore::open(&dirs.packages)?;
+    let trusted_keys = tidegate_fleet::package::TrustedKeys::load(&dirs.trusted_keys())?;
+    let commands = CommandEngine::open(&dirs.commands, packages.clone(), trusted_keys.clone())?;
+    let seen = highest_epoch(&fleet, &commands, &dirs).await?;
+
+    let signals = Arc::new(Signals::default());
+    let runtime_options = Options {
+        switches: options.switches,
+        listener: Some(Arc::clone(&signals) as _),
+        ..Options::default()
+    };
+    let above = if options.new_epoch { seen } else { 0 };
+    let runtime = Arc::new(Runtime::open(store, Arc::new(SystemClock::default()), runtime_options, above)?);
+    if runtime.epoch() <= seen {
+        return Err(ServeError::OldEpoch { seen, own: runtime.epoch() });
+    }
+
+    let poller = Arc::new(Poller::new(dirs.mirrors.clone()));
+    let hands = Arc::new(Hands {
+        runtime: Arc::clone(&runtime),
+        signals: Arc::clone(&signals),
+        engines: Arc::new(Engines { fleet, commands }),
+        packages,
+        signing_key,
+        trusted_keys,
+        secrets: SecretStore::open(&dirs.secrets)?,
+        notifier: Notifier::new(Limits::default())?,
+        canaries: Canaries::new(),
+        poller: Arc::clone(&poller),
+        tool_paths: tool_paths(),
+        build_places: Semaphore::new(BUILDS_AT_ONCE),
+        test_places: Semaphore::new(TESTS_AT_ONCE),
+        dirs,
+    });
+
+    let listener = tokio::net::TcpListener::bind(options.listen)
+        .await
+        .map_err(|source| ServeError::Listen { address: options.listen, source })?;
+    let address = listener.local_addr().map_err(ServeError::Serve)?;
+    let tokens = Tokens::open(&hands.dirs.data, runtime.now()).map_err(|e| ServeError::Tokens(e.to_string()))?;
+    let collaborators = Arc::new(HandsForApi { hands: Arc::clone(&hands), poller });
+    let api = Api::new(Arc::clone(&runtime), Arc::new(tokens), collaborators, signals.any(), stop.clone());
+    crate::apply::complete(&runtime)?;
+    let router = crate::http::router(api);
+    let mut tasks = JoinSet::new();
+    hands.start(&mut tasks, &stop);
+    announce(&hands.dirs, address)?;
+    listening(address);
+    let stopped = stop.clone();
+    let served = axum::serve(listener, router).with_graceful_shutdown(async move { stopped.cancelled().await });
+    let served = tokio::select! {
+        served = served => served.map_err(ServeError::Serve),
+        // Connections that follow events stay open for ever: they do not hold up the end.
+        () = async { stop.cancelled().await; tokio::time::sleep(Duration::from_millis(500)).await } => Ok(()),
+    };
+    stop.cancel();
+    let _ = fs::remove_file(hands.dirs.server_file());
+    let ended = async { while tasks.join_next().await.is_some() {} };
+    if tokio::time::timeout(STOP_MAX, ended).await.is_err() {
+        tracing::info!("what is still in work is repeated at the next start");
+    }
+    served
+}
+
+/// The local fleet: a process of its own that outlives the server. It is found again if it runs, and started if not.
+async fn ensure_fleet(dirs: &Dirs) -> Result<FleetClient, ServeError> {
+    let client = FleetClient::new(tidegate_fleet::FleetConfig::socket(&dirs.fleet));
+    if client.status().await.is_ok() {
+        return Ok(client);
+    }
+    let log = dirs.fleet.join("fleet.log");
+    let failed = |why: String| ServeError::Fleet { why, log: log.clone() };
+    let open = || fs::OpenOptions::new().create(true).append(true).mode(0o600).open(&log);
+    let (out, err) = (open().map_err(|e| failed(e.to_string()))?, open().map_err(|e| failed(e.to_string()))?);
+    // Not by its path: the file may have been replaced by a newer build.
+    let mut child = Command::new("/proc/self/exe")
+        .arg("fleet")
+        .arg("run")
+        .arg("--data")
+        .arg(&dirs.fleet)
+        .arg("--packages")
+        .arg(&dirs.packages)
+        .arg("--trusted-keys")
+        .arg(dirs.trusted_keys())
+        .stdin(Stdio::null())
+        .stdout(out)
+        .stderr(err)
+        // A process group of its own: what interrupts the server on a terminal does not reach the fleet.
+        .process_group(0)
+        .spawn()
+        .map_err(|e| failed(e.to_string()))?;
+    let begun = Instant::now();
+    loop {
+        match client.status().await {
+            Ok(_) => break,
+            Err(error) if begun.elapsed() > FLEET_START_MAX => return Err(failed(error.to_string())),
+            Err(_) => {}
+        }
+        if let Ok(Some(status)) = child.try_wait() {
+            return Err(failed(format!("it ended with {status}")));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // Reaps it if it ends before the server does.
+    std::thread::spawn(move || child.wait());
+    Ok(client)
+}
+
+async fn highest_epoch(fleet: &FleetClient, commands: &CommandEngine, dirs: &Dirs) -> Result<u64, ServeError> {
+    let status = fleet.status().await.map_err(|e| ServeError::Fleet {
+        why: e.to_string(),
+        log: dirs.fleet.join("fleet.log"),
+    })?;
+    Ok(status.highest_epoch.max(commands.highest_epoch()))
+}
+
+/// Writes the address where the CLI on this machine finds it; the file is there only while the server serves.
+fn announce(dirs: &Dirs, address: SocketAddr) -> Result<(), ServeError> {
+    let path = dirs.server_file();
+    let text = format!("{{\"url\":\"http://{address}\",\"pid\":{}}}\n", std::process::id());
+    let fresh = path.with_extension("json.new");
+    fs::write(&fresh, text)
+        .and_then(|()| fs::rename(&fresh, &path))
+        .map_err(|source| ServeError::Dir { path, source })
+}
+
+/// Tools outside `/usr` that builds may use: a Rust toolchain in somebody's home, if there is one.
+fn tool_paths() -> Vec<PathBuf> {
+    let sysroot = Command::new("rustc").args(["--print", "sysroot"]).stderr(Stdio::null()).output();
+    let found = sysroot.ok().filter(|o| o.status.success()).and_then(|o| String::from_utf8(o.stdout).ok());
+    found
+        .map(|text| PathBuf::from(text.trim()))
+        .filter(|path| path.is_absolute() && !path.starts_with("/usr") && path.is_dir())
+        .into_iter()
+        .collect()
+}
