@@ -189,7 +189,6 @@ impl Life {
             let reason = self.run(running, adopted && self.record.was_healthy).await;
             if let Some(reason) = reason {
                 tracing::warn!(r#box = self.record.box_name(), reason, "a box failed");
-                self.set(|state| state.health = BoxHealth::Unhealthy { reason });
                 self.pause().await;
             }
         }
@@ -237,7 +236,12 @@ impl Life {
         self.record.process = None;
         self.record.was_healthy = false;
         pool::close_idle(&upstream);
-        self.set(|state| state.upstream = None);
+        self.set(|state| {
+            state.upstream = None;
+            if let Some(reason) = &reason {
+                state.health = BoxHealth::Unhealthy { reason: reason.clone() };
+            }
+        });
         reason
     }
 

@@ -140,6 +140,13 @@ impl EndpointTable {
         self.accepting.send_replace(false);
     }
 
+    /// Closes this process's handles of the sockets: another one has its own.
+    pub(crate) fn let_go(&self) {
+        for entry in lock(&self.entries).values_mut() {
+            entry.listener = None;
+        }
+    }
+
     fn accept_one(self: &Arc<Self>, key: &EndpointKey, clients: &Arc<Clients>) {
         let (table, key, clients) = (Arc::clone(self), key.clone(), Arc::clone(clients));
         let mut accepting = self.accepting.subscribe();

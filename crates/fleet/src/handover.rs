@@ -36,8 +36,9 @@ use tidegate_core::ids::{RunSpecDigest, TargetId};
 use tidegate_core::metrics::ApiCell;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// How long each step of the hand-over may take, in milliseconds.
-const STEP_LIMIT_MS: u64 = 15_000;
+/// How long each step of the hand-over may take, in milliseconds: longer than [`REMAINING_CLIENTS_LIMIT_MS`], because a
+/// process hands over only when the one before it has ended.
+const STEP_LIMIT_MS: u64 = 45_000;
 /// How long the old process serves its remaining clients, in milliseconds.
 pub(crate) const REMAINING_CLIENTS_LIMIT_MS: u64 = 30_000;
 /// How often the old process sends what it counted, in milliseconds.
@@ -251,6 +252,7 @@ pub(crate) async fn give(
     .map_err(|e| failed("the greeting of the successor", e))?;
     let mut stream = greeted.map_err(|e| failed("the greeting of the successor", e))?;
 
+    shared.predecessor_gone().await;
     shared.endpoints.stop_accepting();
     supervisor.freeze().await;
     let gather = || -> io::Result<_> {

@@ -143,7 +143,7 @@ pub async fn run(config: FleetConfig) -> Result<(), FleetError> {
         tokio::spawn(handover::guide(Arc::clone(&shared), stream));
     }
     let housekeeping = tokio::spawn(keep_house(Arc::clone(&shared)));
-    let result = supervise(&shared, &lock).await;
+    let result = supervise(&shared, lock).await;
     housekeeping.abort();
     result
 }
@@ -180,7 +180,7 @@ fn share(
 }
 
 /// Supervises until the end; begins anew when a hand-over failed.
-async fn supervise(shared: &Arc<Shared>, lock: &Lock) -> Result<(), FleetError> {
+async fn supervise(shared: &Arc<Shared>, lock: Lock) -> Result<(), FleetError> {
     loop {
         shared.frozen.store(false, Ordering::SeqCst);
         let supervisor = Arc::new(Supervisor::start(shared)?);
@@ -196,8 +196,11 @@ async fn supervise(shared: &Arc<Shared>, lock: &Lock) -> Result<(), FleetError> 
         match next_end(&mut ends, &successors).await? {
             FleetEnd::HandOver(stream) => {
                 collector.stop();
-                let given = handover::give(shared, &supervisor, lock, stream).await;
+                let given = handover::give(shared, &supervisor, &lock, stream).await;
                 if let Ok(stream) = given {
+                    // Should the successor die, the next fleet can start at once.
+                    drop(lock);
+                    shared.endpoints.let_go();
                     handover::serve_remaining(shared, stream).await;
                     control.abort();
                     return Ok(());

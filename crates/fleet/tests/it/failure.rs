@@ -1,12 +1,13 @@
 //! Boxes and packages that are no good, a second fleet, a full disk.
 
 use crate::load::ask;
-use crate::support::{Fleet, PATIENCE, alive, main_slot, reason, slot};
+use crate::support::{Fleet, PATIENCE, alive, eventually, main_slot, reason, slot};
 use std::process::Stdio;
 use std::time::Instant;
 use tidegate_core::engine::BoxHealth;
 use tidegate_core::run_spec::{RunSpec, Workload};
 use tidegate_core::units::Span;
+use tidegate_fleet::protocol::Code;
 
 fn process(spec: &mut RunSpec) -> &mut tidegate_core::run_spec::ProcessSpec {
     match &mut spec.workload {
@@ -138,4 +139,33 @@ async fn a_failing_box_is_replaced_by_another_for_a_request_that_can_be_repeated
     assert!(start.elapsed() < PATIENCE);
     let seen = fleet.until(&main, "it is back", |o| o.boxes.iter().all(|b| b.health.is_healthy())).await;
     assert_eq!(seen.boxes.iter().map(|b| b.incarnation).max(), Some(2));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_a_full_disk_a_rollback_still_works() {
+    // The reserve is 17 MiB: three times the package and the margin.
+    let fleet = Fleet::start_on(Some(64)).await;
+    let (main, old, new) = (main_slot(), fleet.run_spec("1", "ok"), fleet.run_spec("2", "ok"));
+    fleet.bring(&main, &[(&new, 1)]).await;
+    let reserve = fleet.data.join("reserve");
+    eventually("there is a reserve", async || {
+        std::fs::metadata(&reserve).ok().filter(|m| m.len() > 16 << 20)
+    })
+    .await;
+    let mut filler = std::fs::File::create(fleet.data.join("filler")).unwrap();
+    let full = std::io::copy(&mut std::io::repeat(0), &mut filler).unwrap_err();
+    assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+
+    let refused = fleet.set(&fleet.command_for(&main, &[(&old, 1)])).await.unwrap_err();
+    assert_eq!(refused.code(), Some(Code::DiskFull), "{refused}");
+    assert!(refused.to_string().contains("nothing was changed"), "{refused}");
+    let seen = fleet.observe(&main).await;
+    assert!(seen.fence.generation == 1 && seen.boxes[0].health.is_healthy());
+
+    let mut rollback = fleet.command_for(&main, &[(&old, 1)]);
+    rollback.rollback = true;
+    fleet.set(&rollback).await.unwrap();
+    fleet.settled(&main, &[(&old, 1)]).await;
+    assert_eq!(ask(fleet.port(&main).await, "GET", "/work").headers["x-version"], "1");
+    assert!(!reserve.exists());
 }

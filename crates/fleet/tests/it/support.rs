@@ -63,6 +63,8 @@ fn config_in(dir: &std::path::Path) -> FleetConfig {
 
 pub(crate) struct Fleet {
     pub(crate) dir: TempDir,
+    /// Its data folder as this process sees it.
+    pub(crate) data: PathBuf,
     pub(crate) client: FleetClient,
     pub(crate) package: PackageDigest,
     pub(crate) child: Child,
@@ -98,6 +100,11 @@ pub(crate) fn alive(pid: u32) -> bool {
 
 impl Fleet {
     pub(crate) async fn start() -> Fleet {
+        Fleet::start_on(None).await
+    }
+
+    /// As [`Fleet::start`]; the data folder is a disk of so many MiB of its own.
+    pub(crate) async fn start_on(disk_mib: Option<u32>) -> Fleet {
         let dir = tempfile::tempdir().unwrap();
         let packages = dir.path().join("packages");
         let key =
@@ -119,9 +126,19 @@ impl Fleet {
         );
         let store = PackageStore::open(&packages).unwrap();
         let package = store.put(&tar[..], "box", provenance, &key).unwrap();
-        let client = FleetClient::new(FleetConfig::socket(&dir.path().join("data")));
-        let child = Fleet::spawn(dir.path());
-        let fleet = Fleet { dir, client, package, child, generation: 0.into() };
+        let (child, root) = match disk_mib {
+            None => (Fleet::spawn(dir.path()), PathBuf::new()),
+            Some(mib) => {
+                let child = Fleet::spawn_on_disk(dir.path(), mib);
+                let root = format!("/proc/{}/root", child.id()).into();
+                (child, root)
+            }
+        };
+        let data = root
+            .join(dir.path().strip_prefix(if disk_mib.is_some() { "/" } else { "" }).unwrap())
+            .join("data");
+        let client = FleetClient::new(FleetConfig::socket(&data));
+        let fleet = Fleet { dir, data, client, package, child, generation: 0.into() };
         fleet.wait_up().await;
         fleet
     }
@@ -134,6 +151,22 @@ impl Fleet {
 
     fn spawn(dir: &std::path::Path) -> Child {
         Fleet::command(dir).stdout(Stdio::null()).spawn().unwrap()
+    }
+
+    /// Starts the fleet in a mount namespace in which its data folder is a small disk.
+    fn spawn_on_disk(dir: &std::path::Path, mib: u32) -> Child {
+        std::fs::create_dir(dir.join("data")).unwrap();
+        let script =
+            format!("mount -t tmpfs -o size={mib}m none \"$TEST_FLEET_DIR/data\" && exec \"$0\" \"$@\"");
+        Command::new("unshare")
+            .args(["--map-root-user", "--mount", "--", "sh", "-c", &script])
+            .arg(std::env::current_exe().unwrap())
+            .args(ROLE_FLEET)
+            .env("TEST_FLEET_DIR", dir)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap()
     }
 
     /// Starts the fleet's process again.
@@ -262,7 +295,7 @@ impl Fleet {
     }
 
     pub(crate) fn box_folder(&self, target: &TargetId, id: &str) -> PathBuf {
-        self.dir.path().join("data/boxes").join(target.to_string().replace('/', ".")).join(id)
+        self.data.join("boxes").join(target.to_string().replace('/', ".")).join(id)
     }
 }
 
