@@ -1,0 +1,251 @@
+//! Takes definitions: reads them, checks them, and tells the organisation, its teams and its pipelines. A definition with a
+//! finding changes nothing. Each finding says where it is, in the text as it was sent.
+
+mod place;
+
+use std::collections::BTreeMap;
+use tidegate_api::{Applied, Finding, VERSION};
+use tidegate_core::decision::{Actor, Event};
+use tidegate_core::definition::{OrganisationDef, PipelineDef};
+use tidegate_core::expr::Expression;
+use tidegate_core::lint;
+use tidegate_core::organisation::OrganisationEvent;
+use tidegate_core::pipeline::PipelineEvent;
+use tidegate_core::team::TeamEvent;
+use tidegate_runtime::{Runtime, RuntimeError, SubmitError};
+
+/// The most findings that are told at once.
+pub const FINDINGS_MAX: usize = 100;
+
+/// Why a definition was not taken. Nothing has changed, unless it is [`ApplyError::Submit`] on an organisation: then some of
+/// its teams may not have been told; applying it again, or the next start of the server, tells them.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// It is not right.
+    #[error("the definition has {} findings", .0.len())]
+    Findings(Vec<Finding>),
+    /// A pipeline needs an organisation to live in.
+    #[error("no organisation has been applied yet")]
+    NoOrganisation,
+    /// It was not recorded.
+    #[error(transparent)]
+    Submit(#[from] SubmitError),
+    /// What is there cannot be read.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+}
+
+/// Takes an organisation's definition: checks it, and every pipeline against it, and tells the organisation and its teams.
+///
+/// # Errors
+/// See [`ApplyError`].
+pub fn organisation(runtime: &Runtime, text: &str, by: &Actor, dry_run: bool) -> Result<Applied, ApplyError> {
+    let definition: OrganisationDef = read(text).map_err(|f| ApplyError::Findings(vec![f]))?;
+    let mut findings = placed(lint::organisation(&definition), text);
+    for id in runtime.pipelines()? {
+        if findings.len() >= FINDINGS_MAX {
+            break;
+        }
+        let Some(pipeline) = runtime.pipeline(&id)? else { continue };
+        let Some(of_pipeline) = &pipeline.definition else { continue };
+        findings.extend(
+            lint::pipeline(of_pipeline, &definition)
+                .into_iter()
+                .map(|finding| Finding { pipeline: Some(id.to_string()), ..plain(finding) }),
+        );
+    }
+    refuse(findings)?;
+    let name = definition.name.clone();
+    let mut changed = runtime.organisation()?.definition.as_ref() != Some(&definition);
+    if !dry_run {
+        let event = OrganisationEvent::Applied { definition: Box::new(definition.clone()) };
+        changed = !runtime.submit(&Event::Organisation(event), by)?.facts.is_empty();
+        tell_teams(runtime, &definition, by)?;
+    }
+    Ok(Applied { version: VERSION, name, changed, dry_run, findings: Vec::new() })
+}
+
+/// Takes a pipeline's definition.
+///
+/// # Errors
+/// See [`ApplyError`].
+pub fn pipeline(runtime: &Runtime, text: &str, by: &Actor, dry_run: bool) -> Result<Applied, ApplyError> {
+    let definition: PipelineDef = read(text).map_err(|f| ApplyError::Findings(vec![f]))?;
+    let organisation = runtime.organisation()?;
+    let organisation = organisation.definition.as_ref().ok_or(ApplyError::NoOrganisation)?;
+    refuse(placed(lint::pipeline(&definition, organisation), text))?;
+    let name = definition.name.clone();
+    let before = runtime.pipeline(&name)?;
+    let mut changed = before.is_none_or(|p| p.definition.as_ref() != Some(&definition));
+    if !dry_run {
+        let event = PipelineEvent::Applied { definition: Box::new(definition) };
+        changed = !runtime.submit(&Event::Pipeline(name.clone(), event), by)?.facts.is_empty();
+    }
+    Ok(Applied { version: VERSION, name: name.to_string(), changed, dry_run, findings: Vec::new() })
+}
+
+/// Tells the teams what the organisation's definition says of them, in case a server ended in the middle of that. To be
+/// called when a server starts; tells nothing that is known.
+///
+/// # Errors
+/// A team cannot be told.
+pub fn complete(runtime: &Runtime) -> Result<(), SubmitError> {
+    let organisation = runtime.organisation()?;
+    organisation.definition.as_ref().map_or(Ok(()), |d| tell_teams(runtime, d, &Actor::Tidegate))
+}
+
+fn tell_teams(runtime: &Runtime, definition: &OrganisationDef, by: &Actor) -> Result<(), SubmitError> {
+    for team in &definition.teams {
+        let members = definition.users.iter().filter(|u| team.members.contains(&u.name));
+        let emails: BTreeMap<_, _> = members.map(|u| (u.name.clone(), u.emails.clone())).collect();
+        let services = definition.services.iter().filter(|s| s.team == team.name).cloned().collect();
+        let event = TeamEvent::Applied { definition: Box::new(team.clone()), services, emails };
+        runtime.submit(&Event::Team(team.name.clone(), event), by)?;
+    }
+    Ok(())
+}
+
+fn refuse(mut findings: Vec<Finding>) -> Result<(), ApplyError> {
+    findings.truncate(FINDINGS_MAX);
+    if findings.is_empty() { Ok(()) } else { Err(ApplyError::Findings(findings)) }
+}
+
+fn plain(finding: lint::Finding) -> Finding {
+    Finding {
+        code: finding.code,
+        pipeline: None,
+        place: finding.place,
+        message: finding.message,
+        hint: finding.hint,
+        excerpt: None,
+    }
+}
+
+fn placed(findings: Vec<lint::Finding>, text: &str) -> Vec<Finding> {
+    let show = |finding: lint::Finding| {
+        let excerpt = place::excerpt(text, &place::locate(text, &finding.place, false));
+        Finding { excerpt: Some(excerpt), ..plain(finding) }
+    };
+    findings.into_iter().map(show).collect()
+}
+
+/// Reads a document; what is wrong with it is one finding, because a parser stops at the first.
+///
+/// # Errors
+/// `TG102`: it is no JSON. `TG103`: an unknown field. `TG104`: a value that does not fit. `TG105`: a missing field.
+fn read<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, Finding> {
+    let mut parser = serde_json::Deserializer::from_str(text);
+    let syntax = |error: &serde_json::Error| {
+        let at = place::offset(text, error.line(), error.column());
+        finding("TG102", "", message_of(error), "write one JSON document", text, &(at..at + 1))
+    };
+    let value = serde_path_to_error::deserialize(&mut parser).map_err(|error| {
+        if error.inner().is_data() { misfit(&error, text) } else { syntax(error.inner()) }
+    })?;
+    parser.end().map_err(|error| syntax(&error))?;
+    Ok(value)
+}
+
+fn finding(
+    code: &str,
+    place: &str,
+    message: impl Into<String>,
+    hint: impl Into<String>,
+    text: &str,
+    at: &std::ops::Range<usize>,
+) -> Finding {
+    Finding {
+        code: code.to_owned(),
+        pipeline: None,
+        place: place.to_owned(),
+        message: message.into(),
+        hint: hint.into(),
+        excerpt: Some(place::excerpt(text, at)),
+    }
+}
+
+/// The parser's message without the position, which is shown by the excerpt.
+fn message_of(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let end = text.rfind(" at line ").unwrap_or(text.len());
+    text[..end].to_owned()
+}
+
+/// JSON of the wrong shape.
+fn misfit(error: &serde_path_to_error::Error<serde_json::Error>, text: &str) -> Finding {
+    let pointer = pointer(error.path());
+    let message = message_of(error.inner());
+    // What stands between back-quotes is the field, then the ones that are known.
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    if message.starts_with("unknown field") {
+        let field = quoted.next().unwrap_or_default().to_owned();
+        let known: Vec<&str> = quoted.collect();
+        let place =
+            if pointer.ends_with(&format!("/{field}")) { pointer } else { format!("{pointer}/{field}") };
+        let hint = match nearest(&field, &known) {
+            Some(name) => format!("did you mean \"{name}\"?"),
+            None if known.is_empty() => "no fields are known here; leave it out".to_owned(),
+            None => format!("known here: {}", known.join(", ")),
+        };
+        let at = place::locate(text, &place, true);
+        return finding("TG103", &place, format!("unknown field '{field}'"), hint, text, &at);
+    }
+    let at = place::locate(text, &pointer, false);
+    if message.starts_with("missing field") {
+        let field = quoted.next().unwrap_or_default();
+        let hint = format!("add \"{field}\"");
+        return finding("TG105", &pointer, format!("'{field}' is missing"), hint, text, &at);
+    }
+    // An expression knows better than its parser's one line where it is wrong.
+    let written: Option<String> = text.get(at.clone()).and_then(|value| serde_json::from_str(value).ok());
+    if let Some(expression) = written.filter(|_| pointer.ends_with("/aggregate"))
+        && let Err(wrong) = Expression::parse(&expression)
+    {
+        let inner = &text[at.start + 1..at.end];
+        let from = inner.char_indices().nth(wrong.at.start).map_or(inner.len() - 1, |(n, _)| n);
+        let length = wrong.at.len().max(1);
+        let marked = at.start + 1 + from..at.start + 1 + from + length;
+        let hint = wrong.hint.clone().unwrap_or_else(|| "see the grammar of alarm expressions".to_owned());
+        return finding("TG104", &pointer, wrong.message.clone(), hint, text, &marked);
+    }
+    let hint = if message.contains("span of time") {
+        "write a whole number and a unit, such as 90s, 1h30m or 250ms"
+    } else {
+        "write a value that fits; GET /v1/schemas/organisation.json and pipeline.json describe them"
+    };
+    finding("TG104", &pointer, message, hint, text, &at)
+}
+
+fn pointer(path: &serde_path_to_error::Path) -> String {
+    use serde_path_to_error::Segment;
+    use std::fmt::Write;
+    let mut pointer = String::new();
+    for segment in path {
+        let _ = match segment {
+            Segment::Seq { index } => write!(pointer, "/{index}"),
+            Segment::Map { key } => write!(pointer, "/{}", key.replace('~', "~0").replace('/', "~1")),
+            Segment::Enum { variant } => write!(pointer, "/{variant}"),
+            Segment::Unknown => Ok(()),
+        };
+    }
+    pointer
+}
+
+/// The known name with the fewest edits, if they are at most a third of its length.
+fn nearest<'a>(field: &str, known: &[&'a str]) -> Option<&'a str> {
+    let distance = |name: &str| {
+        let name: Vec<char> = name.chars().collect();
+        let mut row: Vec<usize> = (0..=name.len()).collect();
+        for (i, c) in field.chars().enumerate() {
+            let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+            for (j, other) in name.iter().enumerate() {
+                let replaced = diagonal + usize::from(c != *other);
+                diagonal = row[j + 1];
+                row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+            }
+        }
+        row[name.len()]
+    };
+    let (edits, name) = known.iter().map(|name| (distance(name), *name)).min_by_key(|(edits, _)| *edits)?;
+    (edits <= (name.chars().count() / 3).max(1)).then_some(name)
+}

@@ -1,0 +1,129 @@
+//! From what went wrong to what is told of it. What is the server's own affair is logged in full and told in short.
+
+use crate::apply::ApplyError;
+use crate::auth::AuthError;
+use axum::Json;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use std::error::Error;
+use tidegate_api::{Code, ErrorAnswer, ErrorBody, VERSION};
+use tidegate_core::ids::InvalidId;
+use tidegate_core::pipeline::NotFound;
+use tidegate_runtime::{RuntimeError, SubmitError, VerifyError};
+
+/// A refusal, ready to be sent.
+#[derive(Debug, Clone)]
+pub struct ApiError(pub(super) ErrorBody);
+
+impl ApiError {
+    pub(super) fn new(code: Code, message: impl Into<String>, hint: impl Into<String>) -> ApiError {
+        ApiError(ErrorBody { code, message: message.into(), hint: hint.into(), findings: Vec::new() })
+    }
+
+    pub(super) fn bad(message: impl Into<String>, hint: impl Into<String>) -> ApiError {
+        ApiError::new(Code::BadRequest, message, hint)
+    }
+
+    pub(super) fn forbidden(message: impl Into<String>, hint: impl Into<String>) -> ApiError {
+        ApiError::new(Code::Forbidden, message, hint)
+    }
+
+    pub(super) fn not_found(message: impl Into<String>, hint: impl Into<String>) -> ApiError {
+        ApiError::new(Code::NotFound, message, hint)
+    }
+
+    pub(super) fn internal(message: impl Into<String>) -> ApiError {
+        let message = message.into();
+        tracing::error!("a request failed: {message}");
+        ApiError::new(Code::Internal, message, "see the server's log")
+    }
+}
+
+/// An error with everything beneath it.
+fn whole(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.0.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        (status, Json(ErrorAnswer { version: VERSION, error: self.0 })).into_response()
+    }
+}
+
+impl From<RuntimeError> for ApiError {
+    fn from(error: RuntimeError) -> ApiError {
+        ApiError::internal(whole(&error))
+    }
+}
+
+impl From<SubmitError> for ApiError {
+    fn from(error: SubmitError) -> ApiError {
+        let message = error.to_string();
+        match error {
+            SubmitError::Illegal(_) => {
+                ApiError::new(Code::Illegal, message, "see 'tidegate status' for what is so now")
+            }
+            SubmitError::NoSpace => {
+                ApiError::new(Code::NoSpace, message, "free some disk space and try again")
+            }
+            SubmitError::Busy { .. } => ApiError::new(Code::Busy, message, "try again"),
+            SubmitError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<ApplyError> for ApiError {
+    fn from(error: ApplyError) -> ApiError {
+        match error {
+            ApplyError::Findings(findings) => {
+                let message = match findings.len() {
+                    1 => "the definition is refused: 1 finding".to_owned(),
+                    n => format!("the definition is refused: {n} findings"),
+                };
+                let hint = "mend what the findings say and apply it again; nothing was changed".to_owned();
+                ApiError(ErrorBody { code: Code::Definition, message, hint, findings })
+            }
+            ApplyError::NoOrganisation => {
+                let hint = "apply the organisation's definition first";
+                ApiError::new(Code::Illegal, error.to_string(), hint)
+            }
+            ApplyError::Submit(error) => error.into(),
+            ApplyError::Runtime(error) => error.into(),
+        }
+    }
+}
+
+impl From<AuthError> for ApiError {
+    fn from(error: AuthError) -> ApiError {
+        ApiError::internal(whole(&error))
+    }
+}
+
+impl From<InvalidId> for ApiError {
+    fn from(error: InvalidId) -> ApiError {
+        ApiError::bad(error.to_string(), "mend the name")
+    }
+}
+
+impl From<VerifyError> for ApiError {
+    fn from(error: VerifyError) -> ApiError {
+        ApiError::internal(format!("the log is NOT in order: {}", whole(&error)))
+    }
+}
+
+impl From<NotFound> for ApiError {
+    fn from(error: NotFound) -> ApiError {
+        let code = match error {
+            NotFound::Unknown(_) => Code::NotFound,
+            NotFound::Ambiguous(_) => Code::Ambiguous,
+        };
+        ApiError::new(code, error.to_string(), "see 'tidegate status' for the commits that are known")
+    }
+}

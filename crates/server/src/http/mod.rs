@@ -1,0 +1,163 @@
+//! The HTTP API. Handlers extract, convert, call and convert; what may be done by whom is asked in [`act`], and everything
+//! is decided by the runtime. Every answer is JSON with a version, errors included; every request is bounded in size,
+//! time and number.
+
+mod act;
+mod definitions;
+mod error;
+mod events;
+mod extract;
+mod orders;
+mod read;
+#[cfg(test)]
+mod tests;
+
+pub use error::ApiError;
+
+use crate::auth::Tokens;
+use axum::extract::{DefaultBodyLimit, Request};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use futures_util::future::BoxFuture;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tidegate_api::{Code, Endpoint, PackagesVerified};
+use tidegate_core::ids::{PipelineId, ReleaseNo};
+use tidegate_runtime::Runtime;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use utoipa::OpenApi;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+/// The largest request body, in bytes: a definition of 30,000 lines.
+pub const BODY_MAX_BYTES: usize = 4 << 20;
+/// How long a request may take until its answer begins, in milliseconds. Applying an organisation looks at every pipeline.
+pub const REQUEST_LIMIT_MS: u64 = 60_000;
+/// How many requests read or write states at once; the others wait for their turn within their time.
+pub const REQUESTS_AT_ONCE_MAX: usize = 32;
+/// How many clients follow events at once.
+pub const EVENT_STREAMS_MAX: usize = 256;
+
+/// What the API needs of the rest of the server and does not do itself.
+pub trait Collaborators: Send + Sync {
+    /// A repository has new commits: look now.
+    fn source_changed(&self, url: &str);
+    /// The file with the output of a release's build; it may grow, and may not be there (any more).
+    fn build_log(&self, pipeline: &PipelineId, release: ReleaseNo) -> PathBuf;
+    /// Where services are called; an error is told to the caller in its words.
+    fn endpoints(&self) -> BoxFuture<'_, Result<Vec<Endpoint>, String>>;
+    /// Reads every package and compares it with its digest and signature.
+    fn verify_packages(&self) -> BoxFuture<'_, Result<PackagesVerified, String>>;
+}
+
+/// What handlers work with.
+#[derive(Clone)]
+pub struct Api {
+    runtime: Arc<Runtime>,
+    tokens: Arc<Tokens>,
+    collaborators: Arc<dyn Collaborators>,
+    commits: watch::Receiver<u64>,
+    stop: CancellationToken,
+    turns: Arc<Semaphore>,
+    streams: Arc<Semaphore>,
+}
+
+impl Api {
+    /// `commits` changes with every commit of the runtime; event streams end when it is gone or `stop` is cancelled.
+    pub fn new(
+        runtime: Arc<Runtime>,
+        tokens: Arc<Tokens>,
+        collaborators: Arc<dyn Collaborators>,
+        commits: watch::Receiver<u64>,
+        stop: CancellationToken,
+    ) -> Api {
+        Api {
+            runtime,
+            tokens,
+            collaborators,
+            commits,
+            stop,
+            turns: Arc::new(Semaphore::new(REQUESTS_AT_ONCE_MAX)),
+            streams: Arc::new(Semaphore::new(EVENT_STREAMS_MAX)),
+        }
+    }
+
+    /// Does what reads or writes states, in its turn, where it may block.
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Runtime) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let turn = Arc::clone(&self.turns).acquire_owned().await;
+        let turn = turn.map_err(|_| ApiError::internal("the server is ending"))?;
+        let runtime = Arc::clone(&self.runtime);
+        let done = tokio::task::spawn_blocking(move || {
+            let result = work(&runtime);
+            drop(turn);
+            result
+        });
+        done.await.map_err(|error| ApiError::internal(format!("a request's work ended early: {error}")))?
+    }
+}
+
+#[derive(OpenApi)]
+#[openapi(info(
+    title = "tidegate",
+    description = "Takes every reviewed commit to production safely and by itself, and takes it back by itself.",
+    license(name = "Apache-2.0", identifier = "Apache-2.0"),
+))]
+struct Description;
+
+/// All routes.
+pub fn router(api: Api) -> axum::Router {
+    let (router, mut openapi) = OpenApiRouter::with_openapi(Description::openapi())
+        .routes(routes!(read::health))
+        .routes(routes!(read::status))
+        .routes(routes!(read::why))
+        .routes(routes!(read::log))
+        .routes(routes!(read::verify_log))
+        .routes(routes!(read::endpoints))
+        .routes(routes!(read::verify_packages))
+        .routes(routes!(read::build_log))
+        .routes(routes!(events::events))
+        .routes(routes!(definitions::put_organisation))
+        .routes(routes!(definitions::put_pipeline))
+        .routes(routes!(orders::approve))
+        .routes(routes!(orders::place_hold))
+        .routes(routes!(orders::lift_hold))
+        .routes(routes!(orders::override_blockers))
+        .routes(routes!(orders::roll_back))
+        .routes(routes!(orders::retry))
+        .routes(routes!(orders::raise_alarm, orders::clear_alarm))
+        .routes(routes!(orders::notify))
+        .routes(routes!(orders::create_token))
+        .split_for_parts();
+    let bearer = SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build());
+    openapi.components.get_or_insert_default().add_security_scheme("token", bearer);
+    let openapi: Arc<str> = openapi.to_json().unwrap_or_default().into();
+    router
+        .route("/v1/openapi.json", get(move || std::future::ready(read::json_text(openapi.to_string()))))
+        .route("/v1/schemas/{name}", get(definitions::schema))
+        .fallback(|| async { ApiError::new(Code::NotFound, "there is no such path", "see /v1/openapi.json") })
+        .method_not_allowed_fallback(|| async {
+            ApiError::new(Code::BadRequest, "this path does not take this method", "see /v1/openapi.json")
+        })
+        .layer(DefaultBodyLimit::max(BODY_MAX_BYTES))
+        .layer(axum::middleware::from_fn(limited))
+        .with_state(api)
+}
+
+/// Ends a request whose answer does not begin in time. What it had begun to record may yet be recorded.
+async fn limited(request: Request, next: Next) -> Response {
+    let limit = Duration::from_millis(REQUEST_LIMIT_MS);
+    match tokio::time::timeout(limit, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => {
+            let hint = "look with 'tidegate status' whether it was done, and try again";
+            ApiError::new(Code::TimedOut, "the request took too long", hint).into_response()
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! What people order. Each order is recorded with who gave it and why.
+
+use super::extract::{Body, Caller};
+use super::{Api, ApiError, act};
+use crate::auth::Rights;
+use axum::Json;
+use axum::extract::{Path, State};
+use tidegate_api::{
+    AlarmRequest, ApprovalRequest, Done, ErrorAnswer, HoldRequest, NotifyRequest, OverrideRequest,
+    RetryRequest, RollbackRequest, TokenCreated, TokenRequest, VERSION,
+};
+use tidegate_core::alarm::AlarmName;
+use tidegate_core::ids::PipelineId;
+use tidegate_core::pipeline::PipelineEvent;
+
+/// Approves exactly one commit. Members of the team may; an approval by the commit's author does not count.
+#[utoipa::path(post, path = "/v1/approvals", request_body = ApprovalRequest, security(("token" = [])),
+    responses((status = 200, body = Done), (status = 403, body = ErrorAnswer)))]
+pub(super) async fn approve(
+    State(api): State<Api>,
+    caller: Caller,
+    Body(request): Body<ApprovalRequest>,
+) -> Result<Json<Done>, ApiError> {
+    api.run(move |runtime| act::approve(runtime, &caller, request)).await.map(Json)
+}
+
+/// Stops new starts. Members of the team may.
+#[utoipa::path(post, path = "/v1/pipelines/{pipeline}/holds", request_body = HoldRequest, security(("token" = [])),
+    params(("pipeline" = String, Path)),
+    responses((status = 200, body = Done), (status = 403, body = ErrorAnswer), (status = 409, body = ErrorAnswer)))]
+pub(super) async fn place_hold(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(id): Path<String>,
+    Body(request): Body<HoldRequest>,
+) -> Result<Json<Done>, ApiError> {
+    let id = PipelineId::new(id)?;
+    let done = api.run(move |runtime| {
+        let event = PipelineEvent::HoldPlaced {
+            by: caller.actor(),
+            reason: act::reason(&request.reason)?,
+            until: request.expires_in.map(|span| runtime.now() + span),
+            stage: request.stage,
+        };
+        let number = act::number(&act::steer(runtime, &caller, &id, event)?);
+        let text = format!("{id} is held; 'tidegate unhold' with the hold's number lifts it");
+        Ok(Done { version: VERSION, text, number })
+    });
+    done.await.map(Json)
+}
+
+/// Lifts a hold. Members of the team may.
+#[utoipa::path(delete, path = "/v1/pipelines/{pipeline}/holds/{number}", security(("token" = [])),
+    params(("pipeline" = String, Path), ("number" = u64, Path)),
+    responses((status = 200, body = Done), (status = 409, body = ErrorAnswer)))]
+pub(super) async fn lift_hold(
+    State(api): State<Api>,
+    caller: Caller,
+    Path((id, number)): Path<(String, String)>,
+) -> Result<Json<Done>, ApiError> {
+    let id = PipelineId::new(id)?;
+    let hold: u64 =
+        number.parse().map_err(|_| ApiError::bad("a hold's number is expected", "see 'tidegate status'"))?;
+    let done = api.run(move |runtime| {
+        let event = PipelineEvent::HoldLifted { hold, by: caller.actor() };
+        act::steer(runtime, &caller, &id, event)?;
+        Ok(act::done(format!("hold {hold} of {id} is lifted")))
+    });
+    done.await.map(Json)
+}
+
+/// Lets one release pass blockers. Members of the team may.
+#[utoipa::path(post, path = "/v1/pipelines/{pipeline}/overrides", request_body = OverrideRequest,
+    security(("token" = [])), params(("pipeline" = String, Path)),
+    responses((status = 200, body = Done), (status = 409, body = ErrorAnswer)))]
+pub(super) async fn override_blockers(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(id): Path<String>,
+    Body(request): Body<OverrideRequest>,
+) -> Result<Json<Done>, ApiError> {
+    let id = PipelineId::new(id)?;
+    if request.blockers.is_empty() {
+        let hint = "name window, aggregate-alarm, organisation-alarm or hold";
+        return Err(ApiError::bad("no blocker is named", hint));
+    }
+    let done = api.run(move |runtime| {
+        let release = request.release;
+        let event = PipelineEvent::Overridden {
+            release,
+            blockers: request.blockers,
+            steps: request.steps,
+            by: caller.actor(),
+            reason: act::reason(&request.reason)?,
+            expires: runtime.now() + request.expires_in,
+        };
+        let number = act::number(&act::steer(runtime, &caller, &id, event)?);
+        Ok(Done { version: VERSION, text: format!("{release} of {id} may pass"), number })
+    });
+    done.await.map(Json)
+}
+
+/// Rejects a release and rolls it back. Members of the team may; nothing holds it.
+#[utoipa::path(post, path = "/v1/pipelines/{pipeline}/rollbacks", request_body = RollbackRequest,
+    security(("token" = [])), params(("pipeline" = String, Path)),
+    responses((status = 200, body = Done), (status = 409, body = ErrorAnswer)))]
+pub(super) async fn roll_back(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(id): Path<String>,
+    Body(request): Body<RollbackRequest>,
+) -> Result<Json<Done>, ApiError> {
+    let id = PipelineId::new(id)?;
+    let done = api.run(move |runtime| {
+        let release = request.release;
+        let event = PipelineEvent::RollbackOrdered {
+            release,
+            by: caller.actor(),
+            reason: act::reason(&request.reason)?,
+            everywhere: request.everywhere,
+        };
+        act::steer(runtime, &caller, &id, event)?;
+        Ok(act::done(format!("{release} of {id} is rejected and rolled back where it is under way")))
+    });
+    done.await.map(Json)
+}
+
+/// Tries a failed build or a rejected release again. Members of the team may.
+#[utoipa::path(post, path = "/v1/pipelines/{pipeline}/retries", request_body = RetryRequest,
+    security(("token" = [])), params(("pipeline" = String, Path)),
+    responses((status = 200, body = Done), (status = 409, body = ErrorAnswer)))]
+pub(super) async fn retry(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(id): Path<String>,
+    Body(request): Body<RetryRequest>,
+) -> Result<Json<Done>, ApiError> {
+    let id = PipelineId::new(id)?;
+    let done = api.run(move |runtime| {
+        let release = request.release;
+        let reason = act::reason(&request.reason)?;
+        let event = PipelineEvent::Retried { release, by: caller.actor(), reason };
+        act::steer(runtime, &caller, &id, event)?;
+        Ok(act::done(format!("{release} of {id} is tried again")))
+    });
+    done.await.map(Json)
+}
+
+/// Raises an alarm of the organisation: nothing starts anywhere. Only administrators may.
+#[utoipa::path(put, path = "/v1/alarms/{name}", request_body = AlarmRequest, security(("token" = [])),
+    params(("name" = String, Path)), responses((status = 200, body = Done), (status = 403, body = ErrorAnswer)))]
+pub(super) async fn raise_alarm(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(name): Path<String>,
+    Body(request): Body<AlarmRequest>,
+) -> Result<Json<Done>, ApiError> {
+    let name = AlarmName::new(name)?;
+    api.run(move |runtime| act::alarm(runtime, &caller, name, Some(request))).await.map(Json)
+}
+
+/// Clears an alarm of the organisation. Only administrators may.
+#[utoipa::path(delete, path = "/v1/alarms/{name}", security(("token" = [])),
+    params(("name" = String, Path)), responses((status = 200, body = Done), (status = 409, body = ErrorAnswer)))]
+pub(super) async fn clear_alarm(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(name): Path<String>,
+) -> Result<Json<Done>, ApiError> {
+    let name = AlarmName::new(name)?;
+    api.run(move |runtime| act::alarm(runtime, &caller, name, None)).await.map(Json)
+}
+
+/// Says that a repository has new commits. It is looked at; nothing is believed.
+#[utoipa::path(post, path = "/v1/notify", request_body = NotifyRequest, security(("token" = [])),
+    responses((status = 200, body = Done)))]
+pub(super) async fn notify(
+    State(api): State<Api>,
+    _caller: Caller,
+    Body(request): Body<NotifyRequest>,
+) -> Json<Done> {
+    api.collaborators.source_changed(&request.url);
+    Json(act::done("the source is looked at"))
+}
+
+/// Makes a token for a user of the organisation. Only administrators may.
+#[utoipa::path(post, path = "/v1/tokens", request_body = TokenRequest, security(("token" = [])),
+    responses((status = 200, body = TokenCreated), (status = 403, body = ErrorAnswer)))]
+pub(super) async fn create_token(
+    State(api): State<Api>,
+    caller: Caller,
+    Body(request): Body<TokenRequest>,
+) -> Result<Json<TokenCreated>, ApiError> {
+    let tokens = std::sync::Arc::clone(&api.tokens);
+    let created = api.run(move |runtime| {
+        act::administrator(runtime, &caller)?;
+        let organisation = runtime.organisation()?;
+        let user = request.user;
+        if !(Rights { user: &user, organisation: organisation.definition.as_ref() }).known() {
+            let message = format!("the organisation has no user '{user}'");
+            return Err(ApiError::not_found(message, "add the user to the organisation's definition first"));
+        }
+        let token = tokens.create(user.clone(), runtime.now())?;
+        Ok(TokenCreated { version: VERSION, user, token })
+    });
+    created.await.map(Json)
+}

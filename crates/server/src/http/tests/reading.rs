@@ -1,0 +1,183 @@
+//! What is read, and what orders answer.
+
+use super::*;
+use expect_test::expect;
+use tidegate_api::{LogPage, Status, WhyAnswer};
+
+#[tokio::test]
+async fn status_says_whose_word_is_missing_and_then_what_is_built() {
+    let world = applied().await;
+    world.push('a', None, "add a cache");
+    let (_, answer) = world.call("GET", "/v1/status?pipeline=frontend", &world.admin, "").await;
+    let status: Status = serde_json::from_value(answer).unwrap();
+    let pending = &status.pipelines[0].sources[0].pending[0];
+    expect!["no approval by a team member other than its author (bob)"]
+        .assert_eq(pending.unreviewed.as_deref().unwrap_or_default());
+    let approval = json!({"commit": "aaaaaaa", "team": "web"}).to_string();
+    let (code, answer) = world.call("POST", "/v1/approvals", &world.token("bob"), &approval).await;
+    assert_eq!(code, StatusCode::OK, "{answer}");
+    world.tick();
+    let (_, answer) = world.call("GET", "/v1/status", &world.admin, "").await;
+    let status: Status = serde_json::from_value(answer).unwrap();
+    expect![[r#"
+        [
+            ReleaseStatus {
+                release: r1,
+                commits: {
+                    code: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa,
+                },
+                changes: [
+                    ChangeStatus {
+                        source: code,
+                        commit: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa,
+                        subject: "add a cache",
+                        author: "Alice",
+                        approved_by: bob,
+                        approved_at: Timestamp(
+                            1700000006000,
+                        ),
+                        late: true,
+                    },
+                ],
+                created_at: Timestamp(
+                    1700000007000,
+                ),
+                build: Building {
+                    since: Timestamp(
+                        1700000007000,
+                    ),
+                    deadline: Timestamp(
+                        1700002407000,
+                    ),
+                },
+                standing: Good,
+                taint: None,
+            },
+        ]
+    "#]]
+    .assert_debug_eq(&status.pipelines[0].releases);
+    let (_, answer) = world.call("GET", "/v1/why/aaaa", &world.admin, "").await;
+    let why: WhyAnswer = serde_json::from_value(answer).unwrap();
+    assert_eq!(why.commits[0].text, "it is in r1, which is being built");
+    let steps: Vec<&str> = why.commits[0].steps.iter().map(|s| s.step.as_str()).collect();
+    let expected = [
+        "beta/az-1",
+        "beta/az-2",
+        "wave-1/one-box",
+        "wave-1/az-1",
+        "wave-1/az-2",
+        "wave-2/one-box",
+        "wave-2/az-1",
+        "wave-2/az-2",
+    ];
+    assert_eq!(steps, expected);
+}
+
+#[tokio::test]
+async fn holds_have_numbers_by_which_they_are_lifted() {
+    let world = applied().await;
+    let alice = world.token("alice");
+    let hold = json!({"reason": "audit", "expires_in": "2h", "stage": "beta"}).to_string();
+    let (status, answer) = world.call("POST", "/v1/pipelines/frontend/holds", &alice, &hold).await;
+    assert_eq!((status, &answer["number"]), (StatusCode::OK, &json!(1)), "{answer}");
+    let (_, answer) = world.call("GET", "/v1/status", &alice, "").await;
+    let status: Status = serde_json::from_value(answer).unwrap();
+    let standing = &status.pipelines[0].holds[0];
+    assert_eq!((standing.number, standing.reason.as_str()), (1, "audit"));
+    assert!(standing.until.unwrap().since(standing.since).millis() >= 7_200_000 - 60_000);
+    for (body, says) in [
+        (json!({"reason": " "}), "a reason is missing"),
+        (json!({"reason": "x", "stage": "nowhere"}), "frontend has no stage 'nowhere'"),
+        (json!({"reason": "x", "until": 1}), "unknown field `until`"),
+    ] {
+        let path = "/v1/pipelines/frontend/holds";
+        let (status, answer) = world.call("POST", path, &alice, &body.to_string()).await;
+        let message = answer["error"]["message"].as_str().unwrap();
+        assert!(status.is_client_error() && message.contains(says), "{answer}");
+    }
+    for (number, expected) in [("1", 200), ("1", 409), ("x", 400)] {
+        let path = format!("/v1/pipelines/frontend/holds/{number}");
+        assert_eq!(world.call("DELETE", &path, &alice, "").await.0.as_u16(), expected, "{number}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_said_in_the_same_form() {
+    let world = applied().await;
+    for (method, path, status, code) in [
+        ("GET", "/v1/status?pipeline=nothing", 404, "TG003"),
+        ("GET", "/v1/status?pipeline=No_Name", 400, "TG005"),
+        ("GET", "/v1/status?colour=red", 400, "TG005"),
+        ("GET", "/v1/why/abcd", 404, "TG003"),
+        ("GET", "/v1/why/abcd?pipeline=nothing", 404, "TG003"),
+        ("GET", "/v1/log?pipeline=nothing", 404, "TG003"),
+        ("GET", "/v1/builds/frontend/r1/log", 404, "TG003"),
+        ("GET", "/v1/builds/..%2f..%2fetc/r1/log", 400, "TG005"),
+        ("GET", "/v1/schemas/other.json", 404, "TG003"),
+        ("GET", "/v2/status", 404, "TG003"),
+        ("POST", "/v1/status", 400, "TG005"),
+        ("DELETE", "/v1/alarms/storm", 409, "TG004"),
+        ("POST", "/v1/notify", 400, "TG005"),
+    ] {
+        let (found, answer) = world.call(method, path, &world.admin, "").await;
+        let said = (found.as_u16(), answer["error"]["code"].as_str().unwrap_or("none"));
+        assert_eq!(said, (status, code), "{method} {path}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn the_log_comes_in_pages_and_verifies() {
+    let world = applied().await;
+    for digit in ['a', 'b', 'c'] {
+        world.push(digit, None, "change");
+    }
+    let newest = world.newest_position();
+    let (_, answer) = world.call("GET", "/v1/log?limit=2", &world.admin, "").await;
+    let page: LogPage = serde_json::from_value(answer).unwrap();
+    let positions: Vec<u64> = page.entries.iter().map(|e| e.position).collect();
+    assert_eq!(positions, [newest - 1, newest]);
+    let (mut after, mut seen) = (0, 0);
+    while let Some(next) = {
+        let path = format!("/v1/log?after={after}&limit=3&pipeline=frontend");
+        let (_, answer) = world.call("GET", &path, &world.admin, "").await;
+        let page: LogPage = serde_json::from_value(answer).unwrap();
+        seen += page.entries.len();
+        page.next
+    } {
+        assert!(next > after);
+        after = next;
+    }
+    assert_eq!(seen, 4, "the definition and three commits");
+    let (_, answer) = world.call("GET", "/v1/log/verify", &world.admin, "").await;
+    assert_eq!(answer["facts"], newest);
+}
+
+#[tokio::test]
+async fn collaborators_are_asked() {
+    let world = applied().await;
+    let (_, answer) = world.call("GET", "/v1/endpoints", &world.admin, "").await;
+    assert_eq!((&answer["endpoints"][0]["region"], &answer["version"]), (&json!("eu-1"), &json!(1)));
+    let url = json!({"url": "https://git.example/frontend.git"}).to_string();
+    world.call("POST", "/v1/notify", &world.admin, &url).await;
+    assert_eq!(*world.outside.notified.lock().unwrap(), ["https://git.example/frontend.git"]);
+    let long = "line\n".repeat(50_000);
+    std::fs::write(world.outside.data.join("frontend-r1.log"), &long).unwrap();
+    let (_, answer) = world.call("GET", "/v1/builds/frontend/r1/log", &world.admin, "").await;
+    assert_eq!(answer, json!(long));
+}
+
+#[tokio::test]
+async fn the_server_describes_itself() {
+    let world = empty();
+    let (_, openapi) = world.call("GET", "/v1/openapi.json", "", "").await;
+    assert!(openapi["openapi"].as_str().unwrap().starts_with("3.1"), "{}", openapi["openapi"]);
+    for path in ["/v1/status", "/v1/events", "/v1/alarms/{name}", "/v1/pipelines/{pipeline}/holds/{number}"] {
+        assert!(openapi["paths"][path].is_object(), "{path}");
+    }
+    assert!(openapi["components"]["schemas"]["WorkStatus"]["oneOf"].is_array());
+    for (name, property) in [("organisation", "regions"), ("pipeline", "stages")] {
+        let (_, schema) = world.call("GET", &format!("/v1/schemas/{name}.json"), "", "").await;
+        assert!(schema["properties"][property].is_object(), "{schema}");
+        assert_eq!(schema["additionalProperties"], false);
+    }
+}
