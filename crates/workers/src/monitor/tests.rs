@@ -1,3 +1,5 @@
+//! What reports make of alarms: by the second, at every boundary, and through a gap.
+
 use super::*;
 use expect_test::expect;
 use tidegate_core::alarm::{Comparison, Datapoints, Metric, MissingData, Period, Quantity};

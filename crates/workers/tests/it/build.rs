@@ -236,6 +236,12 @@ async fn dependencies_are_fetched_once_and_are_all_that_the_steps_get_from_outsi
         let Err(BuildFailure::Step { step, outcome, .. }) = failed else { panic!("{failed:?}") };
         assert_eq!((step.as_str(), outcome), ("fetch", Outcome::Exited(9)));
     }
+    // Its folder is removed aside.
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while fs::read_dir(f.path("cache")).unwrap().count() > 2 {
+        assert!(Instant::now() < deadline, "a failed fetch's folder stays");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     assert_eq!(fs::read_dir(f.path("cache")).unwrap().count(), 2);
 }
 
