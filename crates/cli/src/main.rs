@@ -1,6 +1,107 @@
-//! The tidegate command.
+//! The tidegate command: the server, the fleet, and everything that people tell them. One command per file in `commands`;
+//! a command's doc comment is its manual.
+//!
+//! Data goes to stdout and talk to stderr. Exit codes are a contract: see [`error`].
 
-#[cfg(test)]
+mod client;
+mod commands;
 mod demo;
+mod error;
+mod render;
+mod sse;
+mod text;
 
-fn main() {}
+use clap::{Args, Parser, Subcommand};
+use commands as c;
+use error::CliError;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Takes every reviewed commit to production safely and by itself, and takes it back by itself.
+///
+/// Exit codes: 0 done; 1 an error; 2 wrong usage; 3 the server refused; 4 the server cannot be reached.
+#[derive(Debug, Parser)]
+#[command(name = "tidegate", version, propagate_version = true)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// How the server is found, and how answers are told.
+///
+/// The token is read from TIDEGATE_TOKEN, or else from the data directory, which is the first administrator's.
+#[derive(Debug, Clone, Args)]
+struct Global {
+    /// Where the server is, such as http://127.0.0.1:7420.
+    #[arg(long, global = true, env = "TIDEGATE_SERVER", value_name = "URL")]
+    server: Option<String>,
+    /// The server's data directory, on this machine: its address and the administrator's token are found there.
+    #[arg(long, global = true, env = "TIDEGATE_DATA", value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Print the answer as JSON, in the shape of the API.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Demo(demo::Options),
+    Serve(c::serve::Options),
+    Fleet(c::fleet::Options),
+    Status(c::status::Options),
+    Watch(c::watch::Options),
+    Why(c::why::Options),
+    Log(c::log::Options),
+    BuildLog(c::build_log::Options),
+    Approve(c::approve::Options),
+    Hold(c::hold::Options),
+    Unhold(c::unhold::Options),
+    Override(c::override_::Options),
+    Rollback(c::rollback::Options),
+    Retry(c::retry::Options),
+    Alarm(c::alarm::Options),
+    Apply(c::apply::Options),
+    Packages(c::packages::Options),
+    Token(c::token::Options),
+    Endpoints(c::endpoints::Options),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return CliError::failed("start", error).report(cli.global.json),
+    };
+    let json = cli.global.json;
+    match runtime.block_on(run(cli)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => error.report(json),
+    }
+}
+
+async fn run(cli: Cli) -> Result<(), CliError> {
+    let global = &cli.global;
+    match cli.command {
+        Command::Demo(options) => demo::run(options).await,
+        Command::Serve(options) => c::serve::run(global, options).await,
+        Command::Fleet(options) => c::fleet::run(global, options).await,
+        Command::Status(options) => c::status::run(global, options).await,
+        Command::Watch(options) => c::watch::run(global, options).await,
+        Command::Why(options) => c::why::run(global, options).await,
+        Command::Log(options) => c::log::run(global, options).await,
+        Command::BuildLog(options) => c::build_log::run(global, options).await,
+        Command::Approve(options) => c::approve::run(global, options).await,
+        Command::Hold(options) => c::hold::run(global, options).await,
+        Command::Unhold(options) => c::unhold::run(global, options).await,
+        Command::Override(options) => c::override_::run(global, options).await,
+        Command::Rollback(options) => c::rollback::run(global, options).await,
+        Command::Retry(options) => c::retry::run(global, options).await,
+        Command::Alarm(options) => c::alarm::run(global, options).await,
+        Command::Apply(options) => c::apply::run(global, options).await,
+        Command::Packages(options) => c::packages::run(global, options).await,
+        Command::Token(options) => c::token::run(global, options).await,
+        Command::Endpoints(options) => c::endpoints::run(global, options).await,
+    }
+}

@@ -1,0 +1,227 @@
+//! Talks to the server: finds it, carries the token, and turns its answers into values and its refusals into errors.
+
+use crate::Global;
+use crate::error::CliError;
+use crate::text::print;
+use reqwest::Method;
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+use std::time::Duration;
+use tidegate_api::{Code, ErrorAnswer, ErrorBody};
+
+/// How long a call may take, in milliseconds: more than the server gives itself.
+const CALL_LIMIT_MS: u64 = 90_000;
+/// How long a connection may take to be made, in milliseconds.
+const CONNECT_LIMIT_MS: u64 = 5_000;
+/// How long a stream of events may be silent, in milliseconds: the server says every 10 s that it is alive.
+const SILENCE_LIMIT_MS: u64 = 35_000;
+
+/// An answer: as a value, and as it came.
+#[derive(Debug)]
+pub(crate) struct Answer<T> {
+    pub(crate) value: T,
+    pub(crate) json: String,
+}
+
+impl<T> Answer<T> {
+    /// Prints it as JSON, or for people.
+    pub(crate) fn tell(&self, global: &Global, people: impl FnOnce(&T) -> String) -> Result<(), CliError> {
+        if global.json { print(&format!("{}\n", self.json.trim_end())) } else { print(&people(&self.value)) }
+    }
+}
+
+/// A server.
+#[derive(Debug)]
+pub(crate) struct Client {
+    url: String,
+    token: String,
+    http: reqwest::Client,
+}
+
+#[derive(Deserialize)]
+struct ServerFile {
+    url: String,
+}
+
+impl Client {
+    /// Finds the server and the token.
+    pub(crate) fn new(global: &Global) -> Result<Client, CliError> {
+        let url = match (&global.server, &global.data) {
+            (Some(url), _) => url.clone(),
+            (None, Some(data)) => url_in(data)?,
+            (None, None) => {
+                let message = "which server? give --server URL, or --data DIR of a server on this machine";
+                return Err(CliError::Usage(message.to_owned()));
+            }
+        };
+        if url.starts_with("https:") {
+            let message =
+                "https is not supported yet: reach the server over loopback, such as through ssh -L";
+            return Err(CliError::Usage(message.to_owned()));
+        }
+        if !url.starts_with("http://") {
+            return Err(CliError::Usage(format!("'{url}' is no URL of a server; write http://host:port")));
+        }
+        let given = std::env::var("TIDEGATE_TOKEN").ok().filter(|token| !token.is_empty());
+        let token = match (given, &global.data) {
+            (Some(token), _) => token,
+            (None, Some(data)) => {
+                let path = data.join("admin-token");
+                std::fs::read_to_string(&path)
+                    .map_err(|e| CliError::failed(format!("read the token in {}", path.display()), e))?
+            }
+            (None, None) => {
+                let message =
+                    "which token? set TIDEGATE_TOKEN, or give --data DIR of a server on this machine";
+                return Err(CliError::Usage(message.to_owned()));
+            }
+        };
+        let http = reqwest::Client::builder()
+            .connect_timeout(Duration::from_millis(CONNECT_LIMIT_MS))
+            .read_timeout(Duration::from_millis(CALL_LIMIT_MS))
+            // The server is on this machine or behind a tunnel: a proxy of the environment is not the way to it.
+            .no_proxy()
+            .build()
+            .map_err(|error| CliError::failed("prepare HTTP", error))?;
+        Ok(Client { url: url.trim_end_matches('/').to_owned(), token: token.trim().to_owned(), http })
+    }
+
+    /// As somebody else than the environment says.
+    pub(crate) fn with_token(global: &Global, token: &str) -> Result<Client, CliError> {
+        Ok(Client { token: token.to_owned(), ..Client::new(global)? })
+    }
+
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<Answer<T>, CliError> {
+        self.call(Method::GET, path, None).await
+    }
+
+    pub(crate) async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<Answer<T>, CliError> {
+        self.call(Method::DELETE, path, None).await
+    }
+
+    pub(crate) async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<Answer<T>, CliError> {
+        self.call(Method::POST, path, Some(to_json(body)?)).await
+    }
+
+    pub(crate) async fn put<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<Answer<T>, CliError> {
+        self.call(Method::PUT, path, Some(to_json(body)?)).await
+    }
+
+    /// Sends a document as it is.
+    pub(crate) async fn put_text<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        text: String,
+    ) -> Result<Answer<T>, CliError> {
+        self.call(Method::PUT, path, Some(text)).await
+    }
+
+    /// A stream of events, or of a log, that may go on for ever.
+    pub(crate) async fn stream(
+        &self,
+        path: &str,
+        last_event: Option<u64>,
+    ) -> Result<reqwest::Response, CliError> {
+        let mut request = self.http.get(format!("{}{path}", self.url));
+        request = request.header(AUTHORIZATION, format!("Bearer {}", self.token));
+        if let Some(position) = last_event {
+            request = request.header("Last-Event-ID", position.to_string());
+        }
+        let limit = Duration::from_millis(SILENCE_LIMIT_MS);
+        let sent = tokio::time::timeout(limit, request.send()).await;
+        let response = sent
+            .map_err(|_| CliError::Unreachable(format!("{} does not answer", self.url)))?
+            .map_err(|error| self.unreachable(error))?;
+        if response.status().is_success() { Ok(response) } else { Err(self.refusal(response).await) }
+    }
+
+    /// The next bytes of a stream; `None` at its end.
+    pub(crate) async fn piece(
+        &self,
+        response: &mut reqwest::Response,
+    ) -> Result<Option<bytes::Bytes>, CliError> {
+        let limit = Duration::from_millis(SILENCE_LIMIT_MS);
+        match tokio::time::timeout(limit, response.chunk()).await {
+            Ok(piece) => piece.map_err(|error| self.unreachable(error)),
+            Err(_) => Err(CliError::Unreachable(format!("{} went silent", self.url))),
+        }
+    }
+
+    async fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<String>,
+    ) -> Result<Answer<T>, CliError> {
+        let mut request = self.http.request(method, format!("{}{path}", self.url));
+        request = request.header(AUTHORIZATION, format!("Bearer {}", self.token));
+        request = request.timeout(Duration::from_millis(CALL_LIMIT_MS));
+        if let Some(body) = body {
+            request = request.header(CONTENT_TYPE, "application/json").body(body);
+        }
+        let response = request.send().await.map_err(|error| self.unreachable(error))?;
+        if !response.status().is_success() {
+            return Err(self.refusal(response).await);
+        }
+        let json = response.text().await.map_err(|error| self.unreachable(error))?;
+        let value = serde_json::from_str(&json)
+            .map_err(|error| CliError::failed("read the server's answer (is it another version?)", error))?;
+        Ok(Answer { value, json })
+    }
+
+    async fn refusal(&self, response: reqwest::Response) -> CliError {
+        let status = response.status();
+        let text = match response.text().await {
+            Ok(text) => text,
+            Err(error) => return self.unreachable(error),
+        };
+        match serde_json::from_str::<ErrorAnswer>(&text) {
+            Ok(answer) => CliError::Answered(Box::new(answer.error)),
+            Err(_) => CliError::Answered(Box::new(ErrorBody {
+                code: Code::Internal,
+                message: format!("{} answered {status} and nothing that tidegate would say", self.url),
+                hint: "is this the address of a tidegate server?".to_owned(),
+                findings: Vec::new(),
+            })),
+        }
+    }
+
+    fn unreachable(&self, error: reqwest::Error) -> CliError {
+        match CliError::failed("", error.without_url()) {
+            CliError::Failed { why, .. } => CliError::Unreachable(format!("{}: {why}", self.url)),
+            other => other,
+        }
+    }
+}
+
+fn url_in(data: &Path) -> Result<String, CliError> {
+    let path = data.join("server.json");
+    let text = std::fs::read(&path).map_err(|error| {
+        let why = format!("no server runs on {} ({}: {error})", data.display(), path.display());
+        CliError::Unreachable(why)
+    })?;
+    let file: ServerFile = serde_json::from_slice(&text)
+        .map_err(|error| CliError::failed(format!("read {}", path.display()), error))?;
+    Ok(file.url)
+}
+
+fn to_json(body: &impl Serialize) -> Result<String, CliError> {
+    serde_json::to_string(body).map_err(|error| CliError::failed("write the request", error))
+}
+
+/// A query string; values are names, numbers and words that need no escaping, or are refused.
+pub(crate) fn query(pairs: &[(&str, Option<String>)]) -> String {
+    let given: Vec<String> =
+        pairs.iter().filter_map(|(key, value)| value.as_ref().map(|v| format!("{key}={v}"))).collect();
+    if given.is_empty() { String::new() } else { format!("?{}", given.join("&")) }
+}

@@ -1,0 +1,33 @@
+//! One command per file: its options with their manual, and what it does.
+
+pub(crate) mod alarm;
+pub(crate) mod apply;
+pub(crate) mod approve;
+pub(crate) mod build_log;
+pub(crate) mod endpoints;
+pub(crate) mod fleet;
+pub(crate) mod hold;
+pub(crate) mod log;
+pub(crate) mod override_;
+pub(crate) mod packages;
+pub(crate) mod retry;
+pub(crate) mod rollback;
+pub(crate) mod serve;
+pub(crate) mod status;
+pub(crate) mod token;
+pub(crate) mod unhold;
+pub(crate) mod watch;
+pub(crate) mod why;
+
+use crate::Global;
+use crate::client::Answer;
+use crate::error::CliError;
+use tidegate_api::Done;
+
+/// Tells what was done.
+fn tell_done(global: &Global, answer: &Answer<Done>) -> Result<(), CliError> {
+    answer.tell(global, |done| match done.number {
+        Some(number) => format!("{number}  {}\n", done.text),
+        None => format!("{}\n", done.text),
+    })
+}

@@ -1,0 +1,80 @@
+//! `tidegate serve`.
+
+use crate::Global;
+use crate::error::CliError;
+use clap::Args;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use tidegate_core::pipeline::Switches;
+use tidegate_server::serve::{ServeOptions, serve};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// Run the server on a data directory (--data). It starts the local fleet if none runs, and finds it again if one does.
+///
+/// Ends on SIGINT and SIGTERM; the fleet and its boxes run on. The address is printed, and stands in DIR/server.json as long
+/// as the server serves. The first administrator's token is made at the first start, in DIR/admin-token.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Where to listen; port 0 takes a free one. Everything is unencrypted: listen on loopback only.
+    #[arg(long, default_value = "127.0.0.1:7420", value_name = "ADDRESS")]
+    listen: SocketAddr,
+    /// Take over from an unknown later server: for a data directory that was restored from a backup.
+    #[arg(long)]
+    new_epoch: bool,
+    /// Break a rule on purpose, to prove that somebody notices.
+    #[cfg(debug_assertions)]
+    #[arg(long, hide = true, value_enum)]
+    test_only_disable: Vec<Rule>,
+}
+
+#[cfg(debug_assertions)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Rule {
+    Rollback,
+    Review,
+    Rejection,
+}
+
+#[cfg(debug_assertions)]
+fn switches(options: &Options) -> Switches {
+    let off = |rule| options.test_only_disable.contains(&rule);
+    Switches {
+        rollback_off: off(Rule::Rollback),
+        review_off: off(Rule::Review),
+        rejection_off: off(Rule::Rejection),
+    }
+}
+
+#[cfg(not(debug_assertions))]
+fn switches(_: &Options) -> Switches {
+    Switches::default()
+}
+
+pub(crate) async fn run(global: &Global, options: Options) -> Result<(), CliError> {
+    let data: PathBuf = global
+        .data
+        .clone()
+        .ok_or_else(|| CliError::Usage("where shall everything be kept? give --data DIR".to_owned()))?;
+    super::fleet::log_to_stderr();
+    let stop = CancellationToken::new();
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| CliError::failed("take signals", e))?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(|e| CliError::failed("take signals", e))?;
+    let signalled = stop.clone();
+    let waiter = tokio::spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        signalled.cancel();
+    });
+    let serve_options = ServeOptions {
+        switches: switches(&options),
+        data,
+        listen: options.listen,
+        new_epoch: options.new_epoch,
+    };
+    let result = serve(serve_options, stop, |address| println!("http://{address}")).await;
+    waiter.abort();
+    result.map_err(|error| CliError::failed("serve", error))
+}

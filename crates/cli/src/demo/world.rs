@@ -1,0 +1,250 @@
+//! What the demo sets up and takes down: a server and a fleet as processes of their own, repositories, customers and the
+//! on-call's webhook. After [`World::end`] nothing is left running.
+
+use super::definitions::{GAMMA, REGIONS, application, commands, organisation};
+use super::hooks::HookReceiver;
+use super::load::{LoadGenerator, LoadRequest, LoadTarget};
+use super::repo::{ASSETS, BACKEND, FRONTEND, INFRASTRUCTURE, Repo};
+use crate::client::Client;
+use crate::Global;
+use serde_json::{Value, json};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+use tidegate_api::{LogEntry, LogPage, Status};
+use tidegate_fleet::FleetConfig;
+use tidegate_fleet::client::FleetClient;
+use tidegate_fleet::protocol::{EndpointKey, SetEndpoint, Stop};
+use tokio::process::{Child, Command};
+
+/// How long the server may take until it answers.
+const START_MAX: Duration = Duration::from_secs(60);
+/// Requests a second to each production endpoint of the frontend; elsewhere and to the backend fewer.
+const PRODUCTION_RATE: u32 = 20;
+
+/// Everything that the story plays with.
+pub(crate) struct World {
+    /// The folder of all of it.
+    dir: PathBuf,
+    server: Child,
+    /// Ctrl-C ends the demo and not the server under it: they are in groups of their own.
+    disabled: Vec<String>,
+    /// As the administrator.
+    pub(crate) admin: Client,
+    /// As alice, who writes.
+    pub(crate) alice: Client,
+    /// As bob, who reviews.
+    pub(crate) bob: Client,
+    /// The repositories.
+    pub(crate) frontend: Repo,
+    pub(crate) backend: Repo,
+    pub(crate) assets: Repo,
+    pub(crate) infrastructure: Repo,
+    /// Customers.
+    pub(crate) load: LoadGenerator,
+    /// The on-call's pager.
+    pub(crate) pager: HookReceiver,
+    /// Everything that was logged so far, in order.
+    pub(crate) log: Vec<LogEntry>,
+}
+
+impl World {
+    /// Sets everything up in a fresh folder.
+    pub(crate) async fn begin(disabled: Vec<String>) -> Result<World, String> {
+        let dir = std::env::temp_dir().join(format!("tidegate-demo-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).map_err(|e| format!("cannot make {}: {e}", dir.display()))?;
+        let data = dir.join("data");
+        let (server, admin) = start_server(&data, "127.0.0.1:0", &disabled).await?;
+        let pager = HookReceiver::start().await.map_err(|e| format!("cannot receive webhooks: {e}"))?;
+        put(&admin, "/v1/organisation", &organisation(&format!("{}/pages", pager.url()))).await?;
+        let alice = login(&admin, &data, "alice").await?;
+        let bob = login(&admin, &data, "bob").await?;
+        let repo = |name: &str, files| Repo::create(&dir.join("repositories").join(name), files);
+        let (frontend, backend) = (repo("frontend", FRONTEND)?, repo("backend", BACKEND)?);
+        let (assets, infrastructure) = (repo("static-assets", ASSETS)?, repo("infrastructure", INFRASTRUCTURE)?);
+        put(&admin, "/v1/pipelines", &application("backend", &backend.path, &[])).await?;
+        put(&admin, "/v1/pipelines", &application("frontend", &frontend.path, &["backend"])).await?;
+        let load = LoadGenerator::start(customers(&data).await?);
+        let log = Vec::new();
+        Ok(World { dir, server, disabled, admin, alice, bob, frontend, backend, assets, infrastructure, load, pager, log })
+    }
+
+    /// Adds the pipelines of the team's own commands.
+    pub(crate) async fn add_command_pipelines(&self) -> Result<(), String> {
+        put(&self.admin, "/v1/pipelines", &commands("assets", &self.assets.path)).await?;
+        put(&self.admin, "/v1/pipelines", &commands("infrastructure", &self.infrastructure.path)).await
+    }
+
+    /// The server's data directory, for the user's own commands.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.dir.join("data")
+    }
+
+    /// Kills the server with SIGKILL.
+    pub(crate) async fn kill_server(&mut self) -> Result<(), String> {
+        self.server.kill().await.map_err(|e| format!("cannot kill the server: {e}"))
+    }
+
+    /// Starts the server again.
+    pub(crate) async fn restart_server(&mut self) -> Result<(), String> {
+        let (server, admin) = start_server(&self.data(), "127.0.0.1:0", &self.disabled).await?;
+        self.server = server;
+        self.admin = admin;
+        self.alice = login(&self.admin, &self.data(), "alice").await?;
+        self.bob = login(&self.admin, &self.data(), "bob").await?;
+        Ok(())
+    }
+
+    /// Reads what was logged since the last call.
+    pub(crate) async fn read_log(&mut self) -> Result<(), String> {
+        loop {
+            let after = self.log.last().map_or(0, |e| e.position);
+            let page: LogPage = self
+                .admin
+                .get(&format!("/v1/log?after={after}&limit=1000"))
+                .await
+                .map_err(|e| e.to_string())?
+                .value;
+            if page.entries.is_empty() {
+                return Ok(());
+            }
+            self.log.extend(page.entries);
+        }
+    }
+
+    /// One pipeline's state.
+    pub(crate) async fn status(&self, pipeline: &str) -> Result<Status, String> {
+        let answer = self.admin.get(&format!("/v1/status?pipeline={pipeline}")).await;
+        Ok(answer.map_err(|e| e.to_string())?.value)
+    }
+
+    /// Shows the end of the server's log, for whoever wants to know what went wrong.
+    pub(crate) fn keep_logs(&self) {
+        let said = std::fs::read_to_string(self.data().join("server.log")).unwrap_or_default();
+        let lines: Vec<&str> = said.lines().collect();
+        eprintln!("the end of the server's log:");
+        for line in &lines[lines.len().saturating_sub(20)..] {
+            eprintln!("  {line}");
+        }
+    }
+
+    /// Ends everything that was started, and removes the folder.
+    pub(crate) async fn end(mut self) {
+        self.load.stop().await;
+        let fleet = FleetClient::new(FleetConfig::socket(&self.data().join("fleet")));
+        if let Some(pid) = self.server.id() {
+            terminate(pid);
+        }
+        if tokio::time::timeout(Duration::from_secs(10), self.server.wait()).await.is_err() {
+            let _ = self.server.kill().await;
+        }
+        if let Err(error) = fleet.stop(Stop { boxes: true }).await {
+            eprintln!("the fleet did not take its end: {error}");
+        }
+        let begun = Instant::now();
+        while fleet.status().await.is_ok() && begun.elapsed() < Duration::from_secs(30) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+fn terminate(pid: u32) {
+    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+    if let Some(pid) = pid {
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+    }
+}
+
+async fn start_server(data: &Path, listen: &str, disabled: &[String]) -> Result<(Child, Client), String> {
+    std::fs::create_dir_all(data).map_err(|e| format!("cannot make {}: {e}", data.display()))?;
+    let log = data.join("server.log");
+    let open = || std::fs::OpenOptions::new().create(true).append(true).open(&log);
+    let (out, err) = (open().map_err(|e| e.to_string())?, open().map_err(|e| e.to_string())?);
+    let _ = std::fs::remove_file(data.join("server.json"));
+    let mut command = Command::new("/proc/self/exe");
+    command.arg("serve").arg("--data").arg(data).arg("--listen").arg(listen);
+    for rule in disabled {
+        command.arg("--test-only-disable").arg(rule);
+    }
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(out)
+        .stderr(err)
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|e| format!("cannot start the server: {e}"))?;
+    let begun = Instant::now();
+    let global = Global { server: None, data: Some(data.to_owned()), json: false };
+    loop {
+        if let Ok(client) = Client::new(&global)
+            && client.get::<Value>("/v1/health").await.is_ok()
+        {
+            return Ok((child, client));
+        }
+        if let Ok(Some(status)) = child.try_wait() {
+            let said = std::fs::read_to_string(&log).unwrap_or_default();
+            return Err(format!("the server ended with {status}:\n{said}"));
+        }
+        if begun.elapsed() > START_MAX {
+            return Err("the server does not answer".to_owned());
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn put(client: &Client, path: &str, body: &Value) -> Result<(), String> {
+    client.put::<Value>(path, body).await.map(|_| ()).map_err(|e| e.to_string())
+}
+
+async fn login(admin: &Client, data: &Path, user: &str) -> Result<Client, String> {
+    let made: Value =
+        admin.post("/v1/tokens", &json!({ "user": user })).await.map_err(|e| e.to_string())?.value;
+    let token = made["token"].as_str().unwrap_or_default();
+    Client::with_token(&Global { server: None, data: Some(data.to_owned()), json: false }, token)
+        .map_err(|e| e.to_string())
+}
+
+/// Customers of every endpoint, in every environment. They call from the start; what they see counts once a target is armed.
+async fn customers(data: &Path) -> Result<Vec<LoadTarget>, String> {
+    let fleet = FleetClient::new(FleetConfig::socket(&data.join("fleet")));
+    let production: Vec<&str> = REGIONS.iter().map(|(name, ..)| *name).collect();
+    let environments = [("beta", vec![super::definitions::FIRST]), ("gamma", GAMMA.to_vec()), ("production", production)];
+    let mut all = Vec::new();
+    for (environment, regions) in environments {
+        for region in regions {
+            for service in ["frontend", "backend"] {
+                let word = |text: &str| format!("cannot name an endpoint: {text}");
+                let endpoint = EndpointKey {
+                    service: service.parse().map_err(|_| word(service))?,
+                    environment: environment.parse().map_err(|_| word(environment))?,
+                    region: region.parse().map_err(|_| word(region))?,
+                };
+                let set = SetEndpoint { endpoint, listen: None };
+                let made = fleet.set_endpoint(&set).await.map_err(|e| e.to_string())?;
+                let address = SocketAddr::from(([127, 0, 0, 1], made.port));
+                let requests = if service == "frontend" {
+                    vec![
+                        LoadRequest::get("/"),
+                        LoadRequest::get("/items/{n}"),
+                        LoadRequest::post("/orders", "item={n}&quantity=1"),
+                    ]
+                } else {
+                    vec![
+                        LoadRequest::get("/stock/{n}"),
+                        LoadRequest::post("/reserve", "order=o{n}&item={n}&quantity=1"),
+                    ]
+                };
+                let rate_per_second = match (environment, service) {
+                    ("production", "frontend") => PRODUCTION_RATE,
+                    _ => 10,
+                };
+                let name = format!("{service}/{environment}/{region}");
+                all.push(LoadTarget { name, address, rate_per_second, connections: 4, requests });
+            }
+        }
+    }
+    Ok(all)
+}

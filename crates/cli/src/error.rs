@@ -1,0 +1,105 @@
+//! How a command fails. Exit codes: 0 done, 1 an error, 2 wrong usage, 3 the server refused (not allowed, not legal now,
+//! not there, a definition with findings), 4 the server cannot be reached.
+
+use crate::text::clean;
+use std::error::Error;
+use std::process::ExitCode;
+use tidegate_api::{ErrorAnswer, ErrorBody, VERSION};
+
+/// Why a command did not do what it was told.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CliError {
+    /// The command makes no sense as it was given.
+    #[error("{0}")]
+    Usage(String),
+    /// The server answered with an error.
+    #[error("{}", .0.message)]
+    Answered(Box<ErrorBody>),
+    /// The server refused a file.
+    #[error("{file}: {}", error.message)]
+    Refused {
+        /// Which.
+        file: String,
+        /// Why.
+        error: Box<ErrorBody>,
+    },
+    /// The server does not answer.
+    #[error("cannot reach the server: {0}")]
+    Unreachable(String),
+    /// Something on this machine failed.
+    #[error("failed to {what}: {why}")]
+    Failed {
+        /// What was tried.
+        what: String,
+        /// How it failed.
+        why: String,
+    },
+    /// Nobody reads the output any more.
+    #[error("the output was closed")]
+    Closed,
+}
+
+impl CliError {
+    pub(crate) fn failed(what: impl Into<String>, error: impl Error) -> CliError {
+        let mut why = error.to_string();
+        let mut source = error.source();
+        while let Some(error) = source {
+            why = format!("{why}: {error}");
+            source = error.source();
+        }
+        CliError::Failed { what: what.into(), why }
+    }
+
+    /// Tells it on stderr, and gives the exit code.
+    pub(crate) fn report(&self, json: bool) -> ExitCode {
+        match self {
+            CliError::Answered(error) | CliError::Refused { error, .. } if json => {
+                let answer = ErrorAnswer { version: VERSION, error: (**error).clone() };
+                eprintln!("{}", serde_json::to_string(&answer).unwrap_or_default());
+            }
+            CliError::Answered(error) => eprint!("{}", render(error, None)),
+            CliError::Refused { file, error } => eprint!("{}", render(error, Some(file))),
+            CliError::Closed => {}
+            other => eprintln!("tidegate: {other}"),
+        }
+        ExitCode::from(self.code())
+    }
+
+    fn code(&self) -> u8 {
+        match self {
+            CliError::Closed => 0,
+            CliError::Usage(_) => 2,
+            CliError::Answered(error) | CliError::Refused { error, .. } if error.code.status() < 500 => 3,
+            CliError::Unreachable(_) => 4,
+            CliError::Answered(_) | CliError::Refused { .. } | CliError::Failed { .. } => 1,
+        }
+    }
+}
+
+/// The server's error for people: code, message, each finding with its place, line and marker, and what to do.
+pub(crate) fn render(error: &ErrorBody, file: Option<&str>) -> String {
+    let mut out = format!("tidegate: {}: {}\n", error.code, clean(&error.message));
+    for finding in &error.findings {
+        let of = match (&finding.pipeline, file) {
+            (Some(pipeline), _) => format!("pipeline {pipeline}"),
+            (None, Some(file)) => file.to_owned(),
+            (None, None) => "the document".to_owned(),
+        };
+        let line = finding.excerpt.as_ref().map(|e| format!(":{}:{}", e.line, e.column)).unwrap_or_default();
+        let place = if finding.place.is_empty() { "/" } else { &finding.place };
+        out.push_str(&format!(
+            "\n{}: {}\n  at {of}{line} ({place})\n",
+            finding.code,
+            clean(&finding.message)
+        ));
+        if let Some(excerpt) = &finding.excerpt {
+            excerpt.render().lines().for_each(|line| out.push_str(&format!("    {line}\n")));
+        }
+        out.push_str(&format!("  hint: {}\n", clean(&finding.hint)));
+    }
+    if !error.findings.is_empty() {
+        out.push('\n');
+    }
+    out.push_str(&format!("hint: {}\n", clean(&error.hint)));
+    out
+}
