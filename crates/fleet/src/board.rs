@@ -41,6 +41,29 @@ struct Entry {
 struct State {
     slots: BTreeMap<SlotId, Entry>,
     serving: BTreeMap<EndpointKey, Vec<Arc<Upstream>>>,
+    routes: BTreeMap<EndpointKey, Arc<Route>>,
+    /// The routing tables stay as they are while boxes are taken up again, one by one.
+    held: bool,
+}
+
+impl State {
+    /// The boxes that serve behind an endpoint.
+    fn serving_at(&self, key: &EndpointKey) -> Vec<Arc<Upstream>> {
+        self.slots
+            .iter()
+            .filter(|(slot, _)| EndpointKey::of(&slot.target) == *key)
+            .flat_map(|(_, entry)| entry.view.boxes.iter().filter_map(|b| b.serves.clone()))
+            .collect()
+    }
+
+    /// Routes requests to these boxes. A table that would be the same keeps its place in the turns.
+    fn route_to(&mut self, route: &Route, serving: Vec<Arc<Upstream>>) {
+        let before = self.serving.get(&route.key).map_or(&[][..], Vec::as_slice);
+        if before.len() != serving.len() || before.iter().zip(&serving).any(|(a, b)| !Arc::ptr_eq(a, b)) {
+            route.table.store(Arc::new(Table::new(serving.clone())));
+            self.serving.insert(route.key.clone(), serving);
+        }
+    }
 }
 
 /// All slots.
@@ -59,7 +82,7 @@ impl Board {
     }
 
     /// Takes a slot's report and routes requests accordingly before it returns.
-    pub(crate) fn publish(&self, slot: &SlotId, route: &Route, view: SlotView) {
+    pub(crate) fn publish(&self, slot: &SlotId, route: &Arc<Route>, view: SlotView) {
         let mut guard = lock(&self.state);
         let state = &mut *guard;
         let version = *self.version.borrow() + 1;
@@ -80,12 +103,7 @@ impl Board {
             }
         }
         let same_endpoint = |slot: &SlotId| EndpointKey::of(&slot.target) == route.key;
-        let serving: Vec<Arc<Upstream>> = state
-            .slots
-            .iter()
-            .filter(|(slot, _)| same_endpoint(slot))
-            .flat_map(|(_, entry)| entry.view.boxes.iter().filter_map(|b| b.serves.clone()))
-            .collect();
+        let serving = state.serving_at(&route.key);
         let weights = weights(&serving.iter().map(|u| u.role).collect::<Vec<Role>>());
         let weight_of = |upstream: &Option<Arc<Upstream>>| {
             let place = upstream.as_ref().and_then(|u| serving.iter().position(|s| Arc::ptr_eq(s, u)));
@@ -100,15 +118,36 @@ impl Board {
                 changed = true;
             }
         }
-        // A table that would be the same keeps its place in the turns.
-        let before = state.serving.get(&route.key).map_or(&[][..], Vec::as_slice);
-        if before.len() != serving.len() || before.iter().zip(&serving).any(|(a, b)| !Arc::ptr_eq(a, b)) {
-            route.table.store(Arc::new(Table::new(serving.clone())));
-            state.serving.insert(route.key.clone(), serving);
+        state.routes.entry(route.key.clone()).or_insert_with(|| Arc::clone(route));
+        if !state.held {
+            state.route_to(route, serving);
         }
         if changed {
             self.version.send_replace(version);
         }
+    }
+
+    /// Leaves the routing tables as they are until [`Board::release`], whatever is published.
+    pub(crate) fn hold(&self) {
+        lock(&self.state).held = true;
+    }
+
+    /// Brings the routing tables to what was published.
+    pub(crate) fn release(&self) {
+        let mut state = lock(&self.state);
+        state.held = false;
+        for (key, route) in state.routes.clone() {
+            let serving = state.serving_at(&key);
+            state.route_to(&route, serving);
+        }
+        drop(state);
+        self.wake();
+    }
+
+    /// How many boxes could serve.
+    pub(crate) fn able_to_serve(&self) -> usize {
+        let state = lock(&self.state);
+        state.slots.values().flat_map(|entry| &entry.view.boxes).filter(|b| b.serves.is_some()).count()
     }
 
     /// The observations that changed after that version, and the version that they bring the caller to. A version that

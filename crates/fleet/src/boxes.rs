@@ -186,7 +186,7 @@ impl Life {
                     }
                 },
             };
-            let reason = self.run(running, adopted && self.record.was_healthy).await;
+            let reason = self.run(running, adopted).await;
             if let Some(reason) = reason {
                 tracing::warn!(r#box = self.record.box_name(), reason, "a box failed");
                 self.pause().await;
@@ -195,10 +195,11 @@ impl Life {
     }
 
     /// From a running process to its end; why it has to be started again, unless it was told to leave.
-    async fn run(&mut self, process: Process, was_healthy: bool) -> Option<String> {
+    async fn run(&mut self, process: Process, adopted: bool) -> Option<String> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.record.port));
         let role = self.record.slot.target.role;
         let upstream = Arc::new(Upstream::new(address, role, Arc::clone(&self.meter)));
+        self.meter.session_is_new.store(!adopted, Ordering::SeqCst);
         self.meter.session.store(process.name().pid, Ordering::SeqCst);
         let incarnation = self.record.incarnation;
         self.set(|state| {
@@ -209,7 +210,7 @@ impl Life {
         });
         let spec = self.shared.process_spec(&self.record.run_spec);
         let since = Instant::now();
-        let end = self.watch_over(&process, &upstream, &spec, was_healthy).await;
+        let end = self.watch_over(&process, &upstream, &spec, adopted && self.record.was_healthy).await;
         if self.meter.healthy.swap(false, Ordering::SeqCst)
             && since.elapsed() > Duration::from_millis(RESTART_DELAY_RESET_MS)
         {

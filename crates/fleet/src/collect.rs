@@ -184,7 +184,11 @@ impl Sample {
     ) -> Cell {
         let session = meter.session.load(Ordering::SeqCst);
         let (ticks, pages) = usage.get(&session).copied().unwrap_or((0, 0));
-        let used = if session == self.session { ticks.saturating_sub(self.ticks) } else { 0 };
+        let used = match session == self.session {
+            true => ticks.saturating_sub(self.ticks),
+            false if meter.session_is_new.load(Ordering::SeqCst) => ticks,
+            false => 0,
+        };
         (self.session, self.ticks) = (session, ticks);
         let elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX).max(1);
         let millicores = used.saturating_mul(1_000_000) / TICKS_PER_SECOND / elapsed_ms;

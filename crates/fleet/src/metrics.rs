@@ -180,6 +180,8 @@ pub(crate) struct BoxMeter {
     pub(crate) healthy: AtomicBool,
     /// Of its process; 0 when there is none.
     pub(crate) session: AtomicU32,
+    /// This process started that session, so all its CPU time is to be counted; an adopted one's was counted before.
+    pub(crate) session_is_new: AtomicBool,
     /// The box is gone: its next cell is its last.
     pub(crate) closed: AtomicBool,
 }
@@ -209,6 +211,7 @@ impl BoxMeter {
             counts: Mutex::default(),
             healthy: AtomicBool::new(false),
             session: AtomicU32::new(0),
+            session_is_new: AtomicBool::new(false),
             closed: AtomicBool::new(false),
         }
     }

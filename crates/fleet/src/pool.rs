@@ -97,7 +97,7 @@ pub(crate) struct Connection {
 #[derive(Debug)]
 pub(crate) enum Failed {
     /// The request never went out; here it is again.
-    NotSent(Request<Upload>),
+    NotSent(Box<Request<Upload>>),
     /// The box may have seen it.
     Broken(hyper::Error),
 }
@@ -151,7 +151,7 @@ impl Connection {
         })
         .await;
         result.map_err(|mut e| match e.take_message() {
-            Some(request) => Failed::NotSent(request),
+            Some(request) => Failed::NotSent(Box::new(request)),
             None => Failed::Broken(e.into_error()),
         })
     }

@@ -132,7 +132,7 @@ async fn forward(
         match in_time(client, connection.exchange(request)).await {
             None => return Err((StatusCode::GATEWAY_TIMEOUT, "the box did not answer in time\n")),
             Some(Ok(answer)) => return Ok((answer, connection)),
-            Some(Err(Failed::NotSent(again))) => request = again,
+            Some(Err(Failed::NotSent(again))) => request = *again,
             Some(Err(Failed::Broken(error))) if error.is_user() => {
                 exchange.outcome(Outcome::Error);
                 return Err((StatusCode::BAD_REQUEST, "the request body broke off or is too long\n"));

@@ -62,6 +62,8 @@ impl Supervisor {
                 sets.push(set);
             }
         }
+        // Until the boxes that were healthy have passed a check, requests go where they went.
+        shared.board.hold();
         let mut adopted = adopt(shared)?;
         let was_healthy =
             |b: &&(BoxRecord, Option<Process>)| b.1.is_some() && b.0.was_healthy && !b.0.leaving;
@@ -83,10 +85,10 @@ impl Supervisor {
     pub(crate) async fn adopted_serve(&self, limit: Duration) {
         let board = &self.shared.board;
         let mut changes = board.changes();
-        let all =
-            changes.wait_for(|_| board.serving().values().map(Vec::len).sum::<usize>() >= self.were_healthy);
+        let all = changes.wait_for(|_| board.able_to_serve() >= self.were_healthy);
         // Those that do not pass their first check are taken in when they do.
         let _ = tokio::time::timeout(limit, all).await;
+        board.release();
     }
 
     /// Accepts a command, or says why not. It is on disk when this returns. Blocks for as long as the disk does.

@@ -1,6 +1,8 @@
 //! The fleet with real processes, sockets and packages. The test binary starts itself again as the fleet and as the
 //! boxes: two of its "tests" do nothing unless they are started so.
 
+#![expect(clippy::unwrap_used, reason = "a failed unwrap fails the test, also in its helpers")]
+
 mod box_server;
 mod crash;
 mod deploy;

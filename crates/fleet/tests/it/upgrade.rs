@@ -2,6 +2,8 @@
 
 use crate::load::{Client, Load};
 use crate::support::{Fleet, alive, eventually, main_slot, slot};
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_upgrade_fails_no_request_and_touches_no_box() {
@@ -53,11 +55,8 @@ async fn an_upgrade_fails_no_request_and_touches_no_box() {
         let (mut after, mut sum) = (0, 0);
         loop {
             let page = fleet.client.metrics(after).await.unwrap();
-            let cells = page
-                .cells
-                .iter()
-                .filter_map(|c| Some((c, c.apis.iter().filter(|(n, _)| n.ends_with("/work")))));
-            sum += cells.flat_map(|(_, apis)| apis.map(|(_, api)| api.requests)).sum::<u64>();
+            let apis = page.cells.iter().flat_map(|cell| &cell.apis);
+            sum += apis.filter(|(name, _)| name.ends_with("/work")).map(|(_, api)| api.requests).sum::<u64>();
             if page.complete_until == after {
                 break;
             }
@@ -68,4 +67,34 @@ async fn an_upgrade_fails_no_request_and_touches_no_box() {
     })
     .await;
     assert_eq!(counted, good + 5);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_successor_that_fails_leaves_everything_as_it_was() {
+    let fleet = Fleet::start().await;
+    let (main, spec) = (main_slot(), fleet.run_spec("1", "ok"));
+    fleet.bring(&main, &[(&spec, 2)]).await;
+    let boxes = fleet.observe(&main).await.boxes;
+    let pids: Vec<u32> = boxes.iter().map(|b| fleet.pid(&main, b)).collect();
+    let load = Load::start(fleet.port(&main).await, 3);
+    load.more(50).await;
+    // It greets, is given everything, and dies before it says that it is ready.
+    let mut successor = UnixStream::connect(fleet.data.join("handover.sock")).unwrap();
+    let hello = br#"{"protocol":1}"#;
+    successor.write_all(&[&14_u32.to_le_bytes()[..], hello].concat()).unwrap();
+    let mut length = [0; 4];
+    successor.read_exact(&mut length).unwrap();
+    drop(successor);
+    let version = eventually("the fleet supervises again", async || {
+        let status = fleet.client.status().await.ok()?;
+        (status.pid == fleet.child.id() && status.boxes == 2).then_some(status.version)
+    })
+    .await;
+    assert!(!version.is_empty());
+    fleet.settled(&main, &[(&spec, 2)]).await;
+    let again: Vec<u32> = fleet.observe(&main).await.boxes.iter().map(|b| fleet.pid(&main, b)).collect();
+    assert_eq!(pids, again);
+    fleet.bring(&main, &[(&spec, 3)]).await;
+    load.more(100).await;
+    load.finish();
 }
