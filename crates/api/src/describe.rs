@@ -204,3 +204,68 @@ fn named<'a>(commits: impl ExactSizeIterator<Item = (&'a str, &'a str)>) -> Stri
     let noun = if count == 1 { "new commit" } else { "new commits" };
     format!("{count} {noun}: {}", names.join(", "))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use expect_test::expect;
+    use serde_json::{Value, json};
+
+    fn told(facts: &[Value]) -> String {
+        let line = |fact: &Value| describe(&serde_json::from_value(fact.clone()).unwrap()) + "\n";
+        facts.iter().map(line).collect()
+    }
+
+    #[test]
+    fn facts_are_told_in_one_line_each() {
+        let commit = |digit: &str, subject: &str| {
+            json!({
+                "id": digit.repeat(40), "parents": [], "author_name": "Alice", "author_email": "a@shop.example",
+                "committed_at": 0, "subject": subject, "reverts": [], "fixes": [],
+            })
+        };
+        let of = |fact: Value| json!({ "pipeline": fact });
+        let target = "frontend/production/eu-1/a/main";
+        let awaited = json!({"since": 0, "deadline": 1_000});
+        let facts = [
+            of(json!({"commits-seen": {"source": "code", "head": "d".repeat(40), "at": 0, "commits": [
+                commit("a", "one"), commit("b", "two\u{1b}[2J\nlines"), commit("c", "three"), commit("d", "four"),
+            ]}})),
+            of(json!({"waits": {"step": "beta/az-1", "release": 7, "reasons": [
+                {"step-busy": {"release": 6, "phase": "baking"}}, {"window": {"opens": null}},
+            ]}})),
+            of(json!({"waits": {"step": "beta/az-1", "release": 7, "reasons": []}})),
+            of(json!({"entered": {"step": "beta/az-1", "release": 7, "at": 0, "overrides": [3],
+                "masks": {"beta/eu-1": ["Frontend_High_Faults"]}}})),
+            of(json!({"slot-back": {"target": target, "from": {"7": 2, "8": 1}, "to": 6, "generation": 3,
+                "asked": 3, "awaited": awaited}})),
+            of(json!({"slot-back": {"target": target, "from": {"7": 2}, "to": null, "generation": 3,
+                "asked": 0, "awaited": awaited}})),
+            of(
+                json!({"capacity-changed": {"target": target, "capacity": {"short": {"healthy": 1, "minimum": 2}}}}),
+            ),
+            of(
+                json!({"watched": {"step": "beta/az-1", "blind": null, "clock": {"started": 0, "minimum": "1m",
+                "data": [{"api": "POST /orders", "requests": 100}],
+                "regions": {"eu-1": {"watched": "12s", "until": 0, "requests": [40]}}}}}),
+            ),
+            of(json!({"rejected": {"release": 7, "at": 0, "taint": [], "first": 7,
+                "cause": {"person": {"by": {"user": "bob"}, "reason": "it is slow"}}}})),
+            json!({"organisation": {"alarm-raised": {"name": "storm", "alarm": {"by": {"user": "root"}, "reason": "loss", "since": 0}}}}),
+            json!({"lease": {"seized": {"pipeline": "frontend"}}}),
+        ];
+        expect![[r#"
+            code has 4 new commits: aaaaaaaaaa "one", bbbbbbbbbb "two [2J lines", cccccccccc "three", and 1 more
+            r7 waits for beta/az-1: r6 is baking here; outside the deployment window, which does not open within a year
+            r7 no longer waits for beta/az-1
+            r7 enters beta/az-1 under override 3; masked: Frontend_High_Faults
+            frontend/production/eu-1/a/main returns from r7, r8 to r6, 3 boxes at once
+            frontend/production/eu-1/a/main is drained and stopped: nothing good ran there before r7
+            frontend/production/eu-1/a/main has 1 healthy boxes and needs 2
+            beta/az-1 watched; missing 48s of watched time in eu-1, 60 of 100 requests to POST /orders in eu-1
+            r7 REJECTED: bob: it is slow
+            alarm storm raised by root: loss; nothing starts anywhere
+            frontend rolls back here
+        "#]].assert_eq(&told(&facts));
+    }
+}

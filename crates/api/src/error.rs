@@ -158,3 +158,29 @@ impl Excerpt {
         format!("{number} | {}\n{gutter} | {indent}{mark}\n", self.text)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_is_written_as_it_is_named() {
+        for code in [
+            Code::Unauthenticated,
+            Code::Forbidden,
+            Code::NotFound,
+            Code::Illegal,
+            Code::BadRequest,
+            Code::Ambiguous,
+            Code::TooLarge,
+            Code::Definition,
+            Code::Busy,
+            Code::NoSpace,
+            Code::TimedOut,
+            Code::Internal,
+        ] {
+            assert_eq!(serde_json::to_value(code).unwrap(), code.as_str());
+            assert!((400..600).contains(&code.status()));
+        }
+    }
+}

@@ -1,11 +1,14 @@
 //! The command against a real server's API on a free port: what it prints where, and how it ends.
 
+#![expect(clippy::unwrap_used, reason = "a failed unwrap fails the test, also in its helpers")]
+
 use futures_util::future::BoxFuture;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 use tidegate_api::{BadPackage, Endpoint, PackagesVerified, VERSION};
 use tidegate_core::decision::AggregateId;
 use tidegate_core::ids::{PipelineId, ReleaseNo};
@@ -16,6 +19,9 @@ use tidegate_server::http::{Api, Collaborators, router};
 use tidegate_store::MemoryStore;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+
+/// Longer than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 struct Bell(watch::Sender<u64>);
 
@@ -92,7 +98,7 @@ impl Server {
 
     fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
-        command.env_clear().arg("--data").arg(self.data()).stdin(Stdio::null());
+        command.env_clear().env("TIDEGATE_DATA", self.data()).stdin(Stdio::null());
         command
     }
 
@@ -221,22 +227,37 @@ fn a_definition_that_is_refused_shows_file_line_and_marker() {
     let (code, out, talk) = server.run(&["apply", broken.to_str().unwrap()]);
     assert_eq!((code, out.as_str()), (3, ""));
     let talk = talk.replace(server.data().to_str().unwrap(), "DIR");
-    expect_test::expect![[r#""#]].assert_eq(&talk);
+    expect_test::expect![[r#"
+        tidegate: TG008: the definition is refused: 1 finding
+
+        TG103: unknown field 'bakes'
+          at DIR/broken.json:8:38 (/stages/0/bakes)
+            8 |   "stages": [{"environment": "beta", "bakes": {"az": "1m"}}]
+              |                                      ^^^^^^^
+          hint: did you mean "bake"?
+
+        hint: mend what the findings say and apply it again; nothing was changed
+    "#]]
+    .assert_eq(&talk);
 }
 
 #[test]
 fn watch_follows_live_and_again_after_a_position() {
     use std::io::{BufRead, BufReader};
     let (server, tokens) = applied();
+    let (told, lines) = std::sync::mpsc::channel();
+    let next = || lines.recv_timeout(PATIENCE).expect("a line in time");
     let mut command = server.command();
     command.args(["watch", "frontend", "--after", "0"]).stdout(Stdio::piped());
     let mut watching = command.spawn().unwrap();
-    let mut lines = BufReader::new(watching.stdout.take().unwrap()).lines();
-    let first = lines.next().unwrap().unwrap();
+    let output = BufReader::new(watching.stdout.take().unwrap());
+    let reader = std::thread::spawn(move || output.lines().try_for_each(|line| told.send(line.unwrap())));
+    let first: String = next();
     assert!(first.ends_with("frontend          pipeline defined: 1 stages, 1 steps  [admin]"), "{first}");
     server.as_user(&tokens["bob"], &["hold", "frontend", "--reason", "look"]);
-    let second = lines.next().unwrap().unwrap();
+    let second = next();
     assert!(second.ends_with("frontend          hold 1 placed by bob: look  [bob]"), "{second}");
     watching.kill().unwrap();
     watching.wait().unwrap();
+    reader.join().unwrap().unwrap();
 }

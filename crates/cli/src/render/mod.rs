@@ -11,6 +11,7 @@ use tidegate_api::{
 use tidegate_core::alarm::AlarmState;
 use tidegate_core::decision::Actor;
 use tidegate_core::ids::CommitId;
+use tidegate_core::pipeline::Blocker;
 use tidegate_core::units::Timestamp;
 
 /// How many releases are shown.
@@ -38,8 +39,9 @@ pub(crate) fn status(status: &Status, paint: Paint) -> String {
         }
         out.push_str(&format!("\nteam {}\n", paint.bold(team.name.as_str())));
         let width = team.alarms.iter().map(|a| a.scope.to_string().len()).max().unwrap_or(0);
+        let states = team.alarms.iter().map(|a| a.state.to_string().len()).max().unwrap_or(0);
         for alarm in &team.alarms {
-            let state = alarm.state.to_string();
+            let state = format!("{:states$}", alarm.state.to_string());
             let painted = match alarm.state {
                 AlarmState::Alarm => paint.bad(&state),
                 AlarmState::InsufficientData => paint.waits(&state),
@@ -86,7 +88,7 @@ fn of_pipeline(pipeline: &PipelineStatus, now: Timestamp, paint: Paint) -> Strin
         out.push_str(&line(2, &paint.waits(&head), head.len(), &text));
     }
     for o in &pipeline.overrides {
-        let blockers: Vec<String> = o.blockers.iter().map(|b| format!("{b:?}")).collect();
+        let blockers: Vec<&str> = o.blockers.iter().map(|b| blocker(*b)).collect();
         let ends = between(o.expires, now);
         let text = format!(
             "{} may pass {} by {}, ends in {ends}: {}",
@@ -107,6 +109,16 @@ fn of_pipeline(pipeline: &PipelineStatus, now: Timestamp, paint: Paint) -> Strin
         out.push_str(&format!("  {} is in no stage any more; its boxes run on\n", target.name));
     }
     out
+}
+
+/// As an override names it.
+fn blocker(blocker: Blocker) -> &'static str {
+    match blocker {
+        Blocker::Window => "window",
+        Blocker::AggregateAlarm => "aggregate-alarm",
+        Blocker::OrganisationAlarm => "organisation-alarm",
+        Blocker::Hold => "hold",
+    }
 }
 
 fn source(source: &SourceStatus, now: Timestamp, paint: Paint) -> String {

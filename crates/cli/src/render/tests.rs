@@ -135,7 +135,54 @@ fn constructed() -> Status {
 #[test]
 fn the_status_shows_every_state_with_its_reason() {
     let shown = status(&constructed(), Paint::NONE);
-    expect![[r#""#]].assert_eq(&shown);
+    expect![[r#"
+        shop  2023-11-14T22:13:20.000Z
+          ALARM large-scale-event  raised by root 2m ago: the network of eu-1 loses packets, and nobody
+                                   should deploy before it is mended; nothing starts anywhere
+
+        team web
+          production/eu-1  ALARM              High_Severity_Aggregate since 12s: firing:
+                                              Frontend_High_Fault_Rate
+          beta/eu-1        INSUFFICIENT_DATA  Canaries_High_Severity since 2h: no data:
+                                              Frontend_High_Canary_Failures
+          the suspect release of frontend is on its way back
+
+        frontend  service frontend, team web
+          HOLD 1  beta by alice for 60s, ends in 60m: audit
+          OVERRIDE 2  r7 may pass organisation-alarm by bob, ends in 30m: it mends the network
+          source code  at ffffffffff, 1 commit is in no release yet
+            TROUBLE  since 5m: the repository does not answer
+            ffffffffff  "skip review" by Mallory: no approval by a team member other than its author (alice,
+                        bob)
+          r10  building  for 20s, given up in 10m; eeeeeeeeee "say it nicer" (approved by bob)
+          r9   FAILED    to build 60s ago: step 'test' ended with exit status 101 [31mpanicked; dddddddddd
+                         "break the build" (approved by bob)
+          r8   REJECTED  3m ago: alarm Frontend_OneBox_High_Severity in production/eu-1 (fault rate 12.5 % >
+                         1 % in 2 of 3 periods); cccccccccc "try a new cache that answers faster for most of
+                         the customers of the shop" (approved late by bob)
+          r7   SUSPECT   for 30s, and comes back by itself when it is quiet: alarm
+                         Frontend_OneBox_High_Severity in production/eu-1 (fault rate 12.5 % > 1 % in 2 of 3
+                         periods); bbbbbbbbbb "warm the cache" (approved by bob)
+          r6   built     aaaaaaaaaa "add a cache" (approved by bob)
+          beta/az-1       r7   done          6m ago
+              r10 waits  hold 1 by alice: audit
+          wave-1/one-box  r7   baking        BLIND for 5s: no data for Frontend_High_Latency; missing 30s of
+                                             watched time in eu-1, 12 of 100 requests to POST /orders in
+                                             eu-1
+              eu-1/a  only 3 boxes are healthy, and 4 must be
+          wave-1/az-1     r7   deploying     for 90s
+              eu-1/a  2 of 6 boxes run r7, 4 asked for; the next within 10m; box 3 exited with 1
+              r10 waits  r7 is deploying here
+          wave-1/az-2     r8   ROLLING BACK  for 7s: alarm Frontend_OneBox_High_Severity in production/eu-1
+                                             (fault rate 12.5 % > 1 % in 2 of 3 periods)
+              eu-1/b  back from r8 to r6, 4 of 6 boxes
+          wave-1/az-3     r8   rolled back   3s ago to r6: alarm Frontend_OneBox_High_Severity in
+                                             production/eu-1 (fault rate 12.5 % > 1 % in 2 of 3 periods)
+          wave-2/one-box  -    free          nothing has come here yet
+
+        there are more pipelines: tidegate status --after gateway
+    "#]]
+    .assert_eq(&shown);
     let widest = shown.lines().map(|line| line.chars().count()).max();
     assert!(widest <= Some(crate::text::WIDTH), "{widest:?}");
     assert!(!shown.chars().any(|c| c.is_control() && c != '\n'));
@@ -145,7 +192,10 @@ fn the_status_shows_every_state_with_its_reason() {
 fn a_server_without_anything_says_so() {
     let value = json!({"version": 1, "now": NOW, "organisation": {"name": null, "alarms": []}, "teams": [], "pipelines": [], "next": null});
     let shown = status(&serde_json::from_value(value).unwrap(), Paint::NONE);
-    expect![[r#""#]].assert_eq(&shown);
+    expect![[r#"
+        (no organisation applied yet)  2023-11-14T22:13:20.000Z
+    "#]]
+    .assert_eq(&shown);
 }
 
 #[test]
@@ -161,7 +211,15 @@ fn why_says_where_the_commit_is() {
         ],
     }]});
     let shown = why(&serde_json::from_value(value).unwrap(), Paint::NONE);
-    expect![[r#""#]].assert_eq(&shown);
+    expect![[r#"
+        bbbbbbbbbb "warm the cache"  in frontend, source code
+          it is on its way in r7
+          beta/az-1       passed with r7
+          wave-1/one-box  r7 waits: the organisation's alarm large-scale-event is raised by root: the
+                          network of eu-1 loses packets
+          wave-2/one-box  not here yet
+    "#]]
+    .assert_eq(&shown);
 }
 
 #[test]
@@ -172,7 +230,11 @@ fn a_fact_is_one_line() {
     });
     let fact: LogEntry = serde_json::from_value(value).unwrap();
     let shown = entry(&fact, Moment::Day, Paint::NONE) + &entry(&fact, Moment::Time, Paint::NONE);
-    expect![[r#""#]].assert_eq(&shown);
+    expect![[r#"
+        2023-11-14 22:13:20  frontend          hold 1 placed by alice: audit  [alice]
+        22:13:20.000  frontend          hold 1 placed by alice: audit  [alice]
+    "#]]
+    .assert_eq(&shown);
 }
 
 #[test]
@@ -185,5 +247,16 @@ fn a_refusal_shows_the_line() {
             "excerpt": {"line": 12, "column": 3, "text": "  \"bakes\": {}", "mark_at": 2, "mark_len": 7}}],
     });
     let shown = crate::error::render(&serde_json::from_value(value).unwrap(), Some("frontend.json"));
-    expect![[r#""#]].assert_eq(&shown);
+    expect![[r#"
+        tidegate: TG008: the definition is refused: 1 finding
+
+        TG103: unknown field 'bakes'
+          at frontend.json:12:3 (/stages/0/bakes)
+            12 |   "bakes": {}
+               |   ^^^^^^^
+          hint: did you mean "bake"?
+
+        hint: mend what the findings say and apply it again; nothing was changed
+    "#]]
+    .assert_eq(&shown);
 }

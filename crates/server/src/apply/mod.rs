@@ -40,7 +40,7 @@ pub enum ApplyError {
 /// # Errors
 /// See [`ApplyError`].
 pub fn organisation(runtime: &Runtime, text: &str, by: &Actor, dry_run: bool) -> Result<Applied, ApplyError> {
-    let definition: OrganisationDef = read(text).map_err(|f| ApplyError::Findings(vec![f]))?;
+    let definition: OrganisationDef = read(text).map_err(ApplyError::Findings)?;
     let mut findings = placed(lint::organisation(&definition), text);
     for id in runtime.pipelines()? {
         if findings.len() >= FINDINGS_MAX {
@@ -70,7 +70,7 @@ pub fn organisation(runtime: &Runtime, text: &str, by: &Actor, dry_run: bool) ->
 /// # Errors
 /// See [`ApplyError`].
 pub fn pipeline(runtime: &Runtime, text: &str, by: &Actor, dry_run: bool) -> Result<Applied, ApplyError> {
-    let definition: PipelineDef = read(text).map_err(|f| ApplyError::Findings(vec![f]))?;
+    let definition: PipelineDef = read(text).map_err(ApplyError::Findings)?;
     let organisation = runtime.organisation()?;
     let organisation = organisation.definition.as_ref().ok_or(ApplyError::NoOrganisation)?;
     refuse(placed(lint::pipeline(&definition, organisation), text))?;
@@ -133,16 +133,16 @@ fn placed(findings: Vec<lint::Finding>, text: &str) -> Vec<Finding> {
 ///
 /// # Errors
 /// `TG102`: it is no JSON. `TG103`: an unknown field. `TG104`: a value that does not fit. `TG105`: a missing field.
-fn read<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, Finding> {
+fn read<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, Vec<Finding>> {
     let mut parser = serde_json::Deserializer::from_str(text);
     let syntax = |error: &serde_json::Error| {
         let at = place::offset(text, error.line(), error.column());
         finding("TG102", "", message_of(error), "write one JSON document", text, &(at..at + 1))
     };
     let value = serde_path_to_error::deserialize(&mut parser).map_err(|error| {
-        if error.inner().is_data() { misfit(&error, text) } else { syntax(error.inner()) }
+        vec![if error.inner().is_data() { misfit(&error, text) } else { syntax(error.inner()) }]
     })?;
-    parser.end().map_err(|error| syntax(&error))?;
+    parser.end().map_err(|error| vec![syntax(&error)])?;
     Ok(value)
 }
 

@@ -72,7 +72,7 @@ pub(super) async fn events(
     };
     let position = match resumed {
         Some(position) => position,
-        None => api.run(|runtime| newest(runtime)).await?,
+        None => api.run(newest).await?,
     };
     let following = Following { api, only, position, ready: VecDeque::new(), commits, _place: place };
     let alive = KeepAlive::new().interval(Duration::from_millis(KEEP_ALIVE_MS));

@@ -104,12 +104,12 @@ async fn a_bake_of_minus_one_is_refused() {
         "/v1/pipelines",
         &negative,
         expect![[r#"
-        TG008 the definition is refused: 1 finding
-        TG104 at /stages/0/bake/az: '-1s' is not a span of time: it is negative
-        42 |         "az": "-1s"
-           |               ^^^^^
-          hint: write a value that fits; see the JSON Schema
-    "#]],
+            TG008 the definition is refused: 1 finding
+            TG104 at /stages/0/bake/az: '-1s' is not a span of time: it is negative
+            42 |         "az": "-1s"
+               |               ^^^^^
+              hint: write a whole number and a unit, such as 90s, 1h30m or 250ms
+        "#]],
     )
     .await;
     let number = changed(pipeline(), "/stages/0/bake/az", json!(-1));
@@ -118,12 +118,12 @@ async fn a_bake_of_minus_one_is_refused() {
         "/v1/pipelines",
         &number,
         expect![[r#"
-        TG008 the definition is refused: 1 finding
-        TG104 at /stages/0/bake/az: invalid type: integer `-1`, expected a string
-        42 |         "az": -1
-           |               ^^
-          hint: write a value that fits; see the JSON Schema
-    "#]],
+            TG008 the definition is refused: 1 finding
+            TG104 at /stages/0/bake/az: invalid type: integer `-1`, expected a string
+            42 |         "az": -1
+               |               ^^
+              hint: write a value that fits; GET /v1/schemas/organisation.json and pipeline.json describe them
+        "#]],
     )
     .await;
 }
