@@ -1,1 +1,421 @@
-//! To be described.
+//! The durable loop around the core: load -> decide -> commit -> dispatch effects -> their results come back as events.
+//!
+//! What must hold here:
+//! - An event is one transaction: facts of all aggregates, their new states, effects, documents and wakes are durable
+//!   together or not at all, and nothing is done in the world before that.
+//! - A commit fails, and the event is decided again, if anything that its decision relied on has changed, also if it came
+//!   into being.
+//! - Time never goes back within an aggregate, whatever the clock does.
+//! - What takes something back is recorded even when the disk is full (X1).
+//! - A decision that changes nothing costs no commit: moving slots are observed every second.
+//!
+//! Absent on purpose: threads, timers and the performing of effects. All methods are synchronous; whoever owns the runtime
+//! calls [`Runtime::tick_due`] when [`Runtime::next_due`] has come, and performs [`Runtime::effects`].
+
+mod cache;
+mod clock;
+mod codec;
+mod error;
+mod submit;
+mod timers;
+mod verify;
+
+pub use clock::{Clock, SystemClock};
+pub use error::{RuntimeError, SubmitError, VerifyError};
+pub use submit::DECIDE_TRIES_MAX;
+pub use tidegate_store::{Lane, Reserve, Start, Verified};
+
+use cache::Cache;
+use codec::{Entry, Shared, decode, parse_id};
+use std::fmt;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+use submit::{With, run_spec_key};
+use tidegate_core::decision::{Actor, AggregateId, Effect, EffectId, Event, Fact};
+use tidegate_core::ids::{PipelineId, RunSpecDigest, TeamId};
+use tidegate_core::lease::{Lease, LeaseId};
+use tidegate_core::organisation::Organisation;
+use tidegate_core::pipeline::{Pipeline, Switches};
+use tidegate_core::run_spec::RunSpec;
+use tidegate_core::team::Team;
+use tidegate_core::units::Timestamp;
+use tidegate_store::{Commit, CommitError, PAGE_MAX, Postpone, Store, StoreError};
+
+/// The form in which states and facts are written; a store with a newer one is not opened.
+const FORMAT: u32 = 1;
+const FORMAT_KEY: &str = "runtime-format";
+
+/// Events of so many aggregates can be decided at the same time, if no two fall together.
+const TURNS: usize = 64;
+
+/// Is told of commits, so that nobody has to ask whether there is something new.
+pub trait Listener: Send + Sync {
+    /// After a commit, on the thread that made it: which aggregates have changed, and which lanes have new effects.
+    /// [`Runtime::next_due`] may have changed as well, also when both are empty. To be quick.
+    fn committed(&self, aggregates: &[AggregateId], lanes: &[Lane]);
+}
+
+/// How a runtime is set up.
+#[derive(Clone)]
+pub struct Options {
+    /// How many aggregates are kept in memory; at least 1.
+    pub cache: usize,
+    /// Breaks of the rules, for tests.
+    pub switches: Switches,
+    /// Who is told of commits.
+    pub listener: Option<Arc<dyn Listener>>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { cache: 4_096, switches: Switches::default(), listener: None }
+    }
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("cache", &self.cache)
+            .field("switches", &self.switches)
+            .field("listener", &self.listener.is_some())
+            .finish()
+    }
+}
+
+/// What came of an event.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    /// When it was decided.
+    pub at: Timestamp,
+    /// What happened; empty when the event changed nothing.
+    pub facts: Vec<(AggregateId, Fact)>,
+    /// What is to be done.
+    pub effects: Vec<EffectId>,
+}
+
+/// An effect that waits to be performed, or is being performed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PendingEffect {
+    /// Its name, which is its idempotency key.
+    pub id: EffectId,
+    /// Who awaits its result.
+    pub aggregate: AggregateId,
+    /// How many attempts have failed.
+    pub attempt: u32,
+    /// What to do.
+    pub effect: Effect,
+}
+
+/// A line of the log.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LogEntry {
+    /// Its place in the log of all aggregates.
+    pub position: u64,
+    /// Whose fact it is.
+    pub aggregate: AggregateId,
+    /// Its place in the aggregate's own log, from 1.
+    pub seq: u64,
+    /// When it was decided.
+    pub at: Timestamp,
+    /// Who or what caused it.
+    pub cause: Actor,
+    /// What happened.
+    pub fact: Fact,
+}
+
+/// See the head of this file.
+pub struct Runtime {
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    options: Options,
+    epoch: u64,
+    cache: Cache,
+    turns: Vec<Mutex<()>>,
+    told_of_clock: AtomicBool,
+}
+
+impl fmt::Debug for Runtime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Runtime").field("epoch", &self.epoch).field("options", &self.options).finish()
+    }
+}
+
+impl Runtime {
+    /// Opens the runtime on a store and acquires an epoch above every earlier one and above `fence_above`, the highest
+    /// that an engine has seen.
+    ///
+    /// # Errors
+    /// If the store fails, or a newer version of tidegate has written to it.
+    pub fn open(
+        store: Arc<dyn Store>,
+        clock: Arc<dyn Clock>,
+        options: Options,
+        fence_above: u64,
+    ) -> Result<Runtime, RuntimeError> {
+        let format = store.meta(FORMAT_KEY).map_err(|source| read("the format", source))?;
+        match format.map(|found| (found.parse::<u32>(), found)) {
+            Some((Ok(known), _)) if known <= FORMAT => {}
+            Some((_, found)) => return Err(RuntimeError::Newer { found, known: FORMAT }),
+            None => store
+                .set_meta(FORMAT_KEY, &FORMAT.to_string())
+                .map_err(|source| write("the format", source))?,
+        }
+        let epoch = store.acquire_epoch(fence_above).map_err(|source| write("a new epoch", source))?;
+        let cache = Cache::new(options.cache);
+        let turns = (0..TURNS).map(|_| Mutex::new(())).collect();
+        Ok(Runtime { store, clock, options, epoch, cache, turns, told_of_clock: AtomicBool::new(false) })
+    }
+
+    /// What every command to an engine is fenced with.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// The clock's time.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// Decides on an event and makes what follows durable.
+    ///
+    /// # Errors
+    /// See [`SubmitError`]; unless it is [`SubmitError::Store`], nothing was changed.
+    pub fn submit(&self, event: &Event, cause: &Actor) -> Result<Outcome, SubmitError> {
+        self.run(event, cause, With::default())
+    }
+
+    /// As [`Runtime::submit`] with the result of an effect, which ends in the same transaction. A result that is not legal
+    /// (any more) is dropped: the effect ends all the same.
+    ///
+    /// # Errors
+    /// As of [`Runtime::submit`].
+    pub fn submit_result(&self, effect: &EffectId, event: &Event) -> Result<Outcome, SubmitError> {
+        self.run(event, &Actor::Tidegate, With { ends: Some(effect), ..With::default() })
+    }
+
+    /// When the earliest timer fires; in the past if one has and was not told yet.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub fn next_due(&self) -> Result<Option<Timestamp>, RuntimeError> {
+        let due = self.store.next_due().map_err(|source| read("the timers", source))?;
+        Ok(due.map(Timestamp))
+    }
+
+    /// Effects of the lane that may be performed now, those that are being performed included.
+    ///
+    /// # Errors
+    /// If the store fails or holds something unknown.
+    pub fn effects(&self, lane: Lane, limit: usize) -> Result<Vec<PendingEffect>, RuntimeError> {
+        let due = self
+            .store
+            .effects(lane, self.clock.now().0, limit)
+            .map_err(|source| read("the effects", source))?;
+        let pending = due.into_iter().map(|record| {
+            Ok(PendingEffect {
+                effect: decode(&record.body, || format!("effect {}", record.id))?,
+                aggregate: parse_id(&record.aggregate)?,
+                attempt: record.attempt,
+                id: EffectId(record.id),
+            })
+        });
+        pending.collect()
+    }
+
+    /// When the earliest effect of the lane may be performed; in the past if one waits or is being performed.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub fn next_effect_at(&self, lane: Lane) -> Result<Option<Timestamp>, RuntimeError> {
+        let at = self.store.next_effect_at(lane).map_err(|source| read("the effects", source))?;
+        Ok(at.map(Timestamp))
+    }
+
+    /// Ends an effect whose result is no event (a page that was sent, a command that an engine has taken).
+    ///
+    /// # Errors
+    /// If the store fails; the effect will be performed again.
+    pub fn effect_done(&self, id: &EffectId) -> Result<(), RuntimeError> {
+        self.change_effect(id, Commit { ended_effects: vec![id.0.clone()], ..Commit::default() })
+    }
+
+    /// Notes that the `attempt`th try of an effect has failed (counted from 1) and that it is to be tried again then.
+    ///
+    /// # Errors
+    /// If the store fails; the effect is due as before.
+    pub fn effect_failed(
+        &self,
+        id: &EffectId,
+        attempt: u32,
+        retry_at: Timestamp,
+    ) -> Result<(), RuntimeError> {
+        let postpone = Postpone { id: id.0.clone(), attempt, not_before: retry_at.0 };
+        self.change_effect(id, Commit { postponed: vec![postpone], ..Commit::default() })
+    }
+
+    /// Housekeeping of effects must go on when the disk is full: it is what a rollback's effects need as well.
+    fn change_effect(&self, id: &EffectId, commit: Commit) -> Result<(), RuntimeError> {
+        let commit = Commit { at: self.clock.now().0, lane: Lane::Rollback, ..commit };
+        self.store.commit(&commit).map_err(|source| write(&format!("the end of effect {id}"), source))
+    }
+
+    /// A pipeline; `None` if it was never applied.
+    ///
+    /// # Errors
+    /// If the store fails or holds something unknown.
+    pub fn pipeline(&self, id: &PipelineId) -> Result<Option<Arc<Pipeline>>, RuntimeError> {
+        let entry = self.load(&AggregateId::Pipeline(id.clone()))?;
+        Ok(match entry.state {
+            Shared::Pipeline(state) if entry.version > 0 => Some(state),
+            _ => None,
+        })
+    }
+
+    /// A team; empty if it was never applied.
+    ///
+    /// # Errors
+    /// If the store fails or holds something unknown.
+    pub fn team(&self, id: &TeamId) -> Result<Arc<Team>, RuntimeError> {
+        Ok(match self.load(&AggregateId::Team(id.clone()))?.state {
+            Shared::Team(state) => state,
+            _ => Arc::default(),
+        })
+    }
+
+    /// The organisation; empty if it was never applied.
+    ///
+    /// # Errors
+    /// If the store fails or holds something unknown.
+    pub fn organisation(&self) -> Result<Arc<Organisation>, RuntimeError> {
+        Ok(match self.load(&AggregateId::Organisation)?.state {
+            Shared::Organisation(state) => state,
+            _ => Arc::default(),
+        })
+    }
+
+    /// A lease; free if nobody ever took it.
+    ///
+    /// # Errors
+    /// If the store fails or holds something unknown.
+    pub fn lease(&self, id: &LeaseId) -> Result<Arc<Lease>, RuntimeError> {
+        Ok(match self.load(&AggregateId::Lease(id.clone()))?.state {
+            Shared::Lease(state) => state,
+            _ => Arc::default(),
+        })
+    }
+
+    /// Every pipeline, by name.
+    ///
+    /// # Errors
+    /// If the store fails or holds something unknown.
+    pub fn pipelines(&self) -> Result<Vec<PipelineId>, RuntimeError> {
+        let ids = self.list("pipeline/")?;
+        ids.iter()
+            .map(|id| match parse_id(id)? {
+                AggregateId::Pipeline(id) => Ok(id),
+                _ => Err(RuntimeError::UnknownAggregate { id: id.clone() }),
+            })
+            .collect()
+    }
+
+    /// Every team, by name.
+    ///
+    /// # Errors
+    /// If the store fails or holds something unknown.
+    pub fn teams(&self) -> Result<Vec<TeamId>, RuntimeError> {
+        let ids = self.list("team/")?;
+        ids.iter()
+            .map(|id| match parse_id(id)? {
+                AggregateId::Team(id) => Ok(id),
+                _ => Err(RuntimeError::UnknownAggregate { id: id.clone() }),
+            })
+            .collect()
+    }
+
+    /// What effects refer to by digest; `None` if no release has it.
+    ///
+    /// # Errors
+    /// If the store fails or holds something unknown.
+    pub fn run_spec(&self, digest: &RunSpecDigest) -> Result<Option<RunSpec>, RuntimeError> {
+        let what = || format!("RunSpec {digest}");
+        let key = run_spec_key(digest.as_str());
+        let bytes = self.store.document(&key).map_err(|source| read(&what(), source))?;
+        bytes.map(|bytes| decode(&bytes, what)).transpose()
+    }
+
+    /// A page of the log, of one aggregate or of all.
+    ///
+    /// # Errors
+    /// If the store fails or holds something unknown.
+    pub fn log(
+        &self,
+        aggregate: Option<&AggregateId>,
+        start: Start,
+        limit: usize,
+    ) -> Result<Vec<LogEntry>, RuntimeError> {
+        let name = aggregate.map(ToString::to_string);
+        let page =
+            self.store.facts(name.as_deref(), start, limit).map_err(|source| read("the log", source))?;
+        let entries = page.into_iter().map(|record| {
+            let what = || format!("entry {} of the log", record.position);
+            Ok(LogEntry {
+                position: record.position,
+                aggregate: parse_id(&record.aggregate)?,
+                seq: record.seq,
+                at: Timestamp(record.at),
+                cause: decode(&record.cause, what)?,
+                fact: decode(&record.fact, what)?,
+            })
+        });
+        entries.collect()
+    }
+
+    /// Tries to have the reserved disk space again after it was used. To be called from time to time.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub fn tend(&self) -> Result<Reserve, RuntimeError> {
+        self.store.tend().map_err(|source| read("the reserved disk space", source))
+    }
+
+    /// The aggregate from memory or from the store; an absent one has version 0.
+    fn load(&self, id: &AggregateId) -> Result<Entry, RuntimeError> {
+        let ticket = match self.cache.get(id) {
+            Ok(entry) => return Ok(entry),
+            Err(ticket) => ticket,
+        };
+        let name = id.to_string();
+        let entry = match self.store.load(&name).map_err(|source| read(&name, source))? {
+            Some(loaded) => Entry::decode(id, &loaded)?,
+            None => Entry::absent(id),
+        };
+        self.cache.bring(id, entry.clone(), ticket);
+        Ok(entry)
+    }
+
+    /// Every id that begins with the prefix.
+    fn list(&self, prefix: &str) -> Result<Vec<String>, RuntimeError> {
+        let mut all: Vec<String> = Vec::new();
+        loop {
+            let after = all.last().map_or("", String::as_str);
+            let page = self
+                .store
+                .list(prefix, after, PAGE_MAX)
+                .map_err(|source| read("the list of aggregates", source))?;
+            if page.is_empty() {
+                return Ok(all);
+            }
+            all.extend(page);
+        }
+    }
+}
+
+fn read(what: &str, source: StoreError) -> RuntimeError {
+    RuntimeError::Read { what: what.to_owned(), source }
+}
+
+fn write(what: &str, source: CommitError) -> RuntimeError {
+    RuntimeError::Write { what: what.to_owned(), source }
+}
