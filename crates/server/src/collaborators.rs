@@ -10,11 +10,11 @@ use tidegate_api::{BadPackage, Endpoint, PackagesVerified, VERSION};
 use tidegate_core::ids::{PipelineId, ReleaseNo};
 
 /// The hands, as the API sees them.
-pub struct HandsForApi {
+pub(crate) struct HandsForApi {
     /// The hands.
-    pub hands: Arc<Hands>,
+    pub(crate) hands: Arc<Hands>,
     /// Their look at sources.
-    pub poller: Arc<Poller>,
+    pub(crate) poller: Arc<Poller>,
 }
 
 impl Collaborators for HandsForApi {

@@ -63,6 +63,8 @@ pub struct Found {
 pub struct Monitor {
     seconds: BTreeMap<Place, BTreeMap<i64, Second>>,
     complete_until: i64,
+    /// Since which second a place serves: requests that nobody took count only after it.
+    serving: BTreeMap<Place, i64>,
     /// Periods that were added up already: many alarms look at the same ones.
     periods: BTreeMap<(Place, Measured, u64, i64), Option<Aggregate>>,
 }
@@ -72,6 +74,10 @@ impl Monitor {
     pub fn take_metrics(&mut self, cells: &[Cell], unrouted: &[UnroutedCell], complete_until: i64) {
         for cell in cells {
             let place = (cell.target.service.clone(), Scope::of(&cell.target));
+            if cell.healthy {
+                let since = self.serving.entry(place.clone()).or_insert(cell.second);
+                *since = cell.second.min(*since);
+            }
             let second = self.second(place, cell.second);
             second.all.add(cell);
             if cell.target.role == Role::OneBox {
@@ -84,7 +90,11 @@ impl Monitor {
         }
         for cell in unrouted {
             let scope = Scope { environment: cell.environment.clone(), region: cell.region.clone() };
-            self.second((cell.service.clone(), scope), cell.second).all.add_unrouted(cell.requests);
+            let place = (cell.service.clone(), scope);
+            // Before the first box was healthy there was no service to be at fault.
+            if self.serving.get(&place).is_some_and(|since| *since < cell.second) {
+                self.second(place, cell.second).all.add_unrouted(cell.requests);
+            }
         }
         self.complete_until = self.complete_until.max(complete_until);
         self.forget();
@@ -148,6 +158,10 @@ impl Monitor {
         };
         for service in &team.services {
             let place = (service.name.clone(), scope.clone());
+            if !standing.services.contains(&place) {
+                // What was there before says nothing of what may come.
+                self.leave(&place);
+            }
             for alarm in metric_alarms(service) {
                 let stands = match alarm.scope {
                     Measured::Service => standing.services.contains(&place),
@@ -167,6 +181,12 @@ impl Monitor {
             }
         }
         found
+    }
+
+    fn leave(&mut self, place: &Place) {
+        self.serving.remove(place);
+        self.seconds.remove(place);
+        self.periods.retain(|(of, ..), _| of != place);
     }
 
     fn evaluate_one(

@@ -102,7 +102,11 @@ pub(crate) fn application(service: &str, repository: &Path, calls: &[&str]) -> V
 }
 
 /// A pipeline of the team's own commands beside the application's: static assets, or infrastructure (S1, S4).
-pub(crate) fn commands(name: &str, repository: &Path) -> Value {
+pub(crate) fn commands(name: &str, repository: &Path, content: &str) -> Value {
+    let package: Vec<Value> = [content, "deploy.sh", "observe.sh", "rollback.sh"]
+        .iter()
+        .map(|file| json!({"from": format!("dist/{file}"), "to": file}))
+        .collect();
     json!({
         "schema": "tidegate.pipeline/1",
         "name": format!("frontend-{name}"),
@@ -110,7 +114,7 @@ pub(crate) fn commands(name: &str, repository: &Path) -> Value {
         "sources": [{"name": "files", "url": repository, "poll": "1s"}],
         "build": {
             "steps": [{"name": "check and pack", "run": ["./build.sh"]}],
-            "package": [{"from": "dist", "to": "."}],
+            "package": package,
             "limits": {"time": "1m"}
         },
         "run": {"engine": {"command": {

@@ -72,8 +72,8 @@ impl World {
 
     /// Adds the pipelines of the team's own commands.
     pub(crate) async fn add_command_pipelines(&self) -> Result<(), String> {
-        put(&self.admin, "/v1/pipelines", &commands("assets", &self.assets.path)).await?;
-        put(&self.admin, "/v1/pipelines", &commands("infrastructure", &self.infrastructure.path)).await
+        put(&self.admin, "/v1/pipelines", &commands("assets", &self.assets.path, "assets")).await?;
+        put(&self.admin, "/v1/pipelines", &commands("infrastructure", &self.infrastructure.path, "stack.conf")).await
     }
 
     /// The server's data directory, for the user's own commands.
@@ -131,8 +131,8 @@ impl World {
 
     /// Ends everything that was started, and removes the folder.
     pub(crate) async fn end(mut self) {
-        self.load.stop().await;
         let fleet = FleetClient::new(FleetConfig::socket(&self.data().join("fleet")));
+        self.load.stop().await;
         if let Some(pid) = self.server.id() {
             terminate(pid);
         }

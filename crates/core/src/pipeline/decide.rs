@@ -318,7 +318,9 @@ impl Deciding<'_> {
                 let Some(definition) = self.p.definition.clone() else { return };
                 let specs = self.run_specs(&definition, package);
                 let run_specs = specs.iter().map(|(e, spec)| (e.clone(), spec.digest())).collect();
-                self.out.run_specs.extend(specs.into_values().map(|spec| (spec.digest(), spec)));
+                // Environments that call the same endpoints share one.
+                let unique: BTreeMap<_, _> = specs.into_values().map(|spec| (spec.digest(), spec)).collect();
+                self.out.run_specs.extend(unique);
                 self.fact(PipelineFact::Built { release, package: package.clone(), run_specs, at });
                 let first = self.p.plan.steps().next().map(|(_, step)| step.id.clone());
                 if let Some(first) = first {
