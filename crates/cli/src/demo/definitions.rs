@@ -38,9 +38,11 @@ pub(crate) fn organisation(pages: &str) -> Value {
 fn service(name: &str, canary: &str) -> Value {
     let prefix = if name == "frontend" { "Frontend" } else { "Backend" };
     let alarm = |what: &str, scope: &str, metric: Value, threshold: u64, min_samples: u64| {
+        // A one-box has few requests and a short bake: one bad period is enough.
+        let datapoints = if scope == "one-box" { "1 of 2" } else { "2 of 3" };
         json!({
             "name": format!("{prefix}_{what}"), "scope": scope, "metric": metric, "threshold": threshold,
-            "period": "2s", "datapoints": "2 of 3", "min_samples": min_samples
+            "period": "2s", "datapoints": datapoints, "min_samples": min_samples
         })
     };
     json!({
@@ -64,7 +66,7 @@ pub(crate) fn application(service: &str, repository: &Path, calls: &[&str]) -> V
         json!({"name": name, "run": run})
     };
     let tests = json!([{"name": "integration", "run": ["./itest"], "time_limit": "30s"}]);
-    let bake = json!({"one_box": "3s", "az": "2s", "first_wave": "12s", "second_wave": "4s", "last_wave": "3s",
+    let bake = json!({"one_box": "5s", "az": "2s", "first_wave": "14s", "second_wave": "4s", "last_wave": "3s",
         "data": [{"requests": 5}]});
     json!({
         "schema": "tidegate.pipeline/1",
