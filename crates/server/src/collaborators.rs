@@ -46,7 +46,9 @@ impl Collaborators for HandsForApi {
             for digest in hands.packages.list().map_err(|e| e.to_string())? {
                 match hands.packages.verify(&digest, &hands.trusted_keys) {
                     Ok(_) => all.good += 1,
-                    Err(why) => all.bad.push(BadPackage { package: digest.to_string(), why: why.to_string() }),
+                    Err(why) => {
+                        all.bad.push(BadPackage { package: digest.to_string(), why: why.to_string() })
+                    }
                 }
             }
             Ok(all)

@@ -165,7 +165,8 @@ pub async fn serve(
     let dirs = Dirs::open(&options.data)?;
     // The store's lock comes first: a second server on one data directory touches nothing.
     let store = Arc::new(SqliteStore::open(&dirs.store, &SqliteOptions::default())?);
-    let signing_key = Arc::new(SigningKey::load_or_create(&dirs.keys.join("signing.key"), &dirs.trusted_keys())?);
+    let signing_key =
+        Arc::new(SigningKey::load_or_create(&dirs.keys.join("signing.key"), &dirs.trusted_keys())?);
     let fleet = ensure_fleet(&dirs).await?;
     let packages = PackageStore::open(&dirs.packages)?;
     let trusted_keys = tidegate_fleet::package::TrustedKeys::load(&dirs.trusted_keys())?;
@@ -206,7 +207,8 @@ pub async fn serve(
         .await
         .map_err(|source| ServeError::Listen { address: options.listen, source })?;
     let address = listener.local_addr().map_err(ServeError::Serve)?;
-    let tokens = Tokens::open(&hands.dirs.data, runtime.now()).map_err(|e| ServeError::Tokens(e.to_string()))?;
+    let tokens =
+        Tokens::open(&hands.dirs.data, runtime.now()).map_err(|e| ServeError::Tokens(e.to_string()))?;
     let collaborators = Arc::new(HandsForApi { hands: Arc::clone(&hands), poller });
     let api = Api::new(Arc::clone(&runtime), Arc::new(tokens), collaborators, signals.any(), stop.clone());
     crate::apply::complete(&runtime)?;
@@ -216,7 +218,8 @@ pub async fn serve(
     announce(&hands.dirs, address)?;
     listening(address);
     let stopped = stop.clone();
-    let served = axum::serve(listener, router).with_graceful_shutdown(async move { stopped.cancelled().await });
+    let served =
+        axum::serve(listener, router).with_graceful_shutdown(async move { stopped.cancelled().await });
     let served = tokio::select! {
         served = served => served.map_err(ServeError::Serve),
         // Connections that follow events stay open for ever: they do not hold up the end.
@@ -275,11 +278,15 @@ async fn ensure_fleet(dirs: &Dirs) -> Result<FleetClient, ServeError> {
     Ok(client)
 }
 
-async fn highest_epoch(fleet: &FleetClient, commands: &CommandEngine, dirs: &Dirs) -> Result<u64, ServeError> {
-    let status = fleet.status().await.map_err(|e| ServeError::Fleet {
-        why: e.to_string(),
-        log: dirs.fleet.join("fleet.log"),
-    })?;
+async fn highest_epoch(
+    fleet: &FleetClient,
+    commands: &CommandEngine,
+    dirs: &Dirs,
+) -> Result<u64, ServeError> {
+    let status = fleet
+        .status()
+        .await
+        .map_err(|e| ServeError::Fleet { why: e.to_string(), log: dirs.fleet.join("fleet.log") })?;
     Ok(status.highest_epoch.max(commands.highest_epoch()))
 }
 

@@ -9,13 +9,19 @@ pub(crate) const GAMMA: [&str; 2] = ["north", "west"];
 /// The Region of beta, and of the first wave: the one with the least traffic.
 pub(crate) const FIRST: &str = "north";
 /// All Regions with their AZs and traffic. The planner makes three waves of them: north, east, then south and west.
-pub(crate) const REGIONS: [(&str, &[&str], u64); 4] =
-    [("north", &["a", "b"], 10), ("east", &["a", "b", "c"], 40), ("south", &["a", "b"], 20), ("west", &["a", "b"], 30)];
+pub(crate) const REGIONS: [(&str, &[&str], u64); 4] = [
+    ("north", &["a", "b"], 10),
+    ("east", &["a", "b", "c"], 40),
+    ("south", &["a", "b"], 20),
+    ("west", &["a", "b"], 30),
+];
 
 /// The organisation: one team with two services, three people, four Regions.
 pub(crate) fn organisation(pages: &str) -> Value {
-    let regions: Vec<Value> =
-        REGIONS.iter().map(|(name, azs, traffic)| json!({"name": name, "azs": azs, "traffic": traffic})).collect();
+    let regions: Vec<Value> = REGIONS
+        .iter()
+        .map(|(name, azs, traffic)| json!({"name": name, "azs": azs, "traffic": traffic}))
+        .collect();
     json!({
         "schema": "tidegate.organisation/1",
         "name": "demo",

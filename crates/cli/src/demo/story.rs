@@ -99,7 +99,8 @@ impl<'w> Story<'w> {
         frontend.set("src/version.rs", "VERSION", "\"1.1.0\"")?;
         self.merge(&frontend, "frontend: version 1.1.0", true).await?;
         let second = self.created(FRONTEND, mark).await?;
-        self.wait("the second release in wave 1", FRONTEND, mark, |f| entered(f, "wave-1/az-2", second)).await?;
+        self.wait("the second release in wave 1", FRONTEND, mark, |f| entered(f, "wave-1/az-2", second))
+            .await?;
         frontend.set("src/version.rs", "VERSION", "\"1.2.0\"")?;
         let next = self.mark();
         self.merge(&frontend, "frontend: version 1.2.0", true).await?;
@@ -111,7 +112,9 @@ impl<'w> Story<'w> {
             .wait("the third release in wave 1", FRONTEND, next, |f| entered(f, "wave-1/one-box", third))
             .await?;
         self.done_everywhere(FRONTEND, second, mark).await?;
-        let out_of_two = self.find(FRONTEND, mark, |f| done_with(f, "wave-2/az-3", second)).map_or(u64::MAX, |e| e.position);
+        let out_of_two = self
+            .find(FRONTEND, mark, |f| done_with(f, "wave-2/az-3", second))
+            .map_or(u64::MAX, |e| e.position);
         if !(into_two.position < behind.position && behind.position < out_of_two) {
             return Err(format!("{third} did not enter wave 1 while {second} was in wave 2"));
         }
@@ -130,12 +133,13 @@ impl<'w> Story<'w> {
         backend.set("src/version.rs", "VERSION", "\"1.1.0\"")?;
         let mark = self.mark();
         let commit = self.merge_commit(&backend, "backend: not reviewed by anybody", false).await?;
-        let why = self.until("the pipeline stops at it", async |s: &mut Story<'_>| {
-            let status = s.world.status(BACKEND).await?;
-            let pending = status.pipelines.iter().flat_map(|p| &p.sources).flat_map(|s| &s.pending);
-            Ok(pending.filter(|c| c.commit.as_str() == commit).find_map(|c| c.unreviewed.clone()))
-        })
-        .await?;
+        let why = self
+            .until("the pipeline stops at it", async |s: &mut Story<'_>| {
+                let status = s.world.status(BACKEND).await?;
+                let pending = status.pipelines.iter().flat_map(|p| &p.sources).flat_map(|s| &s.pending);
+                Ok(pending.filter(|c| c.commit.as_str() == commit).find_map(|c| c.unreviewed.clone()))
+            })
+            .await?;
         self.ok(&format!("{} is held: {why}", &commit[..10]));
         if !why.contains("bob") || why.contains("alice") {
             return Err(format!("it does not say whose approval is missing: {why}"));
@@ -148,7 +152,9 @@ impl<'w> Story<'w> {
         }
         self.approve(&commit).await?;
         let release = self.created(BACKEND, mark).await?;
-        let entry = self.wait("the release", BACKEND, mark, |f| matches!(f, PipelineFact::ReleaseCreated { .. })).await?;
+        let entry = self
+            .wait("the release", BACKEND, mark, |f| matches!(f, PipelineFact::ReleaseCreated { .. }))
+            .await?;
         let late = matches!(&entry.fact, Fact::Pipeline(PipelineFact::ReleaseCreated { changes, .. })
             if changes.iter().any(|c| c.commit.id.as_str() == commit && c.review.late && c.review.by.as_str() == "bob"));
         if !late {
@@ -166,17 +172,31 @@ impl<'w> Story<'w> {
         let release = self.created(FRONTEND, mark).await?;
         let before = self.world.load.snapshot();
         let entered_at = self
-            .wait("the bad release in wave 1's one-box", FRONTEND, mark, |f| entered(f, "wave-1/one-box", release))
+            .wait("the bad release in wave 1's one-box", FRONTEND, mark, |f| {
+                entered(f, "wave-1/one-box", release)
+            })
             .await?;
         let rejected = self
-            .wait("its rejection", FRONTEND, mark, |f| matches!(f, PipelineFact::Rejected { release: r, .. } if *r == release))
+            .wait(
+                "its rejection",
+                FRONTEND,
+                mark,
+                |f| matches!(f, PipelineFact::Rejected { release: r, .. } if *r == release),
+            )
             .await?;
-        let Fact::Pipeline(PipelineFact::Rejected { cause: Cause::Alarm { alarm, evidence, .. }, .. }) = &rejected.fact else {
+        let Fact::Pipeline(PipelineFact::Rejected { cause: Cause::Alarm { alarm, evidence, .. }, .. }) =
+            &rejected.fact
+        else {
             return Err(format!("it was rejected for another cause: {}", rejected.text));
         };
         self.ok(&format!("caught by {alarm}: {}", evidence.join("; ")));
         let back = self
-            .wait("its rollback", FRONTEND, mark, |f| matches!(f, PipelineFact::StepRolledBack { step, .. } if step.0 == "wave-1/one-box"))
+            .wait(
+                "its rollback",
+                FRONTEND,
+                mark,
+                |f| matches!(f, PipelineFact::StepRolledBack { step, .. } if step.0 == "wave-1/one-box"),
+            )
             .await?;
         if self.find(FRONTEND, mark, |f| entered(f, "wave-1/az-1", release)).is_some() {
             return Err("it got beyond the one-box".to_owned());
@@ -227,8 +247,12 @@ impl<'w> Story<'w> {
         self.approve(&revert).await?;
         self.land(&frontend, &revert).await?;
         let revert = self.created(FRONTEND, mark).await?;
-        self.wait("the revert passes wave 1", FRONTEND, mark, |f| done_with(f, "wave-1/az-2", revert)).await?;
-        if self.find(FRONTEND, 0, |f| matches!(f, PipelineFact::Entered { release: r, .. } if *r == release)).is_some() {
+        self.wait("the revert passes wave 1", FRONTEND, mark, |f| done_with(f, "wave-1/az-2", revert))
+            .await?;
+        if self
+            .find(FRONTEND, 0, |f| matches!(f, PipelineFact::Entered { release: r, .. } if *r == release))
+            .is_some()
+        {
             return Err(format!("{release} was let in"));
         }
         self.ok(&format!("{revert} contains the revert and goes through by itself"));
@@ -251,13 +275,21 @@ impl<'w> Story<'w> {
         self.wait("it passes the one-box", FRONTEND, mark, |f| done_with(f, "wave-1/one-box", slow)).await?;
         self.wait("it passes the first AZ", FRONTEND, mark, |f| done_with(f, "wave-1/az-1", slow)).await?;
         let rejected = self
-            .wait("its rejection", FRONTEND, mark, |f| matches!(f, PipelineFact::Rejected { release: r, .. } if *r == slow))
+            .wait(
+                "its rejection",
+                FRONTEND,
+                mark,
+                |f| matches!(f, PipelineFact::Rejected { release: r, .. } if *r == slow),
+            )
             .await?;
         self.ok(&rejected.text);
         for step in ["wave-1/one-box", "wave-1/az-1"] {
-            self.wait("the return", FRONTEND, mark, |f| {
-                matches!(f, PipelineFact::StepRolledBack { step: s, .. } if s.0 == step)
-            })
+            self.wait(
+                "the return",
+                FRONTEND,
+                mark,
+                |f| matches!(f, PipelineFact::StepRolledBack { step: s, .. } if s.0 == step),
+            )
             .await?;
         }
         let status = self.world.status(FRONTEND).await?;
@@ -272,13 +304,19 @@ impl<'w> Story<'w> {
         if let Some(target) = runs {
             return Err(format!("{} still runs {slow}", target.name));
         }
-        self.ok("every target of the unfinished wave returned, the one-box and the AZ that was Done included");
+        self.ok(
+            "every target of the unfinished wave returned, the one-box and the AZ that was Done included",
+        );
         let suspected = self
-            .wait("the other service is suspected", BACKEND, mark, |f| matches!(f, PipelineFact::Suspected { .. }))
+            .wait("the other service is suspected", BACKEND, mark, |f| {
+                matches!(f, PipelineFact::Suspected { .. })
+            })
             .await?;
         self.ok(&suspected.text);
         let returned = self
-            .wait("the suspect comes back", BACKEND, mark, |f| matches!(f, PipelineFact::SuspectReturned { .. }))
+            .wait("the suspect comes back", BACKEND, mark, |f| {
+                matches!(f, PipelineFact::SuspectReturned { .. })
+            })
             .await?;
         let Fact::Pipeline(PipelineFact::SuspectReturned { release }) = returned.fact else { return Ok(()) };
         self.wait("and passes wave 1", BACKEND, mark, |f| done_with(f, "wave-1/az-2", release)).await?;
@@ -293,7 +331,13 @@ impl<'w> Story<'w> {
         }
         let running = self.newest_of(BACKEND).await?;
         let reason = json!({"reason": "power failure at a supplier"});
-        let _: Value = self.world.admin.put("/v1/alarms/Large_Scale_Event", &reason).await.map_err(|e| e.to_string())?.value;
+        let _: Value = self
+            .world
+            .admin
+            .put("/v1/alarms/Large_Scale_Event", &reason)
+            .await
+            .map_err(|e| e.to_string())?
+            .value;
         let mark = self.mark();
         let slow = self.last_commit(&frontend)?;
         let revert = frontend.revert("alice", &slow)?;
@@ -316,9 +360,12 @@ impl<'w> Story<'w> {
             .map_err(|e| e.to_string())?
             .value;
         for step in ["wave-1/one-box", "wave-1/az-1", "wave-1/az-2"] {
-            self.wait("the rollback", BACKEND, mark, |f| {
-                matches!(f, PipelineFact::StepRolledBack { step: s, .. } if s.0 == step)
-            })
+            self.wait(
+                "the rollback",
+                BACKEND,
+                mark,
+                |f| matches!(f, PipelineFact::StepRolledBack { step: s, .. } if s.0 == step),
+            )
             .await?;
         }
         self.ok(&format!("a rollback of the backend's {running}, everywhere, was not held"));
@@ -377,14 +424,16 @@ impl Story<'_> {
 
     async fn approve(&self, commit: &str) -> Told {
         let body = json!({ "commit": commit });
-        let answer: Result<crate::client::Answer<Value>, _> = self.world.bob.post("/v1/approvals", &body).await;
+        let answer: Result<crate::client::Answer<Value>, _> =
+            self.world.bob.post("/v1/approvals", &body).await;
         answer.map(|_| ()).map_err(|e| e.to_string())
     }
 
     async fn land(&self, repo: &Repo, commit: &str) -> Told {
         repo.land(commit)?;
         let body = json!({ "url": repo.path });
-        let answer: Result<crate::client::Answer<Value>, _> = self.world.admin.post("/v1/notify", &body).await;
+        let answer: Result<crate::client::Answer<Value>, _> =
+            self.world.admin.post("/v1/notify", &body).await;
         answer.map(|_| ()).map_err(|e| e.to_string())
     }
 
@@ -484,7 +533,8 @@ impl Story<'_> {
 
     async fn done_everywhere(&mut self, pipeline: &str, release: ReleaseNo, after: u64) -> Told {
         let last = self.last_step(pipeline).await?;
-        self.wait(&format!("{release} everywhere"), pipeline, after, |f| done_with(f, &last, release)).await?;
+        self.wait(&format!("{release} everywhere"), pipeline, after, |f| done_with(f, &last, release))
+            .await?;
         self.ok(&format!("{pipeline}: {release} has passed every step"));
         Ok(())
     }
@@ -548,7 +598,12 @@ impl Story<'_> {
                 Fact::Pipeline(PipelineFact::StepDone { step, release: r, .. }) if *r == release => {
                     let from = entered_at.iter().rev().find(|(s, _)| *s == step.0).map_or(at, |(_, t)| *t);
                     let (blank, bar) = ((from / 2.0) as usize, ((at - from) / 2.0).max(1.0) as usize);
-                    println!("      {:<16} {}{} {from:.0}-{at:.0}", step.0, " ".repeat(blank), "█".repeat(bar));
+                    println!(
+                        "      {:<16} {}{} {from:.0}-{at:.0}",
+                        step.0,
+                        " ".repeat(blank),
+                        "█".repeat(bar)
+                    );
                 }
                 _ => {}
             }
@@ -582,9 +637,9 @@ fn narrate(entry: &LogEntry) -> Option<String> {
         | PipelineFact::SuspectReturned { .. }
         | PipelineFact::StepRollingBack { .. }
         | PipelineFact::StepRolledBack { .. } => true,
-        PipelineFact::Waits { reasons, .. } => reasons
-            .iter()
-            .any(|r| !matches!(r, Reason::StepBusy { .. } | Reason::LeaseHeld { .. })),
+        PipelineFact::Waits { reasons, .. } => {
+            reasons.iter().any(|r| !matches!(r, Reason::StepBusy { .. } | Reason::LeaseHeld { .. }))
+        }
         _ => false,
     };
     tell.then(|| format!("{}: {}", entry.aggregate.trim_start_matches("pipeline/"), entry.text))

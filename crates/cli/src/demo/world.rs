@@ -5,8 +5,8 @@ use super::definitions::{GAMMA, REGIONS, application, commands, organisation};
 use super::hooks::HookReceiver;
 use super::load::{LoadGenerator, LoadRequest, LoadTarget};
 use super::repo::{ASSETS, BACKEND, FRONTEND, INFRASTRUCTURE, Repo};
-use crate::client::Client;
 use crate::Global;
+use crate::client::Client;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -62,18 +62,38 @@ impl World {
         let bob = login(&admin, &data, "bob").await?;
         let repo = |name: &str, files| Repo::create(&dir.join("repositories").join(name), files);
         let (frontend, backend) = (repo("frontend", FRONTEND)?, repo("backend", BACKEND)?);
-        let (assets, infrastructure) = (repo("static-assets", ASSETS)?, repo("infrastructure", INFRASTRUCTURE)?);
+        let (assets, infrastructure) =
+            (repo("static-assets", ASSETS)?, repo("infrastructure", INFRASTRUCTURE)?);
         put(&admin, "/v1/pipelines", &application("backend", &backend.path, &[])).await?;
         put(&admin, "/v1/pipelines", &application("frontend", &frontend.path, &["backend"])).await?;
         let load = LoadGenerator::start(customers(&data).await?);
         let log = Vec::new();
-        Ok(World { dir, server, disabled, admin, alice, bob, frontend, backend, assets, infrastructure, load, pager, log })
+        Ok(World {
+            dir,
+            server,
+            disabled,
+            admin,
+            alice,
+            bob,
+            frontend,
+            backend,
+            assets,
+            infrastructure,
+            load,
+            pager,
+            log,
+        })
     }
 
     /// Adds the pipelines of the team's own commands.
     pub(crate) async fn add_command_pipelines(&self) -> Result<(), String> {
         put(&self.admin, "/v1/pipelines", &commands("assets", &self.assets.path, "assets")).await?;
-        put(&self.admin, "/v1/pipelines", &commands("infrastructure", &self.infrastructure.path, "stack.conf")).await
+        put(
+            &self.admin,
+            "/v1/pipelines",
+            &commands("infrastructure", &self.infrastructure.path, "stack.conf"),
+        )
+        .await
     }
 
     /// The server's data directory, for the user's own commands.
@@ -211,7 +231,8 @@ async fn login(admin: &Client, data: &Path, user: &str) -> Result<Client, String
 async fn customers(data: &Path) -> Result<Vec<LoadTarget>, String> {
     let fleet = FleetClient::new(FleetConfig::socket(&data.join("fleet")));
     let production: Vec<&str> = REGIONS.iter().map(|(name, ..)| *name).collect();
-    let environments = [("beta", vec![super::definitions::FIRST]), ("gamma", GAMMA.to_vec()), ("production", production)];
+    let environments =
+        [("beta", vec![super::definitions::FIRST]), ("gamma", GAMMA.to_vec()), ("production", production)];
     let mut all = Vec::new();
     for (environment, regions) in environments {
         for region in regions {

@@ -39,9 +39,10 @@ pub(super) async fn perform(hands: &Arc<Hands>, id: &EffectId, order: &BuildOrde
 
 fn still_wanted(hands: &Hands, id: &EffectId, order: &BuildOrder) -> bool {
     let pipeline = hands.runtime.pipeline(&order.pipeline).ok().flatten();
-    pipeline.as_ref().and_then(|p| p.releases.get(&order.release)).is_some_and(
-        |release| matches!(&release.build, Build::Building { effect, .. } if effect == id),
-    )
+    pipeline
+        .as_ref()
+        .and_then(|p| p.releases.get(&order.release))
+        .is_some_and(|release| matches!(&release.build, Build::Building { effect, .. } if effect == id))
 }
 
 enum Problem {
@@ -52,7 +53,8 @@ enum Problem {
 async fn build(hands: &Arc<Hands>, order: &BuildOrder) -> Result<PackageDigest, Problem> {
     let machine = |e: &dyn std::fmt::Display| Problem::OfTheMachine(e.to_string());
     // Asked anew for every build: a machine that lost its sandbox refuses, it never builds without.
-    let sandbox = Sandbox::check(Path::new(BUBBLEWRAP)).await.map_err(|e| Problem::OfTheChange(e.to_string()))?;
+    let sandbox =
+        Sandbox::check(Path::new(BUBBLEWRAP)).await.map_err(|e| Problem::OfTheChange(e.to_string()))?;
     let builder = Builder::open(
         sandbox,
         hands.packages.clone(),

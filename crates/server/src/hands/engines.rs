@@ -53,7 +53,12 @@ impl Engines {
         }
     }
 
-    async fn prepare(&self, hands: &Arc<Hands>, order: &SlotOrder, rollback: bool) -> Result<SetSlot, String> {
+    async fn prepare(
+        &self,
+        hands: &Arc<Hands>,
+        order: &SlotOrder,
+        rollback: bool,
+    ) -> Result<SetSlot, String> {
         let order = order.clone();
         hands
             .blocking(move |h| {

@@ -77,7 +77,11 @@ async fn begin(hands: &Arc<Hands>) -> i64 {
 impl Watcher {
     async fn round(&mut self, hands: &Arc<Hands>) -> Result<(), String> {
         // Alarms look back further than the first second that is evaluated.
-        let after = if self.monitor.complete_until() == 0 { self.evaluated - KEPT_SECONDS } else { self.monitor.complete_until() - 1 };
+        let after = if self.monitor.complete_until() == 0 {
+            self.evaluated - KEPT_SECONDS
+        } else {
+            self.monitor.complete_until() - 1
+        };
         let page: MetricsPage = hands.engines.fleet.metrics(after).await.map_err(|e| e.to_string())?;
         if page.complete_until <= self.monitor.complete_until() {
             return Ok(());
@@ -111,8 +115,12 @@ impl Watcher {
         for scope in scopes(&team, &self.standing) {
             let Found { at, reports, blind, .. } = self.monitor.evaluate(&team, &scope, end, &self.standing);
             self.last_blind.insert((id.clone(), scope.clone()), blind);
-            let changed: BTreeMap<_, _> =
-                reports.into_iter().filter(|(name, r)| team.scopes.get(&scope).and_then(|a| a.get(name)).is_none_or(|s| s.state != r.state)).collect();
+            let changed: BTreeMap<_, _> = reports
+                .into_iter()
+                .filter(|(name, r)| {
+                    team.scopes.get(&scope).and_then(|a| a.get(name)).is_none_or(|s| s.state != r.state)
+                })
+                .collect();
             if !changed.is_empty() {
                 let event = TeamEvent::Evaluated { scope, at, alarms: changed };
                 hands.submit(Event::Team(id.clone(), event)).await.map_err(|e| e.to_string())?;
@@ -151,16 +159,14 @@ impl Watcher {
     }
 
     /// Alarms without data. A service that reports nothing at all in a Region where its pipeline bakes is blind as a whole.
-    fn blind(
-        &self,
-        hands: &Hands,
-        team: &TeamId,
-        service: &ServiceId,
-        scope: &Scope,
-    ) -> BTreeSet<AlarmName> {
+    fn blind(&self, hands: &Hands, team: &TeamId, service: &ServiceId, scope: &Scope) -> BTreeSet<AlarmName> {
         let mut blind = self.last_blind.get(&(team.clone(), scope.clone())).cloned().unwrap_or_default();
         if !self.standing.services.contains(&(service.clone(), scope.clone())) {
-            let definition = hands.runtime.team(team).ok().and_then(|t| t.services.iter().find(|s| &s.name == service).cloned());
+            let definition = hands
+                .runtime
+                .team(team)
+                .ok()
+                .and_then(|t| t.services.iter().find(|s| &s.name == service).cloned());
             blind.extend(definition.iter().flat_map(tidegate_core::team::metric_alarms).map(|a| a.name));
         }
         blind
@@ -202,7 +208,8 @@ async fn set_canaries(hands: &Arc<Hands>, teams: &[TeamId], standing: &Standing)
         let Ok(team) = hands.runtime.team(id) else { continue };
         for service in team.services.iter().filter(|s| !s.canaries.is_empty()) {
             for (_, scope) in standing.services.iter().filter(|(name, _)| *name == service.name) {
-                let (environment, region): (EnvironmentId, RegionId) = (scope.environment.clone(), scope.region.clone());
+                let (environment, region): (EnvironmentId, RegionId) =
+                    (scope.environment.clone(), scope.region.clone());
                 let key = CanaryKey { service: service.name.clone(), environment, region };
                 let endpoint = EndpointKey {
                     service: key.service.clone(),

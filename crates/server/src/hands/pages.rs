@@ -13,7 +13,9 @@ pub(super) async fn perform(hands: &Arc<Hands>, id: &EffectId, page: &Page) -> P
         match hands.notifier.deliver(url, &id.0, page).await {
             Delivery::Delivered => {}
             // The notifier has tried again and again within its limits; the page stays in the log for whoever looks.
-            Delivery::GaveUp { why } => tracing::error!(effect = %id, title = page.title, "a page was given up: {why}"),
+            Delivery::GaveUp { why } => {
+                tracing::error!(effect = %id, title = page.title, "a page was given up: {why}")
+            }
         }
     }
     Performed::Done

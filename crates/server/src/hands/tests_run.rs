@@ -30,7 +30,8 @@ async fn run_all(hands: &Arc<Hands>, order: &TestOrder) -> Result<Result<(), Str
     for region in &order.regions {
         let mut endpoints = BTreeMap::new();
         let own = (order.service.clone(), order.environment.clone());
-        let called = order.endpoints.iter().map(|(service, environment)| (service.clone(), environment.clone()));
+        let called =
+            order.endpoints.iter().map(|(service, environment)| (service.clone(), environment.clone()));
         for (service, environment) in called.chain([own]) {
             let url = endpoint(hands, &service, &environment, region).await?;
             endpoints.insert(service, url);
@@ -38,7 +39,8 @@ async fn run_all(hands: &Arc<Hands>, order: &TestOrder) -> Result<Result<(), Str
         for spec in &order.tests {
             let log = hands.dirs.logs.join("tests").join(order.pipeline.as_str());
             std::fs::create_dir_all(&log).map_err(|e| format!("cannot make {}: {e}", log.display()))?;
-            let file = format!("{}-{}-{region}-{}.log", order.release, order.step.0.replace('/', "-"), spec.name);
+            let file =
+                format!("{}-{}-{region}-{}.log", order.release, order.step.0.replace('/', "-"), spec.name);
             let run = TestRun {
                 spec: spec.clone(),
                 package: order.package.clone(),
@@ -53,7 +55,9 @@ async fn run_all(hands: &Arc<Hands>, order: &TestOrder) -> Result<Result<(), Str
             let told = |lines: &[String]| format!("test '{}' in {region}:\n{}", spec.name, lines.join("\n"));
             match run_test(store, keys, temp, &run, never).await.map_err(|e| e.to_string())? {
                 TestResult::Passed => {}
-                TestResult::Failed { exit, last_lines } => return Ok(Err(format!("{exit}; {}", told(&last_lines)))),
+                TestResult::Failed { exit, last_lines } => {
+                    return Ok(Err(format!("{exit}; {}", told(&last_lines))));
+                }
                 TestResult::TimedOut { last_lines } => {
                     return Ok(Err(format!("longer than {}; {}", spec.time_limit, told(&last_lines))));
                 }
