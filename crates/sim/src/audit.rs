@@ -1,0 +1,306 @@
+//! Reads the log as it grows, folds it, and remembers what the rules need to know of the past. It reads the store itself:
+//! what the server believes is not asked.
+
+use serde::Deserialize;
+use std::collections::{BTreeMap, BTreeSet};
+use tidegate_core::aggregate::State;
+use tidegate_core::decision::Fact;
+use tidegate_core::ids::{CommitId, PipelineId, ReleaseNo, RunSpecDigest, SlotId, TargetId};
+use tidegate_core::lease::Lease;
+use tidegate_core::organisation::Organisation;
+use tidegate_core::pipeline::{Blocker, Cause, Pipeline, PipelineFact};
+use tidegate_core::plan::StepId;
+use tidegate_core::team::{Team, aggregate_name};
+use tidegate_core::units::Timestamp;
+use tidegate_store::{MemoryStore, Start, Store};
+
+#[derive(Deserialize)]
+struct Stored {
+    at: Timestamp,
+    state: State,
+}
+
+/// A conviction: what it tainted.
+#[derive(Debug, Clone)]
+pub(crate) struct Conviction {
+    pub(crate) commits: BTreeSet<CommitId>,
+    pub(crate) why: String,
+}
+
+/// The fold of the log and its memory.
+#[derive(Default)]
+pub(crate) struct Audit {
+    position: u64,
+    versions: BTreeMap<String, u64>,
+    times: BTreeMap<String, i64>,
+    states: BTreeMap<String, State>,
+    /// Steps that a release has passed.
+    passed: BTreeSet<(PipelineId, StepId, ReleaseNo)>,
+    /// What may run in a slot: what has entered the step of its target.
+    pub(crate) allowed: BTreeMap<SlotId, BTreeSet<RunSpecDigest>>,
+    bakes: BTreeMap<(PipelineId, StepId), Timestamp>,
+    /// When each command to a slot was decided.
+    pub(crate) ordered: BTreeMap<(SlotId, u64), Timestamp>,
+    rejected: u64,
+    pub(crate) convicted: BTreeMap<(PipelineId, ReleaseNo), Conviction>,
+    /// What was found while reading, by rule.
+    pub(crate) found: Vec<(u8, String)>,
+    /// The newest lines, for people.
+    pub(crate) lines: Vec<String>,
+}
+
+impl Audit {
+    pub(crate) fn pipelines(&self) -> impl Iterator<Item = (PipelineId, &Pipeline)> {
+        self.states.iter().filter_map(|(id, state)| match state {
+            State::Pipeline(p) => Some((id.strip_prefix("pipeline/")?.parse().ok()?, p)),
+            _ => None,
+        })
+    }
+
+    pub(crate) fn pipeline(&self, id: &PipelineId) -> Option<&Pipeline> {
+        match self.states.get(&format!("pipeline/{id}")) {
+            Some(State::Pipeline(p)) => Some(p),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn team(&self) -> Option<&Team> {
+        self.states.values().find_map(|s| if let State::Team(t) = s { Some(t) } else { None })
+    }
+
+    pub(crate) fn organisation(&self) -> Option<&Organisation> {
+        self.states.values().find_map(|s| if let State::Organisation(o) = s { Some(o) } else { None })
+    }
+
+    pub(crate) fn leases(&self) -> impl Iterator<Item = (&String, &Lease)> {
+        self.states.iter().filter_map(|(id, s)| if let State::Lease(l) = s { Some((id, l)) } else { None })
+    }
+
+    /// How many facts were read.
+    pub(crate) fn facts(&self) -> u64 {
+        self.position
+    }
+
+    /// How many releases were rejected.
+    pub(crate) fn rejected(&self) -> u64 {
+        self.rejected
+    }
+
+    /// Reads on; compares what changed with the stored states (rule 10).
+    pub(crate) fn read(&mut self, store: &MemoryStore) {
+        let mut changed = BTreeSet::new();
+        while let Ok(page) = store.facts(None, Start::After(self.position), 1_000) {
+            let Some(last) = page.last() else { break };
+            self.position = last.position;
+            for record in page {
+                let Ok(fact) = serde_json::from_slice::<Fact>(&record.fact) else {
+                    self.found.push((10, format!("fact {} does not parse", record.position)));
+                    continue;
+                };
+                let last = self.times.insert(record.aggregate.clone(), record.at);
+                if last.is_some_and(|last| last > record.at) {
+                    self.found.push((10, format!("time went back in {}", record.aggregate)));
+                }
+                if let (Fact::Pipeline(fact), Some(Ok(id))) =
+                    (&fact, record.aggregate.strip_prefix("pipeline/").map(str::parse))
+                {
+                    self.note(&id, fact, Timestamp(record.at));
+                }
+                let state =
+                    self.states.entry(record.aggregate.clone()).or_insert_with(|| initial(&record.aggregate));
+                if state.apply(&fact).is_err() {
+                    self.found.push((10, format!("fact {} is of another kind", record.position)));
+                }
+                *self.versions.entry(record.aggregate.clone()).or_default() += 1;
+                let mut line = format!("{} {} {fact:?}", Timestamp(record.at), record.aggregate);
+                if line.len() > 700 {
+                    line = line.chars().take(700).collect();
+                }
+                self.lines.push(line);
+                changed.insert(record.aggregate);
+            }
+        }
+        let excess = self.lines.len().saturating_sub(50);
+        self.lines.drain(..excess);
+        for id in changed {
+            self.compare(store, &id);
+        }
+    }
+
+    fn compare(&mut self, store: &MemoryStore, id: &str) {
+        let Ok(Some(loaded)) = store.load(id) else {
+            self.found.push((10, format!("{id} has facts and no state")));
+            return;
+        };
+        let stored: Result<Stored, _> = serde_json::from_slice(&loaded.state);
+        let same = stored.is_ok_and(|s| Some(&s.state) == self.states.get(id) && s.at.0 >= self.times[id]);
+        if !same || Some(&loaded.version) != self.versions.get(id) {
+            self.found.push((10, format!("folding the log of {id} does not give its stored state")));
+        }
+    }
+
+    /// What the rules need to know of a fact, before it is applied.
+    fn note(&mut self, id: &PipelineId, fact: &PipelineFact, at: Timestamp) {
+        match fact {
+            PipelineFact::StepDone { step, release, at } => {
+                self.passed.insert((id.clone(), step.clone(), *release));
+                self.bake_was_long_enough(id, step, *release, *at);
+            }
+            PipelineFact::BakeStarted { step, .. } => {
+                self.bakes.insert((id.clone(), step.clone()), at);
+            }
+            PipelineFact::Entered { step, release, overrides, .. } => {
+                self.entered(id, step, *release, overrides, at);
+            }
+            PipelineFact::SlotForward { target, release, generation, .. } => {
+                let slot = SlotId { target: target.clone(), pipeline: id.clone() };
+                let spec = self.pipeline(id).and_then(|p| p.run_spec(*release, &target.environment)).cloned();
+                self.allowed.entry(slot).or_default().extend(spec);
+                self.order(id, target, *generation, at);
+            }
+            PipelineFact::SlotAsked { target, generation, .. }
+            | PipelineFact::SlotBack { target, generation, .. } => self.order(id, target, *generation, at),
+            PipelineFact::Rejected { release, cause, taint, .. } => {
+                self.rejected += 1;
+                let conviction = Conviction { commits: taint.clone(), why: cause.to_string() };
+                self.convicted.insert((id.clone(), *release), conviction);
+            }
+            PipelineFact::StepRollingBack { release, cause, .. } => self.taken_back(id, *release, cause),
+            PipelineFact::TaintCleared { release, .. } => {
+                self.convicted.remove(&(id.clone(), *release));
+            }
+            _ => {}
+        }
+    }
+
+    fn order(&mut self, id: &PipelineId, target: &TargetId, generation: u64, at: Timestamp) {
+        let slot = SlotId { target: target.clone(), pipeline: id.clone() };
+        self.ordered.insert((slot, generation), at);
+    }
+
+    /// Whoever is taken back for something that it did itself is convicted, whatever the state says of it.
+    fn taken_back(&mut self, id: &PipelineId, release: ReleaseNo, cause: &Cause) {
+        let own = match cause {
+            Cause::Alarm { alarm, .. } => *alarm != aggregate_name(),
+            Cause::Tests { .. } | Cause::Health { .. } | Cause::Person { .. } => true,
+        };
+        if own && !self.convicted.contains_key(&(id.clone(), release)) {
+            let conviction = Conviction { commits: BTreeSet::new(), why: cause.to_string() };
+            self.convicted.insert((id.clone(), release), conviction);
+        }
+    }
+
+    fn bake_was_long_enough(&mut self, id: &PipelineId, step: &StepId, release: ReleaseNo, at: Timestamp) {
+        let needed = self.pipeline(id).and_then(|p| p.plan.step(step)).map(|(_, s)| s.bake);
+        let started = self.bakes.get(&(id.clone(), step.clone())).copied();
+        if let (Some(needed), Some(started)) = (needed, started) {
+            if at.since(started) < needed {
+                let took = at.since(started);
+                self.found
+                    .push((3, format!("{release} of {id} baked in {step} for {took}, not for {needed}")));
+            }
+        } else {
+            self.found.push((3, format!("{release} of {id} passed {step} without a bake")));
+        }
+    }
+
+    fn entered(
+        &mut self,
+        id: &PipelineId,
+        step: &StepId,
+        release: ReleaseNo,
+        overrides: &[u64],
+        at: Timestamp,
+    ) {
+        let mut found = Vec::new();
+        if let Some(pipeline) = self.pipeline(id) {
+            let steps: Vec<&StepId> = pipeline.plan.steps().map(|(_, s)| &s.id).collect();
+            let before =
+                steps.iter().position(|s| *s == step).and_then(|n| n.checked_sub(1)).map(|n| steps[n]);
+            if let Some(before) = before {
+                if !self.passed.contains(&(id.clone(), before.clone(), release)) {
+                    found.push((
+                        3,
+                        format!("{release} of {id} entered {step} without having passed {before}"),
+                    ));
+                }
+            }
+            if let Some(why) = self.tainted(id, pipeline, release) {
+                found.push((6, format!("{release} of {id} entered {step}: {why}")));
+            }
+            if let Some(why) = self.closed(pipeline, step, release, overrides, at) {
+                found.push((7, format!("{release} of {id} entered {step} although {why}")));
+            }
+        }
+        self.found.extend(found);
+    }
+
+    fn tainted(&self, id: &PipelineId, pipeline: &Pipeline, release: ReleaseNo) -> Option<String> {
+        if let Some(own) = self.convicted.get(&(id.clone(), release)) {
+            return Some(format!("it was taken back: {}", own.why));
+        }
+        let changes: Vec<_> = pipeline.releases.range(..=release).flat_map(|(_, r)| &r.changes).collect();
+        for ((of, convicted), conviction) in &self.convicted {
+            let still = |commit: &&CommitId| {
+                changes.iter().any(|c| &&c.commit.id == commit)
+                    && !changes.iter().any(|c| c.commit.reverts.contains(commit))
+            };
+            let fixed = changes.iter().any(|c| conviction.commits.iter().any(|t| c.commit.names_as_fixed(t)));
+            if of == id && *convicted < release && !fixed {
+                if let Some(commit) = conviction.commits.iter().find(still) {
+                    return Some(format!(
+                        "it contains {} of {convicted}, which was rejected",
+                        commit.short()
+                    ));
+                }
+            }
+        }
+        None
+    }
+
+    /// Rule 7 on the states that the decision relied on: facts of others stand before this one in the log.
+    fn closed(
+        &self,
+        pipeline: &Pipeline,
+        step: &StepId,
+        release: ReleaseNo,
+        overrides: &[u64],
+        at: Timestamp,
+    ) -> Option<String> {
+        let given = overrides.iter().filter_map(|n| pipeline.overrides.get(n));
+        let open: BTreeSet<Blocker> = given
+            .filter(|o| o.release == release && o.expires > at)
+            .filter(|o| o.steps.is_empty() || o.steps.contains(step))
+            .flat_map(|o| o.blockers.iter().copied())
+            .collect();
+        let (stage, planned) = pipeline.plan.step(step)?;
+        let team = self.team()?;
+        let firing =
+            planned.targets.iter().map(|t| tidegate_core::scope::Scope::of(&t.id)).find(|scope| {
+                team.alarm(scope, &aggregate_name()) == tidegate_core::alarm::AlarmState::Alarm
+            });
+        if let Some(scope) = firing.filter(|_| !open.contains(&Blocker::AggregateAlarm)) {
+            return Some(format!("the aggregate alarm fires in {scope}"));
+        }
+        let raised = self.organisation().is_some_and(|o| !o.alarms.is_empty());
+        if raised && !open.contains(&Blocker::OrganisationAlarm) {
+            return Some("an alarm of the organisation is raised".to_owned());
+        }
+        let held = pipeline.holds.iter().find(|(_, hold)| {
+            hold.until.is_none_or(|until| until > at) && hold.stage.as_ref().is_none_or(|s| *s == stage.id)
+        });
+        if let Some((number, _)) = held.filter(|_| !open.contains(&Blocker::Hold)) {
+            return Some(format!("hold {number} stands"));
+        }
+        None
+    }
+}
+
+fn initial(id: &str) -> State {
+    match id.split('/').next() {
+        Some("team") => State::Team(Team::default()),
+        Some("pipeline") => State::Pipeline(Pipeline::default()),
+        Some("lease") => State::Lease(Lease::default()),
+        _ => State::Organisation(Organisation::default()),
+    }
+}

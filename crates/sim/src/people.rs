@@ -1,0 +1,167 @@
+//! People: they review, hold, lift, override, roll back and raise alarms; when the faults are over they put things right, with
+//! the means that tidegate gives them: fixes, reverts, approvals, and a retry with a reason.
+
+use crate::repo::Draft;
+use crate::server::{failed_build, flip};
+use crate::setup::{PEOPLE, team, word};
+use crate::{Sim, world::Happening};
+use std::collections::BTreeSet;
+use tidegate_core::alarm::AlarmName;
+use tidegate_core::decision::{Actor, Event};
+use tidegate_core::ids::{CommitId, PipelineId, ReleaseNo, SourceId, UserId};
+use tidegate_core::organisation::OrganisationEvent;
+use tidegate_core::pipeline::{Blocker, Build, Pipeline, PipelineEvent, Standing};
+use tidegate_core::team::TeamEvent;
+use tidegate_core::units::{Span, Timestamp};
+
+impl Sim {
+    /// Approves a commit, and again until it was recorded.
+    pub(crate) fn approve(&mut self, commit: &CommitId, by: &UserId) {
+        let event = TeamEvent::Approved { commit: commit.clone(), by: by.clone() };
+        if self.submit(&Event::Team(team(), event), &Actor::User(by.clone())).is_some() {
+            self.sources.approvals.entry(commit.clone()).or_default().insert(by.clone());
+        } else {
+            // It may have been recorded all the same.
+            self.sources.maybe_approved(commit, by);
+            self.at(3_000, Happening::Approve { commit: commit.clone(), by: by.clone() });
+        }
+    }
+
+    pub(crate) fn person(&mut self) {
+        if self.faults { self.meddle() } else { self.put_right() }
+    }
+
+    fn someone(&mut self) -> Actor {
+        Actor::User(word(self.rng.pick(&PEOPLE).copied().unwrap_or("ada")))
+    }
+
+    fn tell(&mut self, pipeline: &PipelineId, event: PipelineEvent, by: &Actor) {
+        let _ = self.submit(&Event::Pipeline(pipeline.clone(), event), by);
+    }
+
+    fn meddle(&mut self) {
+        let all: Vec<PipelineId> = self.audit.pipelines().map(|(id, _)| id).collect();
+        let Some(id) = self.rng.pick(&all).cloned() else { return };
+        let by = self.someone();
+        let reason = "a person of the simulation says so".to_owned();
+        let now = Timestamp(self.now);
+        let Some(pipeline) = self.audit.pipeline(&id).cloned() else { return };
+        match self.rng.range(0, 9) {
+            0 => {
+                let until = flip(&mut self.rng).then(|| now + Span::seconds(60));
+                self.tell(&id, PipelineEvent::HoldPlaced { by: by.clone(), reason, until, stage: None }, &by);
+            }
+            1 | 2 => {
+                for hold in pipeline.holds.keys() {
+                    self.tell(&id, PipelineEvent::HoldLifted { hold: *hold, by: by.clone() }, &by);
+                }
+            }
+            3 => self.order_rollback(&id, &pipeline, &by, reason),
+            4 | 5 => {
+                let blockers =
+                    BTreeSet::from([Blocker::Hold, Blocker::AggregateAlarm, Blocker::OrganisationAlarm]);
+                let Some((release, _)) = pipeline.newest() else { return };
+                let expires = now + Span::seconds(120);
+                let event = PipelineEvent::Overridden {
+                    release,
+                    blockers,
+                    steps: BTreeSet::new(),
+                    by: by.clone(),
+                    reason,
+                    expires,
+                };
+                self.tell(&id, event, &by);
+            }
+            6 => self.organisation_alarm(true, &by),
+            7 => self.organisation_alarm(false, &by),
+            _ => self.retry_failed(&id, &pipeline),
+        }
+    }
+
+    fn order_rollback(&mut self, id: &PipelineId, pipeline: &Pipeline, by: &Actor, reason: String) {
+        let running: Vec<ReleaseNo> =
+            pipeline.steps.values().filter_map(|s| s.work.under_way()).map(|(r, _)| r).collect();
+        let Some(release) = self.rng.pick(&running).copied() else { return };
+        let everywhere = self.rng.chance(300);
+        let event = PipelineEvent::RollbackOrdered { release, by: by.clone(), reason, everywhere };
+        self.tell(id, event, by);
+    }
+
+    fn organisation_alarm(&mut self, raise: bool, by: &Actor) {
+        let name = AlarmName::new("large-scale-event").expect("a valid name");
+        let event = if raise {
+            OrganisationEvent::AlarmRaised { name, reason: "simulated".to_owned(), by: by.clone() }
+        } else {
+            OrganisationEvent::AlarmCleared { name, by: by.clone() }
+        };
+        let _ = self.submit(&Event::Organisation(event), by);
+    }
+
+    /// After the faults: everything that only people can mend.
+    fn put_right(&mut self) {
+        let by = self.someone();
+        self.organisation_alarm(false, &by);
+        let all: Vec<(PipelineId, Pipeline)> =
+            self.audit.pipelines().map(|(id, p)| (id, p.clone())).collect();
+        for (id, pipeline) in all {
+            for hold in pipeline.holds.keys() {
+                self.tell(&id, PipelineEvent::HoldLifted { hold: *hold, by: by.clone() }, &by);
+            }
+            self.review_everything(&id);
+            self.mend(&id, &pipeline);
+            self.retry_failed(&id, &pipeline);
+        }
+    }
+
+    fn review_everything(&mut self, id: &PipelineId) {
+        let source: SourceId = word(id.as_str());
+        let Some(repo) = self.sources.repos.get(&source) else { return };
+        let open: Vec<(CommitId, &'static str)> = repo
+            .history
+            .iter()
+            .filter(|c| !self.sources.reviewed(&c.commit.id))
+            .map(|c| (c.commit.id.clone(), c.author))
+            .collect();
+        for (commit, author) in open {
+            let by = PEOPLE.iter().find(|p| **p != author).copied().unwrap_or("ada");
+            self.approve(&commit, &word(by));
+        }
+    }
+
+    /// One commit fixes whatever is broken on the mainline; a rejection that nothing broken explains is fixed by name as well.
+    fn mend(&mut self, id: &PipelineId, pipeline: &Pipeline) {
+        let source: SourceId = word(id.as_str());
+        let Some(head) =
+            self.sources.repos.get(&source).and_then(|r| r.history.last()).map(|c| c.commit.id.clone())
+        else {
+            return;
+        };
+        let broken = self.sources.repos[&source].unmended(&head).into_iter().map(|c| c.commit.id.clone());
+        let mut fixes: BTreeSet<CommitId> = broken.collect();
+        for (release, taint) in &pipeline.taints {
+            if taint.cleared.is_none() && self.mended.insert(format!("{id}/{release}")) {
+                fixes.extend(taint.commits.iter().cloned());
+            }
+        }
+        if !fixes.is_empty() {
+            self.push(&source, Draft { fixes: fixes.into_iter().collect(), ..Draft::default() }, true);
+        }
+    }
+
+    /// A build whose result was lost is tried again if it is the newest; so is a good release that was rejected without guilt.
+    fn retry_failed(&mut self, id: &PipelineId, pipeline: &Pipeline) {
+        let Some((newest, release)) = pipeline.newest() else { return };
+        let flawless = release.commits.iter().all(|(source, commit)| {
+            self.sources.repos.get(source).is_some_and(|r| r.unmended(commit).is_empty())
+        });
+        let failed = failed_build(&release.build, self.now);
+        let rejected = matches!(release.build, Build::Built { .. })
+            && matches!(release.standing, Standing::Rejected { .. })
+            && !self.faults;
+        if flawless && (failed || rejected) {
+            let by = self.someone();
+            let reason = "it was not its fault".to_owned();
+            self.tell(id, PipelineEvent::Retried { release: newest, by: by.clone(), reason }, &by);
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! Rules 1 to 10 of the design, each checked after every event on the folded log and on the virtual world.
+
+use crate::Sim;
+use std::collections::{BTreeMap, BTreeSet};
+use tidegate_core::alarm::{AlarmState, high_severity_name};
+use tidegate_core::ids::{EnvironmentId, RegionId, Role, ServiceId, TargetId};
+use tidegate_core::pipeline::{Build, Motion, Pipeline, Standing, Work, unreviewed};
+use tidegate_core::scope::Scope;
+use tidegate_core::team::one_box_name;
+use tidegate_core::units::Timestamp;
+use tidegate_store::Store;
+
+/// How long a server that is up, on a store that works, may take from an alarm to the rollback.
+const ROLLBACK_WITHIN_MS: i64 = 20_000;
+/// How long after its deadline something awaited may stand while the server is up.
+const DEADLINE_GRACE_MS: i64 = 20_000;
+
+/// A rule with its number.
+pub(crate) type Rule = (u8, fn(&Sim) -> Result<(), String>);
+
+/// All of them.
+pub(crate) const RULES: [Rule; 10] = [
+    (1, rule_1),
+    (2, rule_2),
+    (3, rule_3),
+    (4, rule_4),
+    (5, rule_5),
+    (6, rule_6),
+    (7, rule_7),
+    (8, rule_8),
+    (9, rule_9),
+    (10, rule_10),
+];
+
+fn noted(sim: &Sim, rule: u8) -> Result<(), String> {
+    sim.audit.found.iter().find(|(number, _)| *number == rule).map_or(Ok(()), |(_, why)| Err(why.clone()))
+}
+
+/// Of a service in an environment, over all its pipelines, at most one AZ of a Region is deployed to at a time, and a release
+/// is in no more Regions than its step says.
+fn rule_1(sim: &Sim) -> Result<(), String> {
+    type Place = (ServiceId, EnvironmentId, RegionId);
+    let mut moving: BTreeMap<Place, BTreeSet<(&TargetId, String)>> = BTreeMap::new();
+    for (id, pipeline) in sim.audit.pipelines() {
+        let mut steps = BTreeMap::new();
+        for (target, slot) in &pipeline.slots {
+            let Motion::Forward { release, .. } = &slot.motion else { continue };
+            let place = (target.service.clone(), target.environment.clone(), target.region.clone());
+            moving.entry(place).or_default().insert((target, id.to_string()));
+            let Some((_, step)) = pipeline.plan.step_of(target) else { continue };
+            let other = steps.insert(*release, &step.id);
+            if other.is_some_and(|other| other != &step.id) {
+                return Err(format!("{release} of {id} deploys in {} and in {other:?}", step.id));
+            }
+        }
+    }
+    for ((_, _, region), targets) in moving {
+        if targets.len() > 1 {
+            return Err(format!("in {region} several are deployed to at once: {targets:?}"));
+        }
+    }
+    Ok(())
+}
+
+/// A target's healthy share never falls below its minimum because of tidegate.
+fn rule_2(sim: &Sim) -> Result<(), String> {
+    sim.fleet.below_minimum.clone().map_or(Ok(()), Err)
+}
+
+/// No release enters a step without having passed the one before; on no box runs what has not entered its step.
+fn rule_3(sim: &Sim) -> Result<(), String> {
+    noted(sim, 3)?;
+    for (slot, state) in &sim.fleet.slots {
+        let allowed = sim.audit.allowed.get(slot);
+        let stranger = state.boxes.values().find(|b| !allowed.is_some_and(|a| a.contains(&b.run_spec)));
+        if let Some(stranger) = stranger {
+            return Err(format!("a box of {slot} runs {}, which never entered there", stranger.run_spec));
+        }
+    }
+    Ok(())
+}
+
+/// A box only runs bytes that the builder made of reviewed commits, for its own pipeline.
+fn rule_4(sim: &Sim) -> Result<(), String> {
+    let mut seen = BTreeSet::new();
+    for (slot, state) in &sim.fleet.slots {
+        for one in state.boxes.values() {
+            if !seen.insert((&slot.pipeline, &one.run_spec)) || sim.verified.borrow().contains(&one.run_spec)
+            {
+                continue;
+            }
+            let Some(package) = sim.fleet.behaviour.get(&one.run_spec) else {
+                return Err(format!("a box of {slot} runs {}, whose bytes nobody built", one.run_spec));
+            };
+            if package.pipeline != slot.pipeline {
+                return Err(format!("a box of {slot} runs a package of {}", package.pipeline));
+            }
+            if let Some(commit) = package.commits.iter().find(|c| !sim.sources.reviewed(c)) {
+                return Err(format!("a box of {slot} runs {}, which nobody else reviewed", commit.short()));
+            }
+            // Approvals are never taken back.
+            sim.verified.borrow_mut().insert(one.run_spec.clone());
+        }
+    }
+    Ok(())
+}
+
+/// No gate, queue, build or full disk holds a rollback: what is rejected moves back in the same commit, and an alarm leads to a
+/// rollback at once.
+fn rule_5(sim: &Sim) -> Result<(), String> {
+    for (id, pipeline) in sim.audit.pipelines() {
+        for (target, slot) in &pipeline.slots {
+            let (Motion::Forward { .. } | Motion::Settled) = slot.motion else { continue };
+            let release = match &slot.motion {
+                Motion::Forward { release, .. } => Some(*release),
+                _ => slot.current(),
+            };
+            let Some(release) = release else { continue };
+            let rejected = pipeline
+                .releases
+                .get(&release)
+                .is_some_and(|r| matches!(r.standing, Standing::Rejected { .. }));
+            if rejected && unfinished(pipeline, target, release) {
+                return Err(format!(
+                    "{target} of {id} runs {release}, which was rejected, and does not move back"
+                ));
+            }
+        }
+        alarms_lead_to_rollback(sim, pipeline).map_err(|why| format!("{id}: {why}"))?;
+    }
+    Ok(())
+}
+
+fn unfinished(pipeline: &Pipeline, target: &TargetId, release: tidegate_core::ids::ReleaseNo) -> bool {
+    pipeline.plan.step_of(target).is_some_and(|(stage, _)| !pipeline.finished(stage, release))
+}
+
+fn alarms_lead_to_rollback(sim: &Sim, pipeline: &Pipeline) -> Result<(), String> {
+    let (Some(team), Some(definition)) = (sim.audit.team(), &pipeline.definition) else { return Ok(()) };
+    for (stage, step) in pipeline.plan.steps() {
+        let Some(state) = pipeline.steps.get(&step.id) else { continue };
+        let under_way = match &state.work {
+            Work::Done { release, entered, .. } if !pipeline.finished(stage, *release) => {
+                Some((*release, *entered))
+            }
+            other => other.under_way(),
+        };
+        let Some((release, entered)) = under_way else { continue };
+        let masked = pipeline.releases.get(&release).is_some_and(|r| r.masks.values().any(|m| !m.is_empty()));
+        if masked {
+            continue;
+        }
+        for target in &step.targets {
+            let scope = Scope::of(&target.id);
+            let mut names = vec![high_severity_name(&definition.service)];
+            if step.role == Role::OneBox {
+                names.push(one_box_name(&definition.service));
+            }
+            for name in names {
+                let Some(status) = team.scopes.get(&scope).and_then(|a| a.get(&name)) else { continue };
+                if status.state != AlarmState::Alarm {
+                    continue;
+                }
+                let since = status.since.0.max(entered.0).max(sim.working_since());
+                if sim.now - since > ROLLBACK_WITHIN_MS {
+                    return Err(format!(
+                        "{name} fires in {scope} since {}, and {release} in {} is not taken back",
+                        status.since, step.id
+                    ));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A tainted change does not re-enter by itself.
+fn rule_6(sim: &Sim) -> Result<(), String> {
+    noted(sim, 6)
+}
+
+/// A deployment starts only when alarms and holds allow, or under an override that is unexpired and recorded.
+fn rule_7(sim: &Sim) -> Result<(), String> {
+    noted(sim, 7)
+}
+
+/// Whatever waits has at least one reason; whatever is awaited has a deadline, and a timer that fires by then.
+fn rule_8(sim: &Sim) -> Result<(), String> {
+    let timers: BTreeMap<String, i64> = match sim.store.inner.due(i64::MAX, usize::MAX) {
+        Ok(due) => due.into_iter().map(|due| (due.id, due.at)).collect(),
+        Err(error) => return Err(error.to_string()),
+    };
+    for (id, pipeline) in sim.audit.pipelines() {
+        let timer = timers.get(&format!("pipeline/{id}")).copied();
+        let deadlines = deadlines(pipeline);
+        if let Some((what, deadline)) = deadlines.iter().min_by_key(|(_, at)| *at) {
+            if timer.is_none_or(|due| due > deadline.0) {
+                return Err(format!(
+                    "{what} of {id} is awaited until {deadline}, and no timer fires by then"
+                ));
+            }
+            if sim.now - deadline.0.max(sim.working_since()) > DEADLINE_GRACE_MS {
+                return Err(format!("{what} of {id} is awaited beyond its deadline {deadline}"));
+            }
+        }
+        // Whoever was woken may not have looked yet.
+        if timer.is_some_and(|due| due <= sim.now) {
+            continue;
+        }
+        waits_have_reasons(sim, pipeline).map_err(|why| format!("{id}: {why}"))?;
+    }
+    Ok(())
+}
+
+fn deadlines(pipeline: &Pipeline) -> Vec<(String, Timestamp)> {
+    let builds = pipeline.releases.iter().filter_map(|(no, r)| match &r.build {
+        Build::Building { awaited, .. } => Some((format!("the build of {no}"), awaited.deadline)),
+        Build::Failed { .. } | Build::Built { .. } => None,
+    });
+    let tests = pipeline.steps.iter().filter_map(|(step, s)| match &s.work {
+        Work::Testing { awaited, .. } => Some((format!("the tests of {step}"), awaited.deadline)),
+        _ => None,
+    });
+    let slots = pipeline.slots.iter().filter_map(|(target, s)| match &s.motion {
+        Motion::Forward { awaited, .. } | Motion::Back { awaited, .. } => {
+            Some((format!("the motion of {target}"), awaited.deadline))
+        }
+        Motion::Settled => None,
+    });
+    builds.chain(tests).chain(slots).collect()
+}
+
+fn waits_have_reasons(sim: &Sim, pipeline: &Pipeline) -> Result<(), String> {
+    for (step, state) in &pipeline.steps {
+        let newest = state.work.under_way().map(|(r, _)| r).max(state.done);
+        if let Some(release) = state.candidate.filter(|c| newest.is_none_or(|n| n < *c)) {
+            if state.waiting.is_empty() {
+                return Err(format!("{release} waits before {step} without a reason"));
+            }
+        }
+        let planned = pipeline.plan.step(step).map(|(_, s)| s);
+        let moves = planned.is_some_and(|s| {
+            s.targets.iter().any(|t| pipeline.slots.get(&t.id).is_some_and(|s| s.motion != Motion::Settled))
+        });
+        if matches!(state.work, Work::Deploying { .. } | Work::RollingBack { .. }) && !moves {
+            return Err(format!("{step} is {} and none of its targets moves", state.work.phase()));
+        }
+        if let Work::Baking { clock, .. } = &state.work {
+            if clock.missing().is_empty() {
+                return Err(format!("{step} bakes and misses nothing"));
+            }
+        }
+    }
+    let building = pipeline.releases.values().any(|r| matches!(r.build, Build::Building { .. }));
+    let Some(team) = sim.audit.team() else { return Ok(()) };
+    for (source, state) in &pipeline.sources {
+        if !building && !state.pending.is_empty() && unreviewed(state, team).is_empty() {
+            return Err(format!("commits of {source} wait without a reason"));
+        }
+    }
+    Ok(())
+}
+
+/// Serving continues when the control plane is down: a crash changes no box, and no old command is taken.
+fn rule_9(sim: &Sim) -> Result<(), String> {
+    if let Some(why) = &sim.crash_changed_boxes {
+        return Err(why.clone());
+    }
+    sim.fleet.fence_went_back.clone().map_or(Ok(()), Err)
+}
+
+/// Folding the log gives the stored state.
+fn rule_10(sim: &Sim) -> Result<(), String> {
+    noted(sim, 10)
+}

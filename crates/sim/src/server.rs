@@ -1,0 +1,398 @@
+//! The virtual server: the real runtime, and around it what a server's loops and workers do, with delays and losses.
+
+use crate::repo::Flaw;
+use crate::setup::{self, team};
+use crate::world::Happening;
+use crate::{Sim, rng::Rng};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use tidegate_core::alarm::{AlarmName, AlarmState};
+use tidegate_core::decision::{
+    Actor, BuildOrder, Effect, EffectId, Event, ForwardEffect, RollbackEffect, SlotOrder, TestOrder,
+};
+use tidegate_core::engine::Fence;
+use tidegate_core::ids::{PipelineId, RunSpecDigest, SlotId, SourceId};
+use tidegate_core::organisation::OrganisationEvent;
+use tidegate_core::pipeline::{Build, Grant, Motion, PipelineEvent};
+use tidegate_core::scope::Scope;
+use tidegate_core::team::{Report as AlarmReport, TeamEvent};
+use tidegate_core::units::{Span, Timestamp};
+use tidegate_runtime::{Lane, Options, Outcome, PendingEffect, Runtime, SubmitError};
+
+/// How many effects are performed at a time in each lane.
+const EFFECTS_MAX: usize = 16;
+
+/// A server between two crashes; all of it is lost in one.
+pub(crate) struct Server {
+    pub(crate) runtime: Runtime,
+    pub(crate) life: u64,
+    in_flight: BTreeSet<EffectId>,
+    /// Up to where each Region was watched.
+    watched: BTreeMap<Scope, i64>,
+    reported: BTreeMap<Scope, BTreeMap<AlarmName, AlarmState>>,
+    /// How often it looked at its timers.
+    rounds: u64,
+}
+
+impl Sim {
+    pub(crate) fn start_server(&mut self) {
+        self.store.revive();
+        let (store, clock) = (Arc::clone(&self.store), Arc::clone(&self.clock));
+        let options = Options { cache: 12, switches: self.options.switches, listener: None };
+        let Ok(runtime) = Runtime::open(store, clock, options, self.fleet.highest_epoch()) else {
+            return self.at(1_000, Happening::StartServer);
+        };
+        self.lives += 1;
+        let life = self.lives;
+        self.server = Some(Server {
+            runtime,
+            life,
+            in_flight: BTreeSet::new(),
+            watched: BTreeMap::new(),
+            reported: BTreeMap::new(),
+            rounds: 0,
+        });
+        self.disturbed(self.now);
+        for (after, happening) in [
+            (50, Happening::Dispatch { life, lane: Lane::Rollback }),
+            (100, Happening::Dispatch { life, lane: Lane::Forward }),
+            (150, Happening::Tick { life }),
+            (200, Happening::Observe { life }),
+            (300, Happening::Monitor { life }),
+            (400, Happening::Poll { life }),
+        ] {
+            self.at(after, happening);
+        }
+    }
+
+    /// The server dies: what was not committed is lost, the world goes on.
+    pub(crate) fn crash(&mut self) {
+        let before: usize = self.fleet.slots.values().map(|s| s.boxes.len()).sum();
+        self.server = None;
+        self.report.crashes += 1;
+        let after: usize = self.fleet.slots.values().map(|s| s.boxes.len()).sum();
+        if before != after {
+            self.crash_changed_boxes = Some(format!("{before} boxes before a crash, {after} after it"));
+        }
+        let down = self.rng.range(100, if self.rng.clone().chance(200) { 60_000 } else { 5_000 });
+        self.at(down, Happening::StartServer);
+    }
+
+    pub(crate) fn apply_definitions(&mut self, shape: u64) {
+        let organisation = setup::organisation(shape);
+        let (definition, services) = (organisation.teams[0].clone(), organisation.services.clone());
+        let emails = organisation.users.iter().map(|u| (u.name.clone(), u.emails.clone())).collect();
+        let mut events = vec![
+            Event::Organisation(OrganisationEvent::Applied { definition: Box::new(organisation) }),
+            Event::Team(team(), TeamEvent::Applied { definition: Box::new(definition), services, emails }),
+        ];
+        for definition in setup::pipelines(shape) {
+            let id = definition.name.clone();
+            events.push(Event::Pipeline(id, PipelineEvent::Applied { definition: Box::new(definition) }));
+        }
+        for event in events {
+            let applied = self.submit(&event, &Actor::Tidegate);
+            debug_assert!(applied.is_some(), "{event:?} is refused");
+        }
+    }
+
+    /// Submits an event that nobody repeats by itself; `None` if it did not go through.
+    pub(crate) fn submit(&mut self, event: &Event, cause: &Actor) -> Option<Outcome> {
+        self.server.as_ref()?.runtime.submit(event, cause).ok()
+    }
+
+    pub(crate) fn serve(&mut self, happening: Happening) {
+        let Some(mut server) = self.server.take() else { return };
+        let life = server.life;
+        match happening {
+            Happening::Dispatch { lane, .. } => {
+                let again = self.rng.range(200, 1_000);
+                self.at(again, Happening::Dispatch { life, lane });
+                self.dispatch(&mut server, lane);
+            }
+            Happening::Tick { .. } => {
+                self.at(500, Happening::Tick { life });
+                // What fails is told again.
+                let _ = server.runtime.tick_due(100);
+                server.rounds += 1;
+                if server.rounds % 20 == 0 {
+                    let _ = server.runtime.tend();
+                }
+            }
+            Happening::Observe { .. } => {
+                self.at(1_000, Happening::Observe { life });
+                self.observe(&server);
+            }
+            Happening::Monitor { .. } => {
+                self.at(4_000, Happening::Monitor { life });
+                self.monitor(&mut server);
+            }
+            Happening::Poll { .. } => {
+                self.at(5_000, Happening::Poll { life });
+                self.poll(&server);
+            }
+            Happening::Result { effect, event, .. } => self.result(&mut server, effect, event),
+            Happening::Late { event, .. } => {
+                let _ = server.runtime.submit(&event, &Actor::Tidegate);
+            }
+            _ => {}
+        }
+        self.server = Some(server);
+    }
+
+    fn dispatch(&mut self, server: &mut Server, lane: Lane) {
+        let Ok(effects) = server.runtime.effects(lane, EFFECTS_MAX + server.in_flight.len()) else { return };
+        for pending in effects {
+            if server.in_flight.contains(&pending.id) {
+                continue;
+            }
+            self.perform(server, pending);
+            if self.store.is_dead() {
+                return;
+            }
+        }
+    }
+
+    fn perform(&mut self, server: &mut Server, pending: PendingEffect) {
+        let PendingEffect { id, attempt, effect, .. } = pending;
+        match effect {
+            Effect::Forward(ForwardEffect::Build(order)) => self.build(server, id, &order),
+            Effect::Forward(ForwardEffect::Test(order)) => self.test(server, id, &order),
+            Effect::Forward(ForwardEffect::Deploy(order))
+            | Effect::Rollback(RollbackEffect::Return(order)) => {
+                self.command(server, &id, attempt, &order);
+            }
+            Effect::Forward(ForwardEffect::Page(_)) => {
+                self.report.pages += 1;
+                let _ = server.runtime.effect_done(&id);
+            }
+        }
+    }
+
+    fn build(&mut self, server: &mut Server, id: EffectId, order: &BuildOrder) {
+        let (package, succeeds) = self.sources.build(&order.pipeline, &order.commits);
+        let result = if succeeds { Ok(package) } else { Err("cc: exit status 1".to_owned()) };
+        let event = PipelineEvent::BuildEnded { effect: id.clone(), result };
+        let takes = self.rng.range(3_000, 20_000);
+        self.come_back(server, id, Event::Pipeline(order.pipeline.clone(), event), takes);
+    }
+
+    fn test(&mut self, server: &mut Server, id: EffectId, order: &TestOrder) {
+        let fails =
+            self.sources.packages.get(&order.package).is_some_and(|p| p.flaws.contains(&Flaw::FailsTests));
+        let result = if fails { Err("smoke: exit status 1".to_owned()) } else { Ok(()) };
+        let event = PipelineEvent::TestsEnded { effect: id.clone(), result };
+        let takes = self.rng.range(1_000, 10_000);
+        self.come_back(server, id, Event::Pipeline(order.pipeline.clone(), event), takes);
+    }
+
+    /// A result comes back later: once, twice, or never.
+    fn come_back(&mut self, server: &mut Server, effect: EffectId, event: Event, takes: i64) {
+        server.in_flight.insert(effect.clone());
+        let happening = Happening::Result { life: server.life, effect, event: Box::new(event) };
+        if self.faults && self.rng.chance(20) {
+            return;
+        }
+        if self.faults && self.rng.chance(100) {
+            self.at(takes + 7_000, happening.clone());
+        }
+        self.at(takes, happening);
+    }
+
+    fn result(&mut self, server: &mut Server, effect: EffectId, event: Box<Event>) {
+        match server.runtime.submit_result(&effect, &event) {
+            Ok(_) | Err(SubmitError::Illegal(_)) => {
+                server.in_flight.remove(&effect);
+            }
+            Err(SubmitError::NoSpace | SubmitError::Busy { .. } | SubmitError::Store(_)) => {
+                self.at(1_000, Happening::Result { life: server.life, effect, event });
+            }
+        }
+    }
+
+    fn command(&mut self, server: &mut Server, id: &EffectId, attempt: u32, order: &SlotOrder) {
+        if self.deaf_until > self.now {
+            let _ = server.runtime.effect_failed(id, attempt + 1, Timestamp(self.now + 2_000));
+            return;
+        }
+        for share in &order.desired.split {
+            let Ok(Some(spec)) = server.runtime.run_spec(&share.run_spec) else { continue };
+            if let Some(package) = self.sources.packages.get(&spec.package) {
+                self.fleet.behaviour.insert(share.run_spec.clone(), package.clone());
+            }
+        }
+        let fence = Fence { epoch: server.runtime.epoch(), generation: order.generation };
+        let decided_at = self.decided_at(&order.slot, order.generation);
+        let (slot, desired) = (order.slot.clone(), order.desired.clone());
+        if self.faults && self.rng.chance(100) {
+            // On its way for long; it may arrive after a newer one, or when its server is dead.
+            let late = self.rng.range(500, 10_000);
+            self.at(late, Happening::Deliver { slot, desired, fence, decided_at });
+        } else {
+            self.fleet.set(&slot, &desired, fence, decided_at);
+        }
+        if self.faults && self.rng.chance(50) {
+            // Nobody notes that it was sent: it is sent again.
+            return;
+        }
+        let _ = server.runtime.effect_done(id);
+    }
+
+    /// When the command of that generation was decided.
+    fn decided_at(&self, slot: &SlotId, generation: u64) -> i64 {
+        self.audit.ordered.get(&(slot.clone(), generation)).map_or(self.now, |at| at.0)
+    }
+
+    /// Moving slots every second, the others now and then.
+    fn observe(&mut self, server: &Server) {
+        if self.deaf_until > self.now {
+            return;
+        }
+        for id in server.runtime.pipelines().unwrap_or_default() {
+            let Ok(Some(pipeline)) = server.runtime.pipeline(&id) else { continue };
+            for (target, slot) in &pipeline.slots {
+                let moving = slot.motion != Motion::Settled;
+                if !moving && (slot.history.is_empty() || !self.rng.chance(100)) {
+                    continue;
+                }
+                let slot = SlotId { target: target.clone(), pipeline: id.clone() };
+                let observation = self.fleet.observe(&slot);
+                let event = Event::Pipeline(id.clone(), PipelineEvent::SlotObserved { observation });
+                if self.faults && self.rng.chance(20) {
+                    let late = self.rng.range(500, 4_000);
+                    self.at(late, Happening::Late { life: server.life, event: Box::new(event) });
+                    continue;
+                }
+                let _ = server.runtime.submit(&event, &Actor::Tidegate);
+                if self.store.is_dead() {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Evaluates alarms, then grants what was watched.
+    fn monitor(&mut self, server: &mut Server) {
+        for scope in self.scopes() {
+            let blind = self.blind_until.get(&scope).is_some_and(|until| *until > self.now);
+            let from = server.watched.get(&scope).copied().unwrap_or(self.now);
+            if !self.evaluate(server, &scope, blind) {
+                continue;
+            }
+            server.watched.insert(scope.clone(), self.now);
+            if from < self.now {
+                self.grant(server, &scope, from, blind);
+            }
+            if self.store.is_dead() {
+                return;
+            }
+        }
+    }
+
+    /// False if the alarms' states could not be recorded.
+    fn evaluate(&mut self, server: &mut Server, scope: &Scope, blind: bool) -> bool {
+        let states: BTreeMap<AlarmName, AlarmState> = self
+            .alarms(scope)
+            .into_iter()
+            .map(|(name, fired)| {
+                let state = match (blind, fired) {
+                    (true, _) => AlarmState::InsufficientData,
+                    (false, true) => AlarmState::Alarm,
+                    (false, false) => AlarmState::Ok,
+                };
+                (name, state)
+            })
+            .collect();
+        if server.reported.get(scope) == Some(&states) {
+            self.forget_fired(scope, blind);
+            return true;
+        }
+        let alarms = states
+            .iter()
+            .map(|(name, state)| (name.clone(), AlarmReport { state: *state, why: format!("{state:?}") }))
+            .collect();
+        let event = TeamEvent::Evaluated { scope: scope.clone(), at: Timestamp(self.now), alarms };
+        match server.runtime.submit(&Event::Team(team(), event), &Actor::Tidegate) {
+            Ok(_) => {
+                server.reported.insert(scope.clone(), states);
+                self.forget_fired(scope, blind);
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// What was told need not be told again; while monitoring is blind, metrics are not lost.
+    fn forget_fired(&mut self, scope: &Scope, blind: bool) {
+        if !blind {
+            self.fired.retain(|(of, _)| of != scope);
+        }
+    }
+
+    fn grant(&mut self, server: &Server, scope: &Scope, from: i64, blind: bool) {
+        for id in server.runtime.pipelines().unwrap_or_default() {
+            let Ok(Some(pipeline)) = server.runtime.pipeline(&id) else { continue };
+            if !pipeline.plan.targets().any(|t| &Scope::of(&t.id) == scope) {
+                continue;
+            }
+            let grant = Grant {
+                scope: scope.clone(),
+                from: Timestamp(from),
+                until: Timestamp(self.now),
+                blind: if blind { self.alarms(scope).into_keys().collect() } else { BTreeSet::new() },
+                requests: if blind { BTreeMap::new() } else { self.requests(&id, scope, from) },
+            };
+            let event = PipelineEvent::Watched { grants: vec![grant] };
+            let _ = server.runtime.submit(&Event::Pipeline(id, event), &Actor::Tidegate);
+        }
+    }
+
+    /// Ten requests a second to every box that serves.
+    fn requests(
+        &self,
+        pipeline: &PipelineId,
+        scope: &Scope,
+        from: i64,
+    ) -> BTreeMap<RunSpecDigest, BTreeMap<String, u64>> {
+        let mut all: BTreeMap<RunSpecDigest, BTreeMap<String, u64>> = BTreeMap::new();
+        let count = u64::try_from((self.now - from) / 100).unwrap_or(0);
+        for (slot, state) in &self.fleet.slots {
+            if &slot.pipeline != pipeline || &Scope::of(&slot.target) != scope {
+                continue;
+            }
+            for one in state.boxes.values().filter(|b| b.serves_since().is_some()) {
+                *all.entry(one.run_spec.clone()).or_default().entry("GET /".to_owned()).or_default() += count;
+            }
+        }
+        all
+    }
+
+    fn poll(&mut self, server: &Server) {
+        for id in server.runtime.pipelines().unwrap_or_default() {
+            let Ok(Some(pipeline)) = server.runtime.pipeline(&id) else { continue };
+            for (source, state) in &pipeline.sources {
+                let Some(seen) = self.look(source, state.head.as_ref()) else { continue };
+                let event = PipelineEvent::SourceObserved { source: source.clone(), observation: seen };
+                let _ = server.runtime.submit(&Event::Pipeline(id.clone(), event), &Actor::Tidegate);
+            }
+        }
+    }
+
+    fn look(
+        &self,
+        source: &SourceId,
+        head: Option<&tidegate_core::ids::CommitId>,
+    ) -> Option<tidegate_core::change::SourceObservation> {
+        self.sources.repos.get(source)?.observe(head)
+    }
+}
+
+/// How long builds may take at most before their result is given up: what people wait for before they try again.
+pub(crate) fn failed_build(build: &Build, now: i64) -> bool {
+    matches!(build, Build::Failed { at, .. } if Timestamp(now).since(*at) > Span::seconds(10))
+}
+
+/// Chance for a handler that has no other.
+pub(crate) fn flip(rng: &mut Rng) -> bool {
+    rng.chance(500)
+}

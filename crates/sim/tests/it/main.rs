@@ -1,0 +1,59 @@
+//! Runs of the simulator: a fixed number of seeds on which all rules must hold, and proofs that the checker notices.
+
+use tidegate_core::pipeline::Switches;
+use tidegate_sim::{Options, Report, Sim};
+
+/// How many seeds `cargo test` runs; a longer search takes TIDEGATE_SEEDS (a number) and TIDEGATE_SEED (the first).
+const SEEDS: u64 = 10;
+
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok()?.parse().ok()
+}
+
+fn run(seed: u64, switches: Switches) -> Result<Report, String> {
+    let sim = Sim::new(seed, Options { switches, ..Options::default() });
+    sim.run().map_err(|failure| failure.to_string())
+}
+
+#[test]
+fn seeds() {
+    let first = number("TIDEGATE_SEED").unwrap_or(1);
+    let count = number("TIDEGATE_SEEDS").unwrap_or(SEEDS);
+    let mut failed = Vec::new();
+    for seed in first..first + count {
+        match run(seed, Switches::default()) {
+            Ok(report) => println!("seed {seed}: {report:?}"),
+            Err(failure) => {
+                println!("{failure}");
+                failed.push(seed);
+            }
+        }
+    }
+    assert!(failed.is_empty(), "failed seeds: {failed:?}");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    assert_eq!(run(3, Switches::default()), run(3, Switches::default()));
+}
+
+/// The checker must find something within as many seeds as the ordinary test runs.
+fn notices(switches: Switches) {
+    let found = (1..=SEEDS).find_map(|seed| run(seed, switches).err());
+    assert!(found.is_some(), "nobody noticed {switches:?}");
+}
+
+#[test]
+fn a_rollback_that_does_not_happen_is_noticed() {
+    notices(Switches { rollback_off: true, ..Switches::default() });
+}
+
+#[test]
+fn a_review_that_nobody_asks_for_is_noticed() {
+    notices(Switches { review_off: true, ..Switches::default() });
+}
+
+#[test]
+fn a_guilty_release_that_comes_again_is_noticed() {
+    notices(Switches { rejection_off: true, ..Switches::default() });
+}
