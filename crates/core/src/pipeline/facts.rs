@@ -560,7 +560,11 @@ impl Pipeline {
             PipelineFact::SlotSettled { target, release } => {
                 let Some(slot) = self.slots.get_mut(target) else { return };
                 match (release, &slot.motion) {
-                    (None, _) => slot.history.clear(),
+                    // It has no boxes any more: that none is healthy is nobody's trouble.
+                    (None, _) => {
+                        slot.history.clear();
+                        slot.capacity = Capacity::Unknown;
+                    }
                     (Some(release), Motion::Back { .. }) => {
                         slot.history.retain(|r| r <= release);
                         if slot.history.last() != Some(release) {
