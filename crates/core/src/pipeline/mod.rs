@@ -11,8 +11,8 @@ mod review;
 mod rollback;
 mod why;
 
-pub use decide::{Snapshots, Switches};
 pub(crate) use decide::decide;
+pub use decide::{Snapshots, Switches};
 pub use event::{Grant, Observed, PipelineEvent};
 pub use facts::PipelineFact;
 pub use gates::{Blocker, Gate, Reason};
