@@ -28,6 +28,7 @@ pub(super) fn advance(d: &mut Deciding<'_>) {
     d.time_out();
     d.complete_steps();
     d.make_release();
+    d.retake_leases();
     d.enter_steps();
     d.release_leases();
     d.end_suspect_turn();
@@ -223,12 +224,19 @@ impl Deciding<'_> {
                     self.look_again(awaited.deadline);
                 }
             }
-            Work::Baking { clock, blind: Some(blind), .. } if !blind.paged => {
+            Work::Baking { clock, blind, .. } if blind.as_ref().is_none_or(|b| !b.paged) => {
+                // Monitoring that tells nothing at all is as blind as monitoring without data.
+                let told = clock.regions.values().map(|c| c.until).min().unwrap_or(clock.started);
+                let unwatched = || super::Blind { since: told, alarms: BTreeSet::new(), paged: false };
+                let blind = blind.unwrap_or_else(unwatched);
                 let tell_at = blind.since + BLIND_PAGE_AFTER;
                 if tell_at > self.now {
                     return self.look_again(tell_at);
                 }
-                let names: Vec<&str> = blind.alarms.iter().map(AlarmName::as_str).collect();
+                let mut names: Vec<&str> = blind.alarms.iter().map(AlarmName::as_str).collect();
+                if names.is_empty() {
+                    names.push("any alarm");
+                }
                 let title = format!("{}: the bake of {id} stands still, monitoring is blind", self.id);
                 let text = format!("no data since {} for {}", blind.since, names.join(", "));
                 self.page(&format!("blind/{id}"), Severity::Low, title, text);
@@ -375,17 +383,22 @@ impl Deciding<'_> {
     }
 
     /// A target that came into the definition later gets the newest release that has finished everywhere, through the
-    /// gates of its step.
+    /// gates of its step; a step that is new as a whole gets what has passed the step before it.
     fn fill_new_targets(&mut self, step: &Step) {
         let Some(state) = self.p.steps.get(&step.id) else { return };
-        let Some(everywhere) = self.p.everywhere() else { return };
+        let passed_before = || {
+            let before = self.p.plan.steps().take_while(|(_, s)| s.id != step.id).last()?;
+            self.p.steps.get(&before.1.id)?.done
+        };
+        let release = if state.done.is_none() { passed_before() } else { self.p.everywhere() };
+        let Some(release) = release else { return };
         let empty = |t: &crate::plan::Target| {
             self.p.slots.get(&t.id).is_some_and(|s| s.history.is_empty() && s.motion == Motion::Settled)
         };
         let idle = state.candidate.is_none() && state.work.under_way().is_none();
-        let good = self.p.releases.get(&everywhere).is_some_and(|r| r.standing == Standing::Good);
+        let good = self.p.releases.get(&release).is_some_and(|r| r.standing == Standing::Good);
         if idle && good && step.targets.iter().any(empty) {
-            self.fact(PipelineFact::CandidateSet { step: step.id.clone(), release: everywhere });
+            self.fact(PipelineFact::CandidateSet { step: step.id.clone(), release });
         }
     }
 
@@ -433,6 +446,16 @@ impl Deciding<'_> {
         }
     }
 
+    /// A deployment that a rollback interrupted takes its lease again as soon as it is free, before anything else enters.
+    fn retake_leases(&mut self) {
+        let forward = |slot: &super::SlotState| matches!(slot.motion, Motion::Forward { .. });
+        let targets: Vec<TargetId> =
+            self.p.slots.iter().filter(|(_, slot)| forward(slot)).map(|(id, _)| id.clone()).collect();
+        for target in targets {
+            self.holds_lease(&target);
+        }
+    }
+
     /// Deploying and rolling back hold the lease; testing and baking do not.
     fn release_leases(&mut self) {
         let moving = |p: &Pipeline, scope: &Scope, back: bool| {
@@ -458,6 +481,8 @@ impl Deciding<'_> {
             .collect();
         for id in ended {
             self.lease(id, LeaseFact::Released { pipeline: self.id.clone() });
+            // What waits here for the lease comes after a deployment that was interrupted elsewhere.
+            self.look_again(self.now);
         }
     }
 

@@ -435,7 +435,7 @@ impl Deciding<'_> {
     }
 
     /// Whether the target's step holds its lease, taking it again if it was lost and is free.
-    fn holds_lease(&mut self, target: &TargetId) -> bool {
+    pub(super) fn holds_lease(&mut self, target: &TargetId) -> bool {
         let Some(service) = self.p.definition.as_ref().map(|d| d.service.clone()) else { return false };
         let id = LeaseId::new(&service, Scope::of(target));
         match self.leases.get(&id).cloned().unwrap_or_default() {

@@ -234,6 +234,7 @@ impl Deciding<'_> {
         let from = from.into_iter().filter(|(r, _)| Some(*r) != to).collect();
         let generation = slot.generation + 1;
         let awaited = self.progress_deadline();
+        self.look_again(awaited.deadline);
         let scope = Scope::of(target);
         self.fact(PipelineFact::SlotBack { target: target.clone(), from, to, generation, asked, awaited });
         self.seize(&scope);
