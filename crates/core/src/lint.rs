@@ -1,13 +1,18 @@
 //! Checks a definition before it is taken (X7): names that do not resolve, values out of range, and layouts that could
 //! break a rule, with the counterexample. Each finding has a stable code and a place (a JSON pointer into the document).
 
+use crate::alarm::MetricAlarm;
 use crate::definition::{
     BuildDef, EngineDef, ORGANISATION_SCHEMA, OrganisationDef, PIPELINE_SCHEMA, PipelineDef, StageDef,
+    WaveDef,
 };
 use crate::ids::RegionId;
 use crate::plan::{Plan, plan};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+
+/// How far back monitoring keeps metrics, in seconds: an alarm that looks back further would never see all of its periods.
+const METRICS_KEPT_SECONDS: u64 = 900;
 
 /// Something that keeps a definition from being taken.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -96,6 +101,7 @@ pub fn organisation(def: &OrganisationDef) -> Vec<Finding> {
                     "alarm names are unique within a service",
                 );
             }
+            looks_back(&mut f, format!("/services/{n}/alarms/{m}/period"), alarm);
         }
         for (m, canary) in service.canaries.iter().enumerate() {
             if !canary.path.starts_with('/') {
@@ -128,6 +134,18 @@ pub fn organisation(def: &OrganisationDef) -> Vec<Finding> {
         f.unique_in(&format!("/regions/{n}/azs"), region.azs.iter());
     }
     f.0
+}
+
+fn looks_back(f: &mut Findings, place: String, alarm: &MetricAlarm) {
+    let seconds = alarm.period.seconds() * alarm.periods() as u64;
+    if seconds > METRICS_KEPT_SECONDS {
+        let message = format!(
+            "'{}' looks back {seconds} s ({} periods), and metrics are kept for {METRICS_KEPT_SECONDS} s",
+            alarm.name,
+            alarm.periods()
+        );
+        f.add("TG139", place, message, "use a shorter period or fewer data points");
+    }
 }
 
 impl Findings {
@@ -195,7 +213,7 @@ pub fn pipeline(def: &PipelineDef, organisation: &OrganisationDef) -> Vec<Findin
     f.unique_in("/stages", def.stages.iter().map(|s| &s.environment));
     if f.0.is_empty() {
         let laid_out = plan(def, organisation);
-        layout(&mut f, def, &laid_out);
+        layout(&mut f, def, &laid_out, organisation);
     }
     f.0
 }
@@ -401,11 +419,22 @@ fn stage_shape(f: &mut Findings, n: usize, stage: &StageDef, organisation: &Orga
     }
 }
 
+/// Steps by hand leave no AZ of the wave's Regions out (that one is in two is found where they are laid out).
+fn every_az(f: &mut Findings, place: &str, wave: &WaveDef, organisation: &OrganisationDef) {
+    let named: BTreeSet<&String> = wave.steps.iter().flatten().collect();
+    let regions = wave.regions.iter().filter_map(|r| organisation.region(r));
+    let all = regions.flat_map(|r| r.azs.iter().map(move |az| format!("{}/{az}", r.name)));
+    for az in all.filter(|az| !named.is_empty() && !named.contains(az)) {
+        f.add("TG138", place, format!("'{az}' is in no step"), "name every AZ of the wave's Regions once");
+    }
+}
+
 /// The rules over what was laid out: one AZ of each Region per step (P1), every AZ in exactly one step, and every
 /// reference of a step by hand resolved.
-fn layout(f: &mut Findings, def: &PipelineDef, plan: &Plan) {
+fn layout(f: &mut Findings, def: &PipelineDef, plan: &Plan, organisation: &OrganisationDef) {
     for (n, stage) in def.stages.iter().enumerate() {
         for (w, wave) in stage.waves.iter().enumerate() {
+            every_az(f, &format!("/stages/{n}/waves/{w}/steps"), wave, organisation);
             for (s, texts) in wave.steps.iter().enumerate() {
                 let place = format!("/stages/{n}/waves/{w}/steps/{s}");
                 let mut by_region: BTreeMap<&str, &str> = BTreeMap::new();
