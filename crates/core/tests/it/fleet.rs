@@ -1,0 +1,115 @@
+//! An engine that obeys at once: boxes start as ordered and become healthy one by one, each of which it tells. While it
+//! replaces boxes, it checks that tidegate never asks it to go below a target's minimum (rule 2).
+
+use std::collections::{BTreeMap, BTreeSet};
+use tidegate_core::decision::SlotOrder;
+use tidegate_core::engine::{BoxHealth, BoxObservation, Fence, Observation};
+use tidegate_core::ids::{RunSpecDigest, SlotId};
+use tidegate_core::units::Timestamp;
+
+/// Every slot's boxes.
+#[derive(Default)]
+pub(crate) struct Fleet {
+    slots: BTreeMap<SlotId, Boxes>,
+    /// Boxes of these never become healthy.
+    pub(crate) sick: BTreeSet<RunSpecDigest>,
+}
+
+#[derive(Default)]
+struct Boxes {
+    generation: u64,
+    boxes: Vec<BoxObservation>,
+    started: u32,
+}
+
+impl Fleet {
+    /// Does what it is told, and returns what it tells: first the boxes as they start, then once for each that becomes
+    /// healthy.
+    pub(crate) fn obey(&mut self, order: &SlotOrder, now: Timestamp) -> Vec<Observation> {
+        let sick = self.sick.clone();
+        let slot = self.slots.entry(order.slot.clone()).or_default();
+        if order.generation <= slot.generation {
+            return Vec::new();
+        }
+        slot.generation = order.generation;
+        let healthy = |boxes: &[BoxObservation]| boxes.iter().filter(|b| b.health.is_healthy()).count();
+        let before = healthy(&slot.boxes);
+        let mut rest = std::mem::take(&mut slot.boxes);
+        let mut kept = Vec::new();
+        for share in &order.desired.split {
+            for _ in 0..share.boxes {
+                let same = |b: &BoxObservation| b.run_spec == share.run_spec;
+                let found = rest.iter().position(|b| same(b) && b.health.is_healthy());
+                kept.push(match found.or_else(|| rest.iter().position(same)) {
+                    Some(at) => rest.remove(at),
+                    None => {
+                        slot.started += 1;
+                        BoxObservation {
+                            id: format!("box-{}", slot.started),
+                            incarnation: 1,
+                            run_spec: share.run_spec.clone(),
+                            health: BoxHealth::Starting { since: now },
+                            weight: 1,
+                        }
+                    }
+                });
+            }
+        }
+        let leaving = if order.desired.surge { rest } else { Vec::new() };
+        let minimum = usize::try_from(order.desired.minimum_serving).unwrap();
+        let after = healthy(&kept) + healthy(&leaving);
+        let drained = order.desired.split.is_empty();
+        assert!(drained || after >= before.min(minimum), "{} would fall to {after} of {minimum}", order.slot);
+        slot.boxes = kept;
+        let mut told = vec![slot.tell(&order.slot, &leaving)];
+        for n in 0..slot.boxes.len() {
+            let one = &mut slot.boxes[n];
+            if one.health.is_healthy() {
+                continue;
+            }
+            one.health = if sick.contains(&one.run_spec) {
+                BoxHealth::Unhealthy { reason: "exited with status 1".to_owned() }
+            } else {
+                BoxHealth::Healthy { since: now }
+            };
+            told.push(slot.tell(&order.slot, &leaving));
+        }
+        if !leaving.is_empty() && slot.boxes.iter().all(|b| b.health.is_healthy()) {
+            told.push(slot.tell(&order.slot, &[]));
+        }
+        told
+    }
+
+    /// What a slot's healthy boxes run, and how many there are.
+    pub(crate) fn running(&self, slot: &SlotId) -> BTreeMap<RunSpecDigest, usize> {
+        let mut all = BTreeMap::new();
+        let boxes = self.slots.get(slot).map_or(&[][..], |s| &s.boxes);
+        for one in boxes.iter().filter(|b| b.health.is_healthy()) {
+            *all.entry(one.run_spec.clone()).or_default() += 1;
+        }
+        all
+    }
+
+    /// What the engine tells of a slot now.
+    pub(crate) fn observe(&self, slot: &SlotId) -> Option<Observation> {
+        self.slots.get(slot).map(|boxes| boxes.tell(slot, &[]))
+    }
+
+    /// Some of a slot's boxes fall ill; what the engine tells then.
+    pub(crate) fn break_boxes(&mut self, slot: &SlotId, how_many: usize) -> Observation {
+        let state = self.slots.get_mut(slot).expect("a slot that was deployed to");
+        for one in state.boxes.iter_mut().take(how_many) {
+            one.health = BoxHealth::Unhealthy { reason: "the last check failed".to_owned() };
+        }
+        state.tell(slot, &[])
+    }
+}
+
+impl Boxes {
+    fn tell(&self, slot: &SlotId, leaving: &[BoxObservation]) -> Observation {
+        let fence = Fence { epoch: 1, generation: self.generation };
+        let mut boxes: Vec<BoxObservation> = self.boxes.iter().chain(leaving).cloned().collect();
+        boxes.sort_by(|a, b| a.id.cmp(&b.id));
+        Observation { slot: slot.clone(), fence, boxes, trouble: None }
+    }
+}

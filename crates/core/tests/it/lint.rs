@@ -1,0 +1,90 @@
+//! What a definition is told before it is taken (X7).
+
+use crate::scenario::{organisation_json, pipeline_json};
+use serde_json::{Value, json};
+use tidegate_core::definition::{OrganisationDef, PipelineDef};
+use tidegate_core::lint::{self, Finding};
+
+fn organisation(value: &Value) -> OrganisationDef {
+    serde_json::from_value(value.clone()).unwrap()
+}
+
+fn findings(pipeline: &Value) -> Vec<Finding> {
+    let definition: PipelineDef = serde_json::from_value(pipeline.clone()).unwrap();
+    lint::pipeline(&definition, &organisation(&organisation_json()))
+}
+
+fn refused(pipeline: &Value) -> String {
+    serde_json::from_value::<PipelineDef>(pipeline.clone()).unwrap_err().to_string()
+}
+
+fn by_hand(steps: &Value) -> Value {
+    let mut all = pipeline_json("frontend", "frontend");
+    all["stages"][1]["waves"] = json!([{"regions": ["north"]}, {"regions": ["east"], "steps": steps}]);
+    all
+}
+
+#[test]
+fn an_unknown_field_is_refused_by_name() {
+    let mut typo = pipeline_json("frontend", "frontend");
+    typo["stages"][0]["onebox"] = json!(true);
+    assert!(refused(&typo).contains("unknown field `onebox`"), "{}", refused(&typo));
+}
+
+#[test]
+fn a_bake_of_minus_one_is_refused() {
+    let mut negative = pipeline_json("frontend", "frontend");
+    negative["stages"][0]["bake"] = json!({"one_box": "-1h"});
+    assert!(refused(&negative).contains("'-1h' is not a span of time"), "{}", refused(&negative));
+    negative["stages"][0]["bake"] = json!({"one_box": -1});
+    assert!(!refused(&negative).is_empty());
+}
+
+#[test]
+fn a_bad_expression_is_refused_and_an_unknown_name_is_found() {
+    let mut bad = organisation_json();
+    bad["teams"][0]["aggregate"] = json!("ALARM(Frontend_High_Severity) AND");
+    assert!(serde_json::from_value::<OrganisationDef>(bad.clone()).is_err());
+    bad["teams"][0]["aggregate"] = json!("ALARM(Fronted_High_Severity)");
+    let found = lint::organisation(&organisation(&bad));
+    assert_eq!(found.len(), 1);
+    assert_eq!((found[0].code.as_str(), found[0].place.as_str()), ("TG112", "/teams/0/aggregate"));
+}
+
+#[test]
+fn two_azs_of_a_region_in_one_step_are_found_with_the_counterexample() {
+    let found = findings(&by_hand(&json!([["east/a", "east/b"], ["east/c"]])));
+    let texts: Vec<String> = found.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        texts,
+        [
+            "TG101 at /stages/1/waves/1/steps/0: this step deploys to east/a and east/b at the same time (never two AZs of \
+          one Region at once: put them in different steps (requirement P1))"
+        ]
+    );
+}
+
+#[test]
+fn an_az_in_no_step_or_in_two_is_found() {
+    let found = findings(&by_hand(&json!([["east/a"], ["east/c"]])));
+    assert_eq!(found.len(), 1);
+    assert_eq!((found[0].code.as_str(), found[0].message.as_str()), ("TG138", "'east/b' is in no step"));
+    let found = findings(&by_hand(&json!([["east/a"], ["east/b"], ["east/c"], ["east/b"]])));
+    assert_eq!(found.iter().map(|f| f.code.as_str()).collect::<Vec<_>>(), ["TG137"]);
+    assert_eq!(findings(&by_hand(&json!([["east/c"], ["east/a"], ["east/b"]]))), []);
+}
+
+#[test]
+fn an_alarm_that_looks_back_further_than_metrics_are_kept_is_found() {
+    let with = |period: &str| {
+        let mut all = organisation_json();
+        all["services"][0]["alarms"] = json!([{
+            "name": "Frontend_Slow", "metric": {"latency": {"percentile": "p99"}}, "threshold": 500,
+            "period": period, "datapoints": "2 of 3"
+        }]);
+        lint::organisation(&organisation(&all))
+    };
+    assert_eq!(with("3m"), [], "five periods of three minutes are kept");
+    let found = with("4m");
+    assert_eq!((found[0].code.as_str(), found[0].place.as_str()), ("TG139", "/services/0/alarms/0/period"));
+}

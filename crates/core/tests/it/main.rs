@@ -1,0 +1,17 @@
+//! The core's decisions, told as scenarios: a small organisation, virtual time and an engine that obeys. The rules that
+//! always hold are checked after every decision, whatever a test is about.
+
+#![expect(clippy::unwrap_used, reason = "a scenario that cannot be told is a failed test")]
+
+mod definitions;
+mod fleet;
+mod following;
+mod lint;
+mod overrides;
+mod returning;
+mod reviews;
+mod rules;
+mod scenario;
+mod suspects;
+mod taint;
+mod watching;

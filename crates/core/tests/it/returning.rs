@@ -1,0 +1,157 @@
+//! Where a release returns to, how, and what is watched (X1, P5, K3).
+
+use crate::scenario::{R1, R2, R3, Scenario, pipeline_json};
+use tidegate_core::pipeline::{Cause, PipelineFact, Standing, Work};
+use tidegate_core::units::Span;
+
+const ONE_BOX: &str = "frontend/gamma/north/a/one-box";
+const FAULTS: &str = "Frontend_High_Fault_Rate";
+
+#[test]
+fn a_revert_goes_straight_to_the_release_before_without_a_canary() {
+    let mut s = Scenario::running();
+    s.release("frontend");
+    s.reach("frontend", "wave-2/az-3", R2);
+    let started = s.count(|f| matches!(f, PipelineFact::BakeStarted { .. }));
+    s.rollback("frontend", R2);
+    for az in ["a", "b", "c"] {
+        assert_eq!(s.runs("frontend", &format!("frontend/production/east/{az}/main")), Some(R1));
+    }
+    assert_eq!(
+        s.count(|f| matches!(f, PipelineFact::BakeStarted { .. })),
+        started,
+        "nothing bakes on the way back"
+    );
+}
+
+#[test]
+fn rollback_in_several_regions_converges() {
+    let mut s = Scenario::empty();
+    let mut one_wave = pipeline_json("frontend", "frontend");
+    one_wave["stages"][1]["waves"] = serde_json::json!([{"regions": ["north", "east"]}]);
+    s.apply(&one_wave);
+    s.release("frontend");
+    s.pass("frontend", "wave-1/az-3", R1);
+    s.release("frontend");
+    s.reach("frontend", "wave-1/az-2", R2);
+    s.stop_engines("production/east");
+    s.fires("production/north", FAULTS);
+    assert_eq!(s.runs("frontend", "frontend/production/north/b/main"), Some(R1), "one Region does not wait");
+    assert_eq!(s.phase("frontend", "wave-1/az-2"), "rolling back");
+    s.start_all();
+    assert_eq!(s.phase("frontend", "wave-1/az-2"), "rolled back");
+    assert_eq!(s.runs("frontend", "frontend/production/east/b/main"), Some(R1));
+}
+
+#[test]
+fn boxes_that_do_not_become_healthy_reject_at_the_deadline() {
+    let mut s = Scenario::running();
+    s.stop_engines("gamma");
+    s.release("frontend");
+    let spec = s.pipeline("frontend").run_spec(R2, &"gamma".parse().unwrap()).unwrap().clone();
+    s.fleet.sick.insert(spec);
+    s.start_all();
+    assert_eq!(s.phase("frontend", "gamma/one-box"), "deploying");
+    s.wait(Span::minutes(9));
+    assert_eq!(s.phase("frontend", "gamma/one-box"), "deploying");
+    s.wait(Span::minutes(1));
+    assert_eq!(s.phase("frontend", "gamma/one-box"), "rolled back");
+    let Standing::Rejected { cause, .. } = s.pipeline("frontend").releases[&R2].standing.clone() else {
+        panic!()
+    };
+    assert!(matches!(&cause, Cause::Health { why, .. } if why.contains("exited with status 1")), "{cause}");
+    assert_eq!(s.runs("frontend", ONE_BOX), Some(R1));
+}
+
+#[test]
+fn a_target_that_ran_nothing_goes_to_stopped() {
+    let mut s = Scenario::new();
+    s.release("frontend");
+    assert_eq!(s.runs("frontend", ONE_BOX), Some(R1));
+    s.rollback("frontend", R1);
+    assert_eq!(s.runs("frontend", ONE_BOX), None);
+    assert_eq!(s.phase("frontend", "gamma/one-box"), "rolled back");
+}
+
+#[test]
+fn the_target_of_a_rollback_is_the_newest_good_one_and_is_found_anew() {
+    let mut s = Scenario::running();
+    s.release("frontend");
+    s.reach("frontend", "gamma/az-1", R2);
+    let mut fixed = s.draft("frontend");
+    fixed.subject = "third".to_owned();
+    s.push_reviewed("frontend", fixed);
+    assert_eq!(s.runs("frontend", ONE_BOX), Some(R3));
+    // R3 returns to R2, the newest that was good there; on the way R2 is rejected as well.
+    s.stop_engines("one-box");
+    s.rollback("frontend", R3);
+    s.rollback("frontend", R2);
+    s.start_all();
+    assert_eq!(s.runs("frontend", ONE_BOX), Some(R1));
+    assert_eq!(s.step("frontend", "gamma/one-box").done, Some(R1));
+    assert_eq!(s.phase("frontend", "gamma/one-box"), "rolled back");
+}
+
+#[test]
+fn bake_is_monitored_to_its_end_and_earlier_steps_until_the_wave_is_finished() {
+    let mut s = Scenario::running();
+    s.release("frontend");
+    s.reach("frontend", "wave-2/az-3", R2);
+    assert_eq!(s.phase("frontend", "wave-2/one-box"), "done");
+    // Only the one-box is guilty, and it has passed its step long ago.
+    s.fires("production/east", "Frontend_OneBox_High_P50_Latency");
+    for target in ["a/one-box", "a/main", "b/main", "c/main"] {
+        assert_eq!(s.runs("frontend", &format!("frontend/production/east/{target}")), Some(R1), "{target}");
+    }
+    assert_eq!(s.runs("frontend", "frontend/production/north/a/main"), Some(R2), "that wave is finished");
+}
+
+#[test]
+fn gamma_never_rolls_production_back() {
+    let mut s = Scenario::running();
+    s.release("frontend");
+    s.reach("frontend", "wave-1/az-1", R2);
+    s.fires("gamma/north", FAULTS);
+    assert_eq!(s.phase("frontend", "wave-1/az-1"), "baking");
+}
+
+#[test]
+fn production_returns_as_a_whole_where_the_definition_says_so() {
+    let mut s = Scenario::empty();
+    let mut all = pipeline_json("frontend", "frontend");
+    all["rollback"] = serde_json::json!("production");
+    s.apply(&all);
+    s.release("frontend");
+    s.finish("frontend", R1);
+    s.release("frontend");
+    s.reach("frontend", "wave-2/one-box", R2);
+    s.fires("production/east", FAULTS);
+    assert_eq!(s.runs("frontend", "frontend/production/north/a/main"), Some(R1));
+    assert_eq!(s.runs("frontend", "frontend/gamma/north/a/main"), Some(R2));
+}
+
+#[test]
+fn an_alarm_that_came_and_went_between_two_looks_still_rolls_back() {
+    let mut s = Scenario::running();
+    s.release("frontend");
+    // The pipeline is told only when both are over.
+    let before = s.count(|f| matches!(f, PipelineFact::Rejected { .. }));
+    s.team_only("gamma/north", FAULTS, &[true, false]);
+    assert_eq!(s.count(|f| matches!(f, PipelineFact::Rejected { .. })), before);
+    s.tick();
+    assert!(matches!(s.step("frontend", "gamma/one-box").work, Work::RolledBack { release: R2, .. }));
+}
+
+#[test]
+fn an_alarm_counts_while_boxes_are_being_replaced() {
+    let mut s = Scenario::running();
+    s.release("frontend");
+    s.stop_engines("gamma/north/a/main");
+    s.pass("frontend", "gamma/one-box", R2);
+    assert_eq!(s.phase("frontend", "gamma/az-1"), "deploying");
+    s.fires("gamma/north", FAULTS);
+    assert_eq!(s.phase("frontend", "gamma/az-1"), "rolling back");
+    s.start_all();
+    assert_eq!(s.phase("frontend", "gamma/az-1"), "rolled back");
+    assert_eq!(s.runs("frontend", "frontend/gamma/north/a/main"), Some(R1));
+}

@@ -1,0 +1,119 @@
+//! Releases that were merely there when the team's aggregate alarm fired (M3): taken back, and back once by themselves.
+
+use crate::scenario::{R1, R2, Scenario, pipeline_json};
+use tidegate_core::pipeline::{PipelineFact, Standing};
+use tidegate_core::units::Span;
+
+const OTHERS: &str = "Backend_High_Fault_Rate";
+
+fn one_wave() -> serde_json::Value {
+    let mut all = pipeline_json("frontend", "frontend");
+    all["stages"][1]["waves"] = serde_json::json!([{"regions": ["north", "east"]}]);
+    all
+}
+
+/// Release 2 bakes in the first AZ of both Regions.
+fn under_way() -> Scenario {
+    let mut s = Scenario::empty();
+    s.apply(&one_wave());
+    s.release("frontend");
+    s.pass("frontend", "wave-1/az-3", R1);
+    s.release("frontend");
+    s.reach("frontend", "wave-1/az-1", R2);
+    s
+}
+
+#[test]
+fn suspects_return_only_in_the_alarming_region() {
+    let mut s = under_way();
+    s.fires("production/north", OTHERS);
+    assert_eq!(s.runs("frontend", "frontend/production/north/a/main"), Some(R1));
+    assert_eq!(s.runs("frontend", "frontend/production/north/a/one-box"), Some(R1));
+    assert_eq!(s.runs("frontend", "frontend/production/east/a/main"), Some(R2));
+    assert!(matches!(s.pipeline("frontend").releases[&R2].standing, Standing::Suspect { .. }));
+    assert!(s.pipeline("frontend").taints.is_empty(), "nobody is guilty");
+}
+
+#[test]
+fn a_suspect_comes_back_after_the_pause_and_goes_on() {
+    let mut s = under_way();
+    s.fires("production/north", OTHERS);
+    s.now = s.now + Span::minutes(5);
+    s.ok("production/north", OTHERS);
+    assert_eq!(
+        s.waits("frontend", "wave-1/one-box"),
+        "it was rolled back as a suspect; waiting for the alarm in production/north to be quiet for 1h"
+    );
+    s.watch(Span::minutes(59));
+    assert_eq!(s.runs("frontend", "frontend/production/north/a/one-box"), Some(R1));
+    s.watch(Span::minutes(1));
+    assert_eq!(s.runs("frontend", "frontend/production/north/a/one-box"), Some(R2));
+    s.pass("frontend", "wave-1/az-3", R2);
+    assert_eq!(s.runs("frontend", "frontend/production/north/a/main"), Some(R2), "through all of its steps");
+    assert_eq!(s.team().suspect_turn, None);
+}
+
+#[test]
+fn a_second_suspicion_rejects() {
+    let mut s = under_way();
+    s.fires("production/north", OTHERS);
+    s.now = s.now + Span::minutes(5);
+    s.ok("production/north", OTHERS);
+    s.watch(Span::hours(1));
+    assert_eq!(s.count(|f| matches!(f, PipelineFact::SuspectReturned { .. })), 1);
+    s.fires("production/north", OTHERS);
+    assert!(matches!(s.pipeline("frontend").releases[&R2].standing, Standing::Rejected { .. }));
+    assert_eq!(s.runs("frontend", "frontend/production/east/a/main"), Some(R1), "now everywhere");
+    assert_eq!(s.team().suspect_turn, None);
+}
+
+#[test]
+fn suspects_come_back_one_pipeline_at_a_time() {
+    let mut s = Scenario::running();
+    s.apply(&pipeline_json("backend", "backend"));
+    s.release("backend");
+    s.finish("backend", R1);
+    s.release("frontend");
+    s.release("backend");
+    // The canaries' alarm is nobody's own: a metric alarm of the team's expression.
+    s.fires("gamma/north", "Frontend_High_Fault_Rate");
+    // Frontend's own alarm convicts frontend; backend was merely there.
+    assert!(matches!(s.pipeline("frontend").releases[&R2].standing, Standing::Rejected { .. }));
+    assert!(matches!(s.pipeline("backend").releases[&R2].standing, Standing::Suspect { .. }));
+    s.now = s.now + Span::minutes(5);
+    s.ok("gamma/north", "Frontend_High_Fault_Rate");
+    s.watch(Span::hours(1));
+    assert_eq!(s.team().suspect_turn, Some("backend".parse().unwrap()));
+    assert_eq!(s.runs("backend", "backend/gamma/north/a/one-box"), Some(R2));
+    s.finish("backend", R2);
+    assert_eq!(s.team().suspect_turn, None);
+}
+
+#[test]
+fn the_second_of_two_suspects_waits_for_its_turn() {
+    let mut organisation = crate::scenario::organisation_json();
+    organisation["services"]
+        .as_array_mut()
+        .unwrap()
+        .push(serde_json::json!({"name": "mailer", "team": "shop"}));
+    let mut s = Scenario::with_organisation(&organisation);
+    for name in ["frontend", "backend"] {
+        s.apply(&pipeline_json(name, name));
+        s.release(name);
+    }
+    s.finish("frontend", R1);
+    s.finish("backend", R1);
+    s.release("frontend");
+    s.release("backend");
+    s.fires("gamma/north", "Mailer_High_Fault_Rate");
+    s.now = s.now + Span::minutes(5);
+    s.ok("gamma/north", "Mailer_High_Fault_Rate");
+    s.watch(Span::hours(1));
+    let first = s.team().suspect_turn.unwrap();
+    let second = if first.as_str() == "frontend" { "backend" } else { "frontend" };
+    let text = s.waits(second, "gamma/one-box");
+    assert_eq!(text, format!("it was rolled back as a suspect; {first} comes back first"));
+    s.finish(first.as_str(), R2);
+    s.finish(second, R2);
+    assert_eq!(s.paged("is rolled back"), 2);
+}
