@@ -22,9 +22,15 @@ const BUILD_GRACE: Span = Span::minutes(10);
 const TEST_GRACE: Span = Span::minutes(2);
 
 impl Deciding<'_> {
-    /// Orders an effect under a name that is unique in this pipeline.
+    /// Orders an effect under a name that is unique in this pipeline: one decision may page twice about the same thing, such as
+    /// a release that is taken back in two Regions, and a name that stands twice would keep all of it from being committed.
     pub(super) fn effect(&mut self, name: String, effect: Effect) -> EffectId {
-        let id = EffectId(format!("{}/{name}", self.id));
+        let mut id = EffectId(format!("{}/{name}", self.id));
+        let mut number = 1;
+        while self.out.effects.iter().any(|e| e.id == id) {
+            number += 1;
+            id = EffectId(format!("{}/{name}/{number}", self.id));
+        }
         self.out.effects.push(NewEffect { id: id.clone(), effect });
         id
     }
