@@ -233,10 +233,10 @@ impl Runtime {
         if let Shared::Organisation(state) = self.see(&mut seen.entries, &AggregateId::Organisation)?.state {
             snapshots.organisation = (*state).clone();
         }
-        if let Some(team) = owner(&pipeline, event, &snapshots.organisation) {
-            if let Shared::Team(state) = self.see(&mut seen.entries, &AggregateId::Team(team))?.state {
-                snapshots.team = (*state).clone();
-            }
+        if let Some(team) = owner(&pipeline, event, &snapshots.organisation)
+            && let Shared::Team(state) = self.see(&mut seen.entries, &AggregateId::Team(team))?.state
+        {
+            snapshots.team = (*state).clone();
         }
         for lease in leases(&pipeline, event, &snapshots.organisation) {
             let id = AggregateId::Lease(lease.clone());
