@@ -47,9 +47,15 @@ pub(crate) struct Audit {
     pub(crate) found: Vec<(u8, String)>,
     /// The newest lines, for people.
     pub(crate) lines: Vec<String>,
+    lines_kept: usize,
 }
 
 impl Audit {
+    /// Nothing read yet; keeps so many lines for people.
+    pub(crate) fn new(lines_kept: usize) -> Audit {
+        Audit { lines_kept, ..Audit::default() }
+    }
+
     pub(crate) fn pipelines(&self) -> impl Iterator<Item = (PipelineId, &Pipeline)> {
         self.states.iter().filter_map(|(id, state)| match state {
             State::Pipeline(p) => Some((id.strip_prefix("pipeline/")?.parse().ok()?, p)),
@@ -120,7 +126,7 @@ impl Audit {
                 changed.insert(record.aggregate);
             }
         }
-        let excess = self.lines.len().saturating_sub(50);
+        let excess = self.lines.len().saturating_sub(self.lines_kept);
         self.lines.drain(..excess);
         for id in changed {
             self.compare(store, &id);
@@ -217,13 +223,10 @@ impl Audit {
             let steps: Vec<&StepId> = pipeline.plan.steps().map(|(_, s)| &s.id).collect();
             let before =
                 steps.iter().position(|s| *s == step).and_then(|n| n.checked_sub(1)).map(|n| steps[n]);
-            if let Some(before) = before {
-                if !self.passed.contains(&(id.clone(), before.clone(), release)) {
-                    found.push((
-                        3,
-                        format!("{release} of {id} entered {step} without having passed {before}"),
-                    ));
-                }
+            if let Some(before) = before
+                && !self.passed.contains(&(id.clone(), before.clone(), release))
+            {
+                found.push((3, format!("{release} of {id} entered {step} without having passed {before}")));
             }
             if let Some(why) = self.tainted(id, pipeline, release) {
                 found.push((6, format!("{release} of {id} entered {step}: {why}")));
@@ -246,13 +249,12 @@ impl Audit {
                     && !changes.iter().any(|c| c.commit.reverts.contains(commit))
             };
             let fixed = changes.iter().any(|c| conviction.commits.iter().any(|t| c.commit.names_as_fixed(t)));
-            if of == id && *convicted < release && !fixed {
-                if let Some(commit) = conviction.commits.iter().find(still) {
-                    return Some(format!(
-                        "it contains {} of {convicted}, which was rejected",
-                        commit.short()
-                    ));
-                }
+            if of == id
+                && *convicted < release
+                && !fixed
+                && let Some(commit) = conviction.commits.iter().find(still)
+            {
+                return Some(format!("it contains {} of {convicted}, which was rejected", commit.short()));
             }
         }
         None

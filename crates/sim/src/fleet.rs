@@ -121,7 +121,7 @@ impl Fleet {
                 one.live(now, sick, self.failures_per_mille, rng);
             }
             slot.boxes.retain(|_, b| !matches!(b.life, Life::Leaving { until } if until <= now));
-            let taken = slot.converge(now, rng);
+            let taken = slot.converge(now, &self.behaviour, rng);
             if let Some(why) = slot.too_few(id, taken) {
                 found.get_or_insert(why);
             }
@@ -130,6 +130,10 @@ impl Fleet {
             self.below_minimum = found;
         }
     }
+}
+
+fn sick(behaviour: &BTreeMap<RunSpecDigest, Package>, spec: &RunSpecDigest) -> bool {
+    behaviour.get(spec).is_some_and(|p| p.flaws.contains(&Flaw::NeverHealthy))
 }
 
 impl VBox {
@@ -161,7 +165,7 @@ impl VBox {
 
 impl Slot {
     /// Brings the boxes to what is desired; returns how many serving boxes were taken out.
-    fn converge(&mut self, now: i64, rng: &mut Rng) -> u32 {
+    fn converge(&mut self, now: i64, behaviour: &BTreeMap<RunSpecDigest, Package>, rng: &mut Rng) -> u32 {
         let Some(desired) = self.desired.clone() else { return 0 };
         let before = self.serving();
         let total: u32 = desired.split.iter().map(|s| s.boxes).sum();
@@ -198,11 +202,10 @@ impl Slot {
                     run_spec: wanted.run_spec.clone(),
                     life: Life::Starting { ready_at: None },
                     weight: 1,
-                    incarnation: 0,
+                    incarnation: 1,
                     started: now,
                 };
-                // The first step of its life tells whether it is sick: it cannot be ready before that.
-                one.life = Life::Unhealthy { since: now, was_healthy: false, restart_at: now };
+                one.start(now, sick(behaviour, &wanted.run_spec), rng);
                 self.boxes.insert(self.next_box, one);
             }
         }
@@ -221,10 +224,10 @@ impl Slot {
             .map(|(id, _)| *id)
             .collect();
         for id in condemned {
-            if self.serving() > desired.minimum_serving {
-                if let Some(one) = self.boxes.get_mut(&id) {
-                    one.weight = 0;
-                }
+            if self.serving() > desired.minimum_serving
+                && let Some(one) = self.boxes.get_mut(&id)
+            {
+                one.weight = 0;
             }
         }
     }

@@ -48,11 +48,13 @@ pub struct Options {
     pub safety_s: i64,
     /// Within how many virtual seconds without faults everything must have converged.
     pub liveness_s: i64,
+    /// How many lines of the log a failure has.
+    pub log_lines: usize,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { switches: Switches::default(), safety_s: 1_800, liveness_s: 7_200 }
+        Options { switches: Switches::default(), safety_s: 1_800, liveness_s: 7_200, log_lines: 50 }
     }
 }
 
@@ -156,7 +158,7 @@ impl Sim {
             faults: true,
             fleet: Fleet { failures_per_mille: 5, ..Fleet::default() },
             sources: Sources::default(),
-            audit: Audit::default(),
+            audit: Audit::new(options.log_lines),
             weather: BTreeMap::new(),
             fired: BTreeSet::new(),
             blind_until: BTreeMap::new(),

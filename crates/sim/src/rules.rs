@@ -14,6 +14,8 @@ use tidegate_store::Store;
 const ROLLBACK_WITHIN_MS: i64 = 20_000;
 /// How long after its deadline something awaited may stand while the server is up.
 const DEADLINE_GRACE_MS: i64 = 20_000;
+/// How much later than the present somebody may have been woken.
+const WAKE_GRACE_MS: i64 = 100;
 
 /// A rule with its number.
 pub(crate) type Rule = (u8, fn(&Sim) -> Result<(), String>);
@@ -203,8 +205,8 @@ fn rule_8(sim: &Sim) -> Result<(), String> {
                 return Err(format!("{what} of {id} is awaited beyond its deadline {deadline}"));
             }
         }
-        // Whoever was woken may not have looked yet.
-        if timer.is_some_and(|due| due <= sim.now) {
+        // Whoever was woken may not have looked yet; decisions of one moment are a millisecond apart.
+        if timer.is_some_and(|due| due <= sim.now + WAKE_GRACE_MS) {
             continue;
         }
         waits_have_reasons(sim, pipeline).map_err(|why| format!("{id}: {why}"))?;
@@ -233,10 +235,10 @@ fn deadlines(pipeline: &Pipeline) -> Vec<(String, Timestamp)> {
 fn waits_have_reasons(sim: &Sim, pipeline: &Pipeline) -> Result<(), String> {
     for (step, state) in &pipeline.steps {
         let newest = state.work.under_way().map(|(r, _)| r).max(state.done);
-        if let Some(release) = state.candidate.filter(|c| newest.is_none_or(|n| n < *c)) {
-            if state.waiting.is_empty() {
-                return Err(format!("{release} waits before {step} without a reason"));
-            }
+        if let Some(release) = state.candidate.filter(|c| newest.is_none_or(|n| n < *c))
+            && state.waiting.is_empty()
+        {
+            return Err(format!("{release} waits before {step} without a reason"));
         }
         let planned = pipeline.plan.step(step).map(|(_, s)| s);
         let moves = planned.is_some_and(|s| {
@@ -245,10 +247,10 @@ fn waits_have_reasons(sim: &Sim, pipeline: &Pipeline) -> Result<(), String> {
         if matches!(state.work, Work::Deploying { .. } | Work::RollingBack { .. }) && !moves {
             return Err(format!("{step} is {} and none of its targets moves", state.work.phase()));
         }
-        if let Work::Baking { clock, .. } = &state.work {
-            if clock.missing().is_empty() {
-                return Err(format!("{step} bakes and misses nothing"));
-            }
+        if let Work::Baking { clock, .. } = &state.work
+            && clock.missing().is_empty()
+        {
+            return Err(format!("{step} bakes and misses nothing"));
         }
     }
     let building = pipeline.releases.values().any(|r| matches!(r.build, Build::Building { .. }));

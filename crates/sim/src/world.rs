@@ -285,10 +285,10 @@ impl Sim {
             return Some(format!("it is still the turn of {pipeline}'s suspect"));
         }
         for lane in [Lane::Forward, Lane::Rollback] {
-            if let Ok(effects) = self.store.inner.effects(lane, i64::MAX, 1) {
-                if let Some(effect) = effects.first() {
-                    return Some(format!("effect {} has not ended", effect.id));
-                }
+            if let Ok(effects) = self.store.inner.effects(lane, i64::MAX, 1)
+                && let Some(effect) = effects.first()
+            {
+                return Some(format!("effect {} has not ended", effect.id));
             }
         }
         None

@@ -76,6 +76,7 @@ impl HookReceiver {
         format!("http://{}", self.address)
     }
 
+    #[cfg(test)]
     /// All documents so far, the oldest first.
     pub(crate) fn hooks(&self) -> Vec<Hook> {
         self.inbox.hooks().clone()

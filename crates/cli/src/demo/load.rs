@@ -131,6 +131,7 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
+    #[cfg(test)]
     /// Time from the request's begin to its answer's end in microseconds, of all requests that were answered.
     pub(crate) fn latency(&self) -> Sketch {
         let mut sketch = Sketch::default();
@@ -258,6 +259,7 @@ impl LoadGenerator {
         Counters { targets: self.endpoints.iter().map(total).collect() }
     }
 
+    #[cfg(test)]
     /// An endpoint's tallies by second (since 1970-01-01T00:00:00Z), for the newest hour.
     pub(crate) fn seconds(&self, name: &str) -> BTreeMap<i64, Tally> {
         self.endpoints.get(name).map(|endpoint| endpoint.record().seconds.clone()).unwrap_or_default()

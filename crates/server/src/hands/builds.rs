@@ -67,7 +67,7 @@ async fn build(hands: &Arc<Hands>, order: &BuildOrder) -> Result<PackageDigest, 
     let mut secrets: BTreeMap<String, Secret> = BTreeMap::new();
     for definition in &order.sources {
         let Some(commit) = order.commits.get(&definition.name) else { continue };
-        let mirror = hands.poller.mirror(hands, definition).await.map_err(|e| Problem::OfTheMachine(e))?;
+        let mirror = hands.poller.mirror(hands, definition).await.map_err(Problem::OfTheMachine)?;
         sources.push(BuildSource {
             id: definition.name.clone(),
             mirror,

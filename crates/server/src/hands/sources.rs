@@ -61,8 +61,7 @@ impl Poller {
             .map(|name| hands.secrets.get(name))
             .transpose()
             .map_err(|e| e.to_string())?;
-        let dir =
-            self.dir.join(hex(&<sha2::Sha256 as sha2::Digest>::digest(key.as_bytes()))[..32].to_owned());
+        let dir = self.dir.join(&hex(&<sha2::Sha256 as sha2::Digest>::digest(key.as_bytes()))[..32]);
         let mirror = Mirror::open(&dir, &source.url, secret).await.map_err(|e| e.to_string())?;
         let mirror = Arc::new(mirror);
         mirrors.insert(key, Arc::clone(&mirror));

@@ -3,7 +3,8 @@
 use tidegate_core::pipeline::Switches;
 use tidegate_sim::{Options, Report, Sim};
 
-/// How many seeds `cargo test` runs; a longer search takes TIDEGATE_SEEDS (a number) and TIDEGATE_SEED (the first).
+/// How many seeds `cargo test` runs; a longer search takes TIDEGATE_SEEDS (a number) and TIDEGATE_SEED (the
+/// first), and TIDEGATE_LINES of the log with a failure.
 const SEEDS: u64 = 10;
 
 fn number(variable: &str) -> Option<u64> {
@@ -11,7 +12,8 @@ fn number(variable: &str) -> Option<u64> {
 }
 
 fn run(seed: u64, switches: Switches) -> Result<Report, String> {
-    let sim = Sim::new(seed, Options { switches, ..Options::default() });
+    let log_lines = number("TIDEGATE_LINES").map_or(50, |n| usize::try_from(n).unwrap_or(50));
+    let sim = Sim::new(seed, Options { switches, log_lines, ..Options::default() });
     sim.run().map_err(|failure| failure.to_string())
 }
 

@@ -1,0 +1,6 @@
+//! The runtime on both stores: what is committed together, what is decided again, and what a crash and a full disk change.
+
+mod faults;
+mod races;
+mod submit;
+mod world;
