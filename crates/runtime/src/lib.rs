@@ -28,7 +28,7 @@ pub use tidegate_store::{Lane, Reserve, Start, Verified};
 use cache::Cache;
 use codec::{Entry, Shared, decode, parse_id};
 use std::fmt;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use submit::{With, run_spec_key};
 use tidegate_core::decision::{Actor, AggregateId, Effect, EffectId, Event, Fact};
@@ -38,8 +38,9 @@ use tidegate_core::organisation::Organisation;
 use tidegate_core::pipeline::{Pipeline, Switches};
 use tidegate_core::run_spec::RunSpec;
 use tidegate_core::team::Team;
-use tidegate_core::units::Timestamp;
+use tidegate_core::units::{Span, Timestamp};
 use tidegate_store::{Commit, CommitError, PAGE_MAX, Postpone, Store, StoreError};
+use tracing::warn;
 
 /// The form in which states and facts are written; a store with a newer one is not opened.
 const FORMAT: u32 = 1;
@@ -47,6 +48,9 @@ const FORMAT_KEY: &str = "runtime-format";
 
 /// Events of so many aggregates can be decided at the same time, if no two fall together.
 const TURNS: usize = 64;
+
+/// A clock further behind the newest time on record than this is reported.
+const CLOCK_BEHIND_MAX: Span = Span::hours(1);
 
 /// Is told of commits, so that nobody has to ask whether there is something new.
 pub trait Listener: Send + Sync {
@@ -131,7 +135,8 @@ pub struct Runtime {
     epoch: u64,
     cache: Cache,
     turns: Vec<Mutex<()>>,
-    told_of_clock: AtomicBool,
+    /// The newest time that was recorded: for the runtime it is never earlier than that.
+    newest_ms: AtomicI64,
 }
 
 impl fmt::Debug for Runtime {
@@ -163,7 +168,19 @@ impl Runtime {
         let epoch = store.acquire_epoch(fence_above).map_err(|source| write("a new epoch", source))?;
         let cache = Cache::new(options.cache);
         let turns = (0..TURNS).map(|_| Mutex::new(())).collect();
-        Ok(Runtime { store, clock, options, epoch, cache, turns, told_of_clock: AtomicBool::new(false) })
+        let newest =
+            store.facts(None, Start::Before(u64::MAX), 1).map_err(|source| read("the log", source))?;
+        let newest = newest.first().map_or(i64::MIN, |fact| fact.at);
+        let now = clock.now();
+        if Timestamp(newest).since(now) > CLOCK_BEHIND_MAX {
+            warn!(
+                clock = %now,
+                recorded = %Timestamp(newest),
+                "the clock is behind the newest time on record; time stands still until it has caught up"
+            );
+        }
+        let newest_ms = AtomicI64::new(newest);
+        Ok(Runtime { store, clock, options, epoch, cache, turns, newest_ms })
     }
 
     /// What every command to an engine is fenced with.
@@ -172,10 +189,10 @@ impl Runtime {
         self.epoch
     }
 
-    /// The clock's time.
+    /// The time by which timers fire and effects are due: the clock's, but never earlier than the newest time on record.
     #[must_use]
     pub fn now(&self) -> Timestamp {
-        self.clock.now()
+        self.clock.now().max(Timestamp(self.newest_ms.load(Ordering::SeqCst)))
     }
 
     /// Decides on an event and makes what follows durable.
@@ -209,10 +226,8 @@ impl Runtime {
     /// # Errors
     /// If the store fails or holds something unknown.
     pub fn effects(&self, lane: Lane, limit: usize) -> Result<Vec<PendingEffect>, RuntimeError> {
-        let due = self
-            .store
-            .effects(lane, self.clock.now().0, limit)
-            .map_err(|source| read("the effects", source))?;
+        let due =
+            self.store.effects(lane, self.now().0, limit).map_err(|source| read("the effects", source))?;
         let pending = due.into_iter().map(|record| {
             Ok(PendingEffect {
                 effect: decode(&record.body, || format!("effect {}", record.id))?,
@@ -257,7 +272,7 @@ impl Runtime {
 
     /// Housekeeping of effects must go on when the disk is full: it is what a rollback's effects need as well.
     fn change_effect(&self, id: &EffectId, commit: Commit) -> Result<(), RuntimeError> {
-        let commit = Commit { at: self.clock.now().0, lane: Lane::Rollback, ..commit };
+        let commit = Commit { at: self.now().0, lane: Lane::Rollback, ..commit };
         self.store.commit(&commit).map_err(|source| write(&format!("the end of effect {id}"), source))
     }
 

@@ -17,15 +17,12 @@ use tidegate_core::organisation::Organisation;
 use tidegate_core::pipeline::{Motion, Pipeline, PipelineEvent, Snapshots};
 use tidegate_core::scope::Scope;
 use tidegate_core::team::TeamEvent;
-use tidegate_core::units::{Span, Timestamp};
+use tidegate_core::units::Timestamp;
 use tidegate_store::{AggregateWrite, Commit, CommitError, EffectWrite, Lane};
-use tracing::{debug, warn};
+use tracing::debug;
 
 /// How often an event is decided at most, because others change what it relies on.
 pub const DECIDE_TRIES_MAX: u32 = 32;
-
-/// A clock further behind the newest stored time than this is reported.
-const CLOCK_BEHIND_MAX: Span = Span::hours(1);
 
 /// What goes along with an event.
 #[derive(Clone, Copy, Default)]
@@ -200,6 +197,7 @@ impl Runtime {
         entries: BTreeMap<AggregateId, Entry>,
         decision: &Decision,
     ) {
+        self.newest_ms.fetch_max(commit.at, Ordering::SeqCst);
         let changed: Vec<AggregateId> = entries.keys().cloned().collect();
         for (id, entry) in entries {
             self.cache.committed(&id, entry);
@@ -260,20 +258,11 @@ impl Runtime {
     /// The time of a decision: never before that of anything it relies on, and after the last one on its own aggregate, so
     /// that an effect that is named after the time is named once.
     fn time(&self, own: &AggregateId, seen: &BTreeMap<AggregateId, Entry>) -> Timestamp {
-        let clock = self.clock.now();
         let newest = seen.iter().map(|(id, entry)| match entry.at {
             at if id == own => Timestamp(at.0.saturating_add(1)),
             at => at,
         });
-        let now = newest.max().map_or(clock, |newest| newest.max(clock));
-        if now.since(clock) > CLOCK_BEHIND_MAX && !self.told_of_clock.swap(true, Ordering::Relaxed) {
-            warn!(
-                clock = %clock,
-                stored = %now,
-                "the clock is behind the time of what was recorded before; timers wait until it has caught up"
-            );
-        }
-        now
+        newest.max().map_or(self.now(), |newest| newest.max(self.now()))
     }
 }
 

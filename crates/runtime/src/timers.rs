@@ -22,7 +22,7 @@ impl Runtime {
     pub fn tick_due(&self, limit: usize) -> Result<usize, RuntimeError> {
         let due = self
             .store
-            .due(self.clock.now().0, PAGE_MAX)
+            .due(self.now().0, PAGE_MAX)
             .map_err(|source| RuntimeError::Read { what: "the timers".to_owned(), source })?;
         let (mut told, mut failed) = (0, None);
         for timer in due {
@@ -53,7 +53,7 @@ impl Runtime {
             Ok(_) => Ok(true),
             Err(SubmitError::Illegal(illegal)) => {
                 warn!(aggregate = %id, why = %illegal, "a pipeline refused to be told the time");
-                self.set_timer(&id, Some(self.clock.now() + REFUSED_TICK_PAUSE))?;
+                self.set_timer(&id, Some(self.now() + REFUSED_TICK_PAUSE))?;
                 Ok(false)
             }
             Err(SubmitError::NoSpace) => Err(no_space(&id)),
@@ -82,7 +82,7 @@ impl Runtime {
             due: due.map(|at| at.0),
         };
         let commit = Commit {
-            at: self.clock.now().0,
+            at: self.now().0,
             lane: Lane::Forward,
             cause: encode(&Actor::Tidegate, || "a cause".to_owned())?,
             writes: vec![write],

@@ -81,7 +81,7 @@ pub(crate) struct World {
 pub(crate) fn on_both(test: impl Fn(World)) {
     test(World::memory());
     let dir = TempDir::new().unwrap();
-    let store = Arc::new(SqliteStore::open(dir.path(), SqliteOptions::default()).unwrap());
+    let store = Arc::new(SqliteStore::open(dir.path(), &SqliteOptions::default()).unwrap());
     test(World::on(store, None, Some(dir)));
 }
 
