@@ -168,12 +168,13 @@ impl Deciding<'_> {
         let now = self.now;
         let mut builds = Vec::new();
         for (no, release) in &self.p.releases {
-            if let Build::Building { awaited, .. } = &release.build {
-                builds.push((*no, awaited.deadline));
+            if let Build::Building { effect, awaited } = &release.build {
+                builds.push((*no, effect.clone(), awaited.deadline));
             }
         }
-        for (release, deadline) in builds {
+        for (release, effect, deadline) in builds {
             if deadline <= now {
+                self.out.cancelled.push(effect);
                 self.build_failed(release, "no result within its time limit");
             } else {
                 self.look_again(deadline);

@@ -8,7 +8,7 @@ use crate::decision::Actor;
 use crate::ids::{CommitId, PipelineId, ReleaseNo, Role, TargetId};
 use crate::lease::{Lease, LeaseId};
 use crate::organisation::Organisation;
-use crate::plan::{Stage, Step};
+use crate::plan::{Stage, Step, StepId};
 use crate::scope::Scope;
 use crate::team::{Team, aggregate_name, one_box_name};
 use crate::units::{Span, Timestamp};
@@ -50,6 +50,11 @@ pub enum Reason {
         release: ReleaseNo,
         /// What it does there.
         phase: String,
+    },
+    /// It was taken back from the step before and has to pass there again.
+    NotPassed {
+        /// The step before.
+        step: StepId,
     },
     /// The release was rejected.
     Rejected {
@@ -133,6 +138,7 @@ impl Reason {
             Reason::OrganisationAlarm { .. } => Some(Blocker::OrganisationAlarm),
             Reason::Hold { .. } => Some(Blocker::Hold),
             Reason::StepBusy { .. }
+            | Reason::NotPassed { .. }
             | Reason::Rejected { .. }
             | Reason::Tainted { .. }
             | Reason::SuspectPause { .. }
@@ -147,6 +153,9 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Reason::StepBusy { release, phase } => write!(f, "{release} is {phase} here"),
+            Reason::NotPassed { step } => {
+                write!(f, "it was taken back from {step} and has to pass there again")
+            }
             Reason::Rejected { cause } => write!(f, "it was rejected: {cause}"),
             Reason::Tainted { rejected, commits } => {
                 let short: Vec<&str> = commits.iter().map(CommitId::short).collect();
@@ -206,7 +215,7 @@ pub(super) fn check(
     around: &Surroundings<'_>,
 ) -> Gate {
     let mut reasons = Vec::new();
-    order(pipeline, step, &mut reasons);
+    order(pipeline, step, release, &mut reasons);
     guilt(pipeline, stage, release, around, &mut reasons);
     if reasons.is_empty() {
         window(stage, around, &mut reasons);
@@ -220,8 +229,16 @@ pub(super) fn check(
     if reasons.is_empty() { Gate::Open } else { Gate::Closed(reasons) }
 }
 
-fn order(pipeline: &Pipeline, step: &Step, reasons: &mut Vec<Reason>) {
+/// The step is free, and what waits before it is still good at the step before.
+fn order(pipeline: &Pipeline, step: &Step, release: ReleaseNo, reasons: &mut Vec<Reason>) {
     let Some(state) = pipeline.steps.get(&step.id) else { return };
+    let before = pipeline.plan.steps().take_while(|(_, s)| s.id != step.id).last().map(|(_, s)| &s.id);
+    let taken_back = |s: &&StepId| pipeline.steps.get(*s).is_some_and(|s| s.done.is_none_or(|d| d < release));
+    let rejected =
+        pipeline.releases.get(&release).is_some_and(|r| matches!(r.standing, Standing::Rejected { .. }));
+    if let Some(step) = before.filter(taken_back).filter(|_| !rejected) {
+        reasons.push(Reason::NotPassed { step: step.clone() });
+    }
     match &state.work {
         Work::Free | Work::Done { .. } | Work::RolledBack { .. } => {}
         Work::Deploying { release, .. }
@@ -369,6 +386,7 @@ pub(super) fn looks_again(pipeline: &Pipeline, reasons: &[Reason], team: &Team) 
             team.aggregate_quiet_since(scope).map(|t| t + *quiet_for)
         }
         Reason::StepBusy { .. }
+        | Reason::NotPassed { .. }
         | Reason::Rejected { .. }
         | Reason::Tainted { .. }
         | Reason::SuspectTurn { .. }

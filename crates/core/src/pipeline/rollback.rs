@@ -4,7 +4,7 @@
 //! pipeline, writes facts, seizes leases and orders effects of the rollback lane.
 
 use super::decide::Deciding;
-use super::{Cause, Motion, Pipeline, PipelineFact, Standing};
+use super::{Cause, Motion, Pipeline, PipelineFact, Standing, Work};
 use crate::decision::{Effect, RollbackEffect, Severity};
 use crate::definition::RollbackScope;
 use crate::ids::{CommitId, ReleaseNo, TargetId};
@@ -199,6 +199,9 @@ impl Deciding<'_> {
             })
             .min()
             .flatten();
+        if let Some(Work::Testing { effect, .. }) = self.p.steps.get(step).map(|s| &s.work) {
+            self.out.cancelled.push(effect.clone());
+        }
         let since = self.now;
         self.fact(PipelineFact::StepRollingBack {
             step: step.clone(),
