@@ -171,7 +171,12 @@ impl Audit {
                 let conviction = Conviction { commits: taint.clone(), why: cause.to_string() };
                 self.convicted.insert((id.clone(), *release), conviction);
             }
-            PipelineFact::StepRollingBack { release, cause, .. } => self.taken_back(id, *release, cause),
+            PipelineFact::StepRollingBack { step, release, cause, done, .. } => {
+                // What was taken back has not passed any more.
+                self.passed
+                    .retain(|(of, at, passed)| of != id || at != step || done.is_some_and(|d| *passed <= d));
+                self.taken_back(id, *release, cause);
+            }
             PipelineFact::TaintCleared { release, .. } => {
                 self.convicted.remove(&(id.clone(), *release));
             }

@@ -5,7 +5,7 @@ use tidegate_sim::{Options, Report, Sim};
 
 /// How many seeds `cargo test` runs; a longer search takes TIDEGATE_SEEDS (a number) and TIDEGATE_SEED (the
 /// first), and TIDEGATE_LINES of the log with a failure.
-const SEEDS: u64 = 10;
+const SEEDS: u64 = 8;
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
