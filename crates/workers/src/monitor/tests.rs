@@ -218,8 +218,11 @@ fn requests_that_no_box_took_are_faults_and_canaries_count_run_by_run() {
         last_failure: None,
     };
     let mut monitor = Monitor::default();
+    // What nobody took before the first box was healthy is nobody's fault.
+    monitor.take_metrics(&[], &[unrouted(START - 2)], START - 1);
     monitor.take_canaries(&[canary(START), canary(START + 1)]);
-    monitor.take_metrics(&[], &[unrouted(START), unrouted(START + 1)], START + 2);
+    let box_before = Cell { second: START - 1, ..cell(0, Role::Main, 1, 0) };
+    monitor.take_metrics(&[box_before], &[unrouted(START), unrouted(START + 1)], START + 2);
     let found = monitor.evaluate(&team, &scope, START + 2, &standing());
     assert_eq!((state(&found, "faults"), state(&found, "canaries")), (AlarmState::Alarm, AlarmState::Alarm));
     let why = &found.reports[&"canaries".parse().unwrap()].why;

@@ -19,43 +19,12 @@ async fn status_says_whose_word_is_missing_and_then_what_is_built() {
     world.tick();
     let (_, answer) = world.call("GET", "/v1/status", &world.admin, "").await;
     let status: Status = serde_json::from_value(answer).unwrap();
-    expect![[r#"
-        [
-            ReleaseStatus {
-                release: r1,
-                commits: {
-                    code: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa,
-                },
-                changes: [
-                    ChangeStatus {
-                        source: code,
-                        commit: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa,
-                        subject: "add a cache",
-                        author: "Alice",
-                        approved_by: bob,
-                        approved_at: Timestamp(
-                            1700000006000,
-                        ),
-                        late: true,
-                    },
-                ],
-                created_at: Timestamp(
-                    1700000007000,
-                ),
-                build: Building {
-                    since: Timestamp(
-                        1700000007000,
-                    ),
-                    deadline: Timestamp(
-                        1700002407000,
-                    ),
-                },
-                standing: Good,
-                taint: None,
-            },
-        ]
-    "#]]
-    .assert_debug_eq(&status.pipelines[0].releases);
+    let [release] = &status.pipelines[0].releases[..] else { panic!("{:?}", status.pipelines[0].releases) };
+    let [change] = &release.changes[..] else { panic!("{:?}", release.changes) };
+    assert_eq!((release.release.to_string().as_str(), change.subject.as_str()), ("r1", "add a cache"));
+    assert_eq!((change.author.as_str(), change.approved_by.as_str(), change.late), ("Alice", "bob", true));
+    assert!(matches!(release.build, tidegate_api::BuildStatus::Building { .. }), "{:?}", release.build);
+    assert!(matches!(release.standing, tidegate_api::StandingStatus::Good), "{:?}", release.standing);
     let (_, answer) = world.call("GET", "/v1/why/aaaa", &world.admin, "").await;
     let why: WhyAnswer = serde_json::from_value(answer).unwrap();
     assert_eq!(why.commits[0].text, "it is in r1, which is being built");
