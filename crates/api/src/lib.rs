@@ -17,7 +17,7 @@ pub use error::{Code, ErrorAnswer, ErrorBody, Excerpt, Finding};
 pub use log::{LogEntry, LogPage, LogVerified};
 pub use orders::{
     AlarmRequest, Applied, ApprovalRequest, Done, HoldRequest, NotifyRequest, OverrideRequest, RetryRequest,
-    RollbackRequest, TokenCreated, TokenRequest,
+    RollbackRequest, SecretNames, SecretRequest, TokenCreated, TokenRequest,
 };
 pub use places::{BadPackage, Endpoint, Endpoints, Health, PackagesVerified};
 pub use status::{

@@ -3,7 +3,7 @@
 use crate::Finding;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
-use tidegate_core::ids::{ReleaseNo, StageId, TeamId, UserId};
+use tidegate_core::ids::{ReleaseNo, SecretName, StageId, TeamId, UserId};
 use tidegate_core::pipeline::Blocker;
 use tidegate_core::plan::StepId;
 use tidegate_core::units::Span;
@@ -134,6 +134,31 @@ pub struct TokenRequest {
     /// For this user.
     #[schema(value_type = String)]
     pub user: UserId,
+}
+
+/// A secret's value, on its way in. It is never told again.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SecretRequest {
+    /// 4 bytes to 64 KiB, without NUL; one newline at its end is not part of it.
+    pub value: String,
+}
+
+impl std::fmt::Debug for SecretRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SecretRequest([secret])")
+    }
+}
+
+/// The secrets that are kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SecretNames {
+    /// Always 1.
+    pub version: u32,
+    /// Their names, in order.
+    #[schema(value_type = Vec<String>)]
+    pub names: Vec<SecretName>,
 }
 
 /// A new token; it is told this once and kept nowhere.

@@ -56,12 +56,7 @@ impl Client {
                 return Err(CliError::Usage(message.to_owned()));
             }
         };
-        if url.starts_with("https:") {
-            let message =
-                "https is not supported yet: reach the server over loopback, such as through ssh -L";
-            return Err(CliError::Usage(message.to_owned()));
-        }
-        if !url.starts_with("http://") {
+        if !url.starts_with("http://") && !url.starts_with("https://") {
             return Err(CliError::Usage(format!("'{url}' is no URL of a server; write http://host:port")));
         }
         let given = std::env::var("TIDEGATE_TOKEN").ok().filter(|token| !token.is_empty());
@@ -78,11 +73,9 @@ impl Client {
                 return Err(CliError::Usage(message.to_owned()));
             }
         };
-        let http = reqwest::Client::builder()
+        let http = tidegate_workers::https::client()
             .connect_timeout(Duration::from_millis(CONNECT_LIMIT_MS))
             .read_timeout(Duration::from_millis(CALL_LIMIT_MS))
-            // The server is on this machine or behind a tunnel: a proxy of the environment is not the way to it.
-            .no_proxy()
             .build()
             .map_err(|error| CliError::failed("prepare HTTP", error))?;
         Ok(Client { url: url.trim_end_matches('/').to_owned(), token: token.trim().to_owned(), http })

@@ -64,6 +64,7 @@ enum Command {
     Alarm(c::alarm::Options),
     Apply(c::apply::Options),
     Packages(c::packages::Options),
+    Secret(c::secret::Options),
     Token(c::token::Options),
     Endpoints(c::endpoints::Options),
 }
@@ -101,6 +102,7 @@ async fn run(cli: Cli) -> Result<(), CliError> {
         Command::Alarm(options) => c::alarm::run(global, options).await,
         Command::Apply(options) => c::apply::run(global, options).await,
         Command::Packages(options) => c::packages::run(global, options).await,
+        Command::Secret(options) => c::secret::run(global, options).await,
         Command::Token(options) => c::token::run(global, options).await,
         Command::Endpoints(options) => c::endpoints::run(global, options).await,
     }

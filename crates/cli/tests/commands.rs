@@ -17,6 +17,7 @@ use tidegate_runtime::{Lane, Listener, Options, Runtime, SystemClock};
 use tidegate_server::auth::Tokens;
 use tidegate_server::http::{Api, Collaborators, router};
 use tidegate_store::MemoryStore;
+use tidegate_workers::secrets::SecretStore;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -31,7 +32,7 @@ impl Listener for Bell {
     }
 }
 
-struct Outside(PathBuf);
+struct Outside(PathBuf, SecretStore);
 
 impl Collaborators for Outside {
     fn source_changed(&self, _: &str) {}
@@ -48,6 +49,10 @@ impl Collaborators for Outside {
             url: "http://127.0.0.1:1".to_owned(),
         };
         Box::pin(async { Ok(vec![endpoint]) })
+    }
+
+    fn secrets(&self) -> &SecretStore {
+        &self.1
     }
 
     fn verify_packages(&self) -> BoxFuture<'_, Result<PackagesVerified, String>> {
@@ -78,7 +83,8 @@ impl Server {
                 let store = Arc::new(MemoryStore::new());
                 let runtime = Runtime::open(store, Arc::new(SystemClock::new()), options, 0).unwrap();
                 let tokens = Arc::new(Tokens::open(&data, Timestamp(0)).unwrap());
-                let outside = Arc::new(Outside(data));
+                let secrets = SecretStore::open(&data.join("secrets")).unwrap();
+                let outside = Arc::new(Outside(data, secrets));
                 let api = Api::new(Arc::new(runtime), tokens, outside, commits, stopped.clone());
                 let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
                 told.send(listener.local_addr().unwrap()).unwrap();

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use tidegate_api::{BadPackage, Endpoint, PackagesVerified, VERSION};
 use tidegate_core::ids::{PipelineId, ReleaseNo};
+use tidegate_workers::secrets::SecretStore;
 
 /// The hands, as the API sees them.
 pub(crate) struct HandsForApi {
@@ -38,6 +39,10 @@ impl Collaborators for HandsForApi {
             Ok(known.into_iter().map(endpoint).collect())
         }
         .boxed()
+    }
+
+    fn secrets(&self) -> &SecretStore {
+        &self.hands.secrets
     }
 
     fn verify_packages(&self) -> BoxFuture<'_, Result<PackagesVerified, String>> {

@@ -127,9 +127,8 @@ impl Canaries {
                 continue;
             }
             // A client of its own has connections of its own.
-            let client = reqwest::Client::builder()
+            let client = crate::https::client()
                 .redirect(reqwest::redirect::Policy::none())
-                .no_proxy()
                 .pool_max_idle_per_host(1)
                 .build()?;
             let mut task = JoinSet::new();

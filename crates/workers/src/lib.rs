@@ -7,6 +7,7 @@ pub mod build;
 pub mod canary;
 pub mod command_engine;
 pub mod git;
+pub mod https;
 pub mod monitor;
 pub mod notify;
 pub mod process;

@@ -98,15 +98,14 @@ impl Notifier {
     /// # Errors
     /// When the system lacks what an HTTP client needs.
     pub fn new(limits: Limits) -> Result<Notifier, NotifierError> {
-        let client = reqwest::Client::builder()
+        let client = crate::https::client()
             .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
             .timeout(limits.attempt_timeout)
             .build()?;
         Ok(Notifier { client, limits, destinations: Arc::default() })
     }
 
-    /// Delivers a page to a webhook, `http://...`. Bounded in time by the limits and the destination's queue. The
+    /// Delivers a page to a webhook, `http://...` or `https://...`. Bounded in time by the limits and the destination's queue. The
     /// `idempotency_key` is visible ASCII, the same for every try of this page and no other's.
     pub async fn deliver(&self, url: &str, idempotency_key: &str, page: &Page) -> Delivery {
         let gave_up = |why: String| Delivery::GaveUp { why };

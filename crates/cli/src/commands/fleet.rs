@@ -5,6 +5,7 @@ use crate::error::CliError;
 use crate::text::print;
 use clap::{Args, Subcommand};
 use std::ffi::OsString;
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use tidegate_fleet::FleetConfig;
 use tidegate_fleet::client::FleetClient;
@@ -83,5 +84,8 @@ async fn status(global: &Global, data: PathBuf) -> Result<(), CliError> {
 pub(crate) fn log_to_stderr() {
     let filter = EnvFilter::try_from_env("TIDEGATE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     // Fails only if there is a subscriber already, and then that one is right.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    let colours = std::io::stderr().is_terminal();
+    let log =
+        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);
+    let _ = log.try_init();
 }

@@ -12,6 +12,7 @@ pub(crate) mod override_;
 pub(crate) mod packages;
 pub(crate) mod retry;
 pub(crate) mod rollback;
+pub(crate) mod secret;
 pub(crate) mod serve;
 pub(crate) mod status;
 pub(crate) mod token;

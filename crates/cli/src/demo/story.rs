@@ -4,7 +4,9 @@
 use super::load::Counters;
 use super::repo::Repo;
 use super::world::World;
+use crate::text::Paint;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 use tidegate_api::LogEntry;
 use tidegate_core::decision::Fact;
@@ -23,17 +25,27 @@ const BACKEND: &str = "backend-app";
 pub(crate) struct Story<'w> {
     pub(crate) world: &'w mut World,
     begun: Instant,
+    paint: Paint,
     /// The release with the revert of chapter 5.
     revert: Option<ReleaseNo>,
     /// Log entries before this were told to the user already.
     told: usize,
+    /// What is meant to be rejected; whatever else is rejected ends the story at once.
+    doomed: BTreeSet<(&'static str, ReleaseNo)>,
 }
 
 type Told = Result<(), String>;
 
 impl<'w> Story<'w> {
     pub(crate) fn new(world: &'w mut World) -> Story<'w> {
-        Story { world, begun: Instant::now(), revert: None, told: 0 }
+        Story {
+            world,
+            begun: Instant::now(),
+            paint: Paint::stdout(),
+            revert: None,
+            told: 0,
+            doomed: BTreeSet::new(),
+        }
     }
 
     /// Tells the whole story, or its first chapters.
@@ -45,7 +57,7 @@ impl<'w> Story<'w> {
                 if at > chapters {
                     return Ok(());
                 }
-                println!("\n\x1b[1m{at}. {}\x1b[0m", $title);
+                println!("\n{}", self.paint.bold(&format!("{at}. {}", $title)));
                 self.$chapter().await.map_err(|why| format!("chapter {at} did not happen as told: {why}"))?;
             };
         }
@@ -72,7 +84,7 @@ impl<'w> Story<'w> {
         self.done_everywhere(BACKEND, ReleaseNo(1), mark).await?;
         self.done_everywhere(FRONTEND, ReleaseNo(1), mark).await?;
         self.show_order(FRONTEND, ReleaseNo(1));
-        self.in_order(FRONTEND, ReleaseNo(1))?;
+        self.in_order(FRONTEND, ReleaseNo(1)).await?;
         let names: Vec<String> = self.world.load.snapshot().targets.keys().cloned().collect();
         for name in &names {
             if !self.world.load.wait_served(name, Duration::from_secs(20)).await {
@@ -170,6 +182,7 @@ impl<'w> Story<'w> {
         frontend.set("src/behaviour.rs", "FAULT_PERCENT_IN_PRODUCTION", "40")?;
         self.merge(&frontend, "frontend: a bug that no test sees", true).await?;
         let release = self.created(FRONTEND, mark).await?;
+        self.doomed.insert((FRONTEND, release));
         let before = self.world.load.snapshot();
         let entered_at = self
             .wait("the bad release in wave 1's one-box", FRONTEND, mark, |f| {
@@ -269,6 +282,7 @@ impl<'w> Story<'w> {
         frontend.set("src/behaviour.rs", "SLOW_BURN_MS_PER_SECOND", "400")?;
         self.merge(&frontend, "frontend: a slow burn", true).await?;
         let slow = self.created(FRONTEND, mark).await?;
+        self.doomed.insert((FRONTEND, slow));
         self.wait("the slow burn in gamma", FRONTEND, mark, |f| entered(f, "gamma/one-box", slow)).await?;
         backend.set("src/version.rs", "VERSION", "\"1.2.0\"")?;
         self.merge(&backend, "backend: version 1.2.0", true).await?;
@@ -351,6 +365,7 @@ impl<'w> Story<'w> {
             })
             .await?;
         self.ok(&waits.text);
+        self.doomed.insert((BACKEND, running));
         let order = json!({"release": running, "reason": "to show that nothing holds a rollback", "everywhere": true});
         let _: Value = self
             .world
@@ -411,7 +426,7 @@ impl<'w> Story<'w> {
 /// Tools of the chapters.
 impl Story<'_> {
     fn ok(&self, text: &str) {
-        println!("  \x1b[32m✔\x1b[0m {:>5.1}s {text}", self.begun.elapsed().as_secs_f64());
+        println!("  {} {:>5.1}s {text}", self.paint.good("✔"), self.begun.elapsed().as_secs_f64());
     }
 
     fn mark(&self) -> u64 {
@@ -461,11 +476,28 @@ impl Story<'_> {
         self.world.read_log().await?;
         for entry in &self.world.log[self.told..] {
             if let Some(line) = narrate(entry) {
-                println!("      {:>5.1}s {line}", self.begun.elapsed().as_secs_f64());
+                let line = format!("{:>5.1}s {line}", self.begun.elapsed().as_secs_f64());
+                println!("      {}", self.paint.dim(&line));
             }
         }
+        let new = &self.world.log[self.told..];
         self.told = self.world.log.len();
-        Ok(())
+        match new.iter().find(|entry| self.unexpected(entry)) {
+            Some(entry) => Err(format!("this was not to happen: {}", entry.text)),
+            None => Ok(()),
+        }
+    }
+
+    /// A build that failed, or a release that was rejected and is not among the doomed.
+    fn unexpected(&self, entry: &LogEntry) -> bool {
+        let pipeline = entry.aggregate.trim_start_matches("pipeline/");
+        match &entry.fact {
+            Fact::Pipeline(PipelineFact::BuildFailed { .. }) => true,
+            Fact::Pipeline(PipelineFact::Rejected { release, .. }) => {
+                !self.doomed.iter().any(|(p, r)| *p == pipeline && r == release)
+            }
+            _ => false,
+        }
     }
 
     fn find(&self, pipeline: &str, after: u64, holds: impl Fn(&PipelineFact) -> bool) -> Option<&LogEntry> {
@@ -563,23 +595,29 @@ impl Story<'_> {
         Ok(())
     }
 
-    /// Every step was entered only after the one before was done, and no step holds two AZs of a Region.
-    fn in_order(&self, pipeline: &str, release: ReleaseNo) -> Told {
-        let aggregate = format!("pipeline/{pipeline}");
-        let mut last_done: Option<String> = None;
-        for entry in self.world.log.iter().filter(|e| e.aggregate == aggregate) {
-            match &entry.fact {
-                Fact::Pipeline(PipelineFact::StepDone { step, release: r, .. }) if *r == release => {
-                    last_done = Some(step.0.clone());
-                }
-                Fact::Pipeline(PipelineFact::Entered { step, release: r, .. })
-                    if *r == release && step.0 != "beta/az-1" && last_done.is_none() =>
-                {
-                    return Err(format!("{} was entered before beta was done", step.0));
-                }
-                _ => {}
+    /// Every step was entered, and only after the release had passed the one before (rule 3); so there is never more than
+    /// one AZ of a Region in work (rule 1).
+    async fn in_order(&self, pipeline: &str, release: ReleaseNo) -> Told {
+        let status = self.world.status(pipeline).await?;
+        let stages = status.pipelines.iter().flat_map(|p| &p.stages);
+        let steps: Vec<String> = stages.flat_map(|s| &s.steps).map(|s| s.name.0.clone()).collect();
+        let at = |holds: &dyn Fn(&PipelineFact) -> bool| self.find(pipeline, 0, holds).map(|e| e.position);
+        for pair in steps.windows(2) {
+            let [before, step] = pair else { continue };
+            let passed = at(&|f| {
+                matches!(f, PipelineFact::StepDone { step: s, release: r, .. }
+                if s.0 == *before && *r == release)
+            });
+            match (passed, at(&|f| entered(f, step, release))) {
+                (Some(passed), Some(entered)) if passed < entered => {}
+                (_, None) => return Err(format!("{step} was never entered")),
+                _ => return Err(format!("{step} was entered before {before} was passed")),
             }
         }
+        self.ok(&format!(
+            "{release} went through {} steps, each after the one before had passed",
+            steps.len()
+        ));
         Ok(())
     }
 

@@ -9,6 +9,7 @@ mod events;
 mod extract;
 mod orders;
 mod read;
+mod secrets;
 #[cfg(test)]
 mod tests;
 
@@ -26,6 +27,7 @@ use std::time::Duration;
 use tidegate_api::{Code, Endpoint, PackagesVerified};
 use tidegate_core::ids::{PipelineId, ReleaseNo};
 use tidegate_runtime::Runtime;
+use tidegate_workers::secrets::SecretStore;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use utoipa::OpenApi;
@@ -50,6 +52,8 @@ pub trait Collaborators: Send + Sync {
     fn build_log(&self, pipeline: &PipelineId, release: ReleaseNo) -> PathBuf;
     /// Where services are called; an error is told to the caller in its words.
     fn endpoints(&self) -> BoxFuture<'_, Result<Vec<Endpoint>, String>>;
+    /// The secrets that definitions name.
+    fn secrets(&self) -> &SecretStore;
     /// Reads every package and compares it with its digest and signature.
     fn verify_packages(&self) -> BoxFuture<'_, Result<PackagesVerified, String>>;
 }
@@ -134,6 +138,8 @@ pub fn router(api: Api) -> axum::Router {
         .routes(routes!(orders::raise_alarm, orders::clear_alarm))
         .routes(routes!(orders::notify))
         .routes(routes!(orders::create_token))
+        .routes(routes!(secrets::secret_names))
+        .routes(routes!(secrets::set_secret, secrets::remove_secret))
         .split_for_parts();
     let bearer = SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build());
     openapi.components.get_or_insert_default().add_security_scheme("token", bearer);

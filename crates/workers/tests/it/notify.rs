@@ -1,11 +1,13 @@
 //! Pages to real listeners: that answer, fail, refuse, and never answer.
 
 use crate::webhook::Server;
+use std::sync::Arc;
 use std::time::Duration;
 use tidegate_core::decision::{Page, Severity};
 use tidegate_core::definition::PageTarget;
 use tidegate_core::units::Timestamp;
 use tidegate_workers::notify::{Delivery, Limits, Notifier, QUEUE_MAX};
+use tokio::net::TcpListener;
 use tokio::time::Instant;
 
 fn limits() -> Limits {
@@ -104,4 +106,34 @@ async fn a_destination_that_never_answers_is_bounded_and_holds_nothing_else_up()
     let started = Instant::now();
     assert_eq!(why(notifier.deliver(&hanging.url, "p", &page()).await), "no answer within 200 ms (try 3)");
     assert!((Duration::from_millis(600)..Duration::from_secs(15)).contains(&started.elapsed()));
+}
+
+#[tokio::test]
+async fn an_https_webhook_is_called_only_if_its_certificate_is_trusted() {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://localhost:{}/page", listener.local_addr().unwrap().port());
+    let server = tokio::spawn(async move {
+        let mut refusals = Vec::new();
+        for _ in 0..limits().attempts_max {
+            let (stream, _) = listener.accept().await.unwrap();
+            refusals.push(acceptor.accept(stream).await.map(|_| ()).unwrap_err().to_string());
+        }
+        refusals
+    });
+    let notifier = Notifier::new(limits()).unwrap();
+    let told = why(notifier.deliver(&url, "key", &page()).await);
+    assert!(told.contains("certificate"), "{told}");
+    // The handshake itself went well: it was the client that said no, and nothing of the page was sent.
+    let refusals = server.await.unwrap();
+    assert!(refusals.iter().all(|r| r.contains("UnknownCA") || r.contains("certificate")), "{refusals:?}");
 }

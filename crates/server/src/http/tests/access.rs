@@ -35,6 +35,9 @@ async fn only_those_who_may_do_it_do_it() {
         ("GET", "/v1/packages/verify".to_owned(), json!(null), [401, 401, 200, 200, 200]),
         ("GET", "/v1/health".to_owned(), json!(null), [200; 5]),
         ("POST", "/v1/notify".to_owned(), json!({"url": "x"}), [401, 401, 200, 200, 200]),
+        ("GET", "/v1/secrets".to_owned(), json!(null), [401, 401, 403, 403, 200]),
+        ("PUT", "/v1/secrets/git".to_owned(), json!({"value": "hunter22"}), [401, 401, 403, 403, 200]),
+        ("DELETE", "/v1/secrets/git".to_owned(), json!(null), [401, 401, 403, 403, 200]),
         ("POST", "/v1/approvals".to_owned(), json!({"commit": "aaaaaaa"}), [401, 401, 403, 200, 403]),
         ("POST", on("holds"), reason.clone(), [401, 401, 403, 200, 403]),
         ("DELETE", on("holds/1"), json!(null), [401, 401, 403, 200, 403]),
@@ -92,4 +95,24 @@ async fn a_member_of_two_teams_says_for_which_one_an_approval_is() {
     assert_eq!((status, &answer["text"]), (StatusCode::OK, &json!("aaaaaaaaaa is approved for web by bob")));
     let (_, answer) = world.call("POST", "/v1/approvals", &bob, &approve(json!("web"))).await;
     assert_eq!(answer["text"], "aaaaaaaaaa is already approved for web by bob");
+}
+
+#[tokio::test]
+async fn a_secret_is_kept_by_name_and_its_value_never_told() {
+    let world = applied().await;
+    let call = async |method: &str, path: &str, body: Value| {
+        let (status, answer) = world.call(method, path, &world.admin, &body.to_string()).await;
+        assert!(!answer.to_string().contains("hunter22"), "{answer}");
+        (status.as_u16(), answer)
+    };
+    assert_eq!(call("PUT", "/v1/secrets/git", json!({"value": "hunter22\n"})).await.0, 200);
+    let kept = world.outside.secrets().get(&"git".parse().unwrap()).unwrap();
+    assert_eq!(kept.expose(), "hunter22");
+    assert_eq!(call("GET", "/v1/secrets", json!(null)).await.1["names"], json!(["git"]));
+    let (status, refused) = call("PUT", "/v1/secrets/git", json!({"value": "abc"})).await;
+    assert_eq!((status, refused.to_string().contains("shorter than 4 bytes")), (400, true), "{refused}");
+    assert_eq!(call("PUT", "/v1/secrets/..%2Fescape", json!({"value": "hunter22"})).await.0, 400);
+    assert_eq!(call("DELETE", "/v1/secrets/git", json!(null)).await.0, 200);
+    assert_eq!(call("DELETE", "/v1/secrets/git", json!(null)).await.0, 404);
+    assert_eq!(call("GET", "/v1/secrets", json!(null)).await.1["names"], json!([]));
 }

@@ -24,6 +24,7 @@ use tidegate_core::pipeline::PipelineEvent;
 use tidegate_core::units::Timestamp;
 use tidegate_runtime::{Clock, Lane, Listener, Options, Runtime, Start};
 use tidegate_store::MemoryStore;
+use tidegate_workers::secrets::SecretStore;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
@@ -48,6 +49,7 @@ impl Listener for Bell {
 struct Outside {
     data: PathBuf,
     notified: Mutex<Vec<String>>,
+    secrets: Option<SecretStore>,
 }
 
 impl Collaborators for Outside {
@@ -67,6 +69,10 @@ impl Collaborators for Outside {
             url: "http://127.0.0.1:1".to_owned(),
         };
         Box::pin(async move { Ok(vec![of("us-1"), of("eu-1")]) })
+    }
+
+    fn secrets(&self) -> &SecretStore {
+        self.secrets.as_ref().unwrap()
     }
 
     fn verify_packages(&self) -> BoxFuture<'_, Result<PackagesVerified, String>> {
@@ -94,7 +100,8 @@ fn empty() -> World {
     let runtime = Arc::new(Runtime::open(Arc::new(MemoryStore::new()), clock, options, 0).unwrap());
     let tokens = Arc::new(Tokens::open(dir.path(), Timestamp(0)).unwrap());
     let admin = std::fs::read_to_string(dir.path().join(ADMIN_TOKEN_FILE)).unwrap().trim().to_owned();
-    let outside = Arc::new(Outside { data: dir.path().to_owned(), notified: Mutex::default() });
+    let secrets = SecretStore::open(&dir.path().join("secrets")).ok();
+    let outside = Arc::new(Outside { data: dir.path().to_owned(), notified: Mutex::default(), secrets });
     let stop = CancellationToken::new();
     let api = Api::new(
         Arc::clone(&runtime),
