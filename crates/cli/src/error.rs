@@ -1,5 +1,5 @@
 //! How a command fails. Exit codes: 0 done, 1 an error, 2 wrong usage, 3 the server refused (not allowed, not legal now,
-//! not there, a definition with findings), 4 the server cannot be reached.
+//! not there, a definition with findings), 4 the server cannot be reached, 130 interrupted.
 
 use crate::text::clean;
 use std::error::Error;
@@ -34,6 +34,9 @@ pub(crate) enum CliError {
         /// How it failed.
         why: String,
     },
+    /// Somebody ended it before it was done.
+    #[error("interrupted")]
+    Interrupted,
     /// Nobody reads the output any more.
     #[error("the output was closed")]
     Closed,
@@ -69,6 +72,7 @@ impl CliError {
         match self {
             CliError::Closed => 0,
             CliError::Usage(_) => 2,
+            CliError::Interrupted => 130,
             CliError::Answered(error) | CliError::Refused { error, .. } if error.code.status() < 500 => 3,
             CliError::Unreachable(_) => 4,
             CliError::Answered(_) | CliError::Refused { .. } | CliError::Failed { .. } => 1,

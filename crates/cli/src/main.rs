@@ -19,7 +19,8 @@ use std::process::ExitCode;
 
 /// Takes every reviewed commit to production safely and by itself, and takes it back by itself.
 ///
-/// Exit codes: 0 done; 1 an error; 2 wrong usage; 3 the server refused; 4 the server cannot be reached.
+/// Exit codes: 0 done; 1 an error; 2 wrong usage; 3 the server refused; 4 the server cannot be reached;
+/// 130 interrupted.
 #[derive(Debug, Parser)]
 #[command(name = "tidegate", version, propagate_version = true)]
 struct Cli {

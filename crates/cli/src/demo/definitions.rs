@@ -56,7 +56,7 @@ fn service(name: &str, canary: &str) -> Value {
         "team": "shop",
         "alarms": [
             alarm("High_Fault_Rate", "service", json!({"fault-rate": {}}), 10, 5),
-            alarm("High_P75_Latency", "service", json!({"latency": {"percentile": "p75"}}), 800, 5),
+            alarm("High_P90_Latency", "service", json!({"latency": {"percentile": "p90"}}), 600, 5),
             alarm("High_Failing_Health_Checks", "service", json!("unhealthy-boxes"), 60, 1),
             alarm("OneBox_High_Fault_Rate", "one-box", json!({"fault-rate": {}}), 10, 1),
             alarm("High_Canary_Failures", "service", json!("canary-failures"), 60, 1)
@@ -72,7 +72,7 @@ pub(crate) fn application(service: &str, repository: &Path, calls: &[&str]) -> V
         json!({"name": name, "run": run})
     };
     let tests = json!([{"name": "integration", "run": ["./itest"], "time_limit": "30s"}]);
-    let bake = json!({"one_box": "5s", "az": "2s", "first_wave": "14s", "second_wave": "4s", "last_wave": "3s",
+    let bake = json!({"one_box": "5s", "az": "2s", "first_wave": "15s", "second_wave": "4s", "last_wave": "3s",
         "data": [{"requests": 5}]});
     json!({
         "schema": "tidegate.pipeline/1",

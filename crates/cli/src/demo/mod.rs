@@ -14,6 +14,7 @@ use crate::error::CliError;
 use clap::Args;
 use story::Story;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 use world::World;
 
 /// Tell the main job as a story, with everything real on this machine.
@@ -25,9 +26,10 @@ pub(crate) struct Options {
     /// End after the story; with an error if anything in it did not happen as told.
     #[arg(long)]
     exit: bool,
-    /// Tell only so many of the eight chapters.
-    #[arg(long, default_value_t = 8, value_name = "N")]
-    chapters: u32,
+    /// Tell only these of the eight chapters; all build on the first.
+    #[arg(long, value_delimiter = ',', default_values_t = 1..=8, value_parser = clap::value_parser!(u32).range(1..=8),
+        value_name = "N,...")]
+    chapters: Vec<u32>,
     /// Break a rule on purpose, to prove that the story notices: rollback, review or rejection.
     #[cfg(debug_assertions)]
     #[arg(long, hide = true)]
@@ -39,35 +41,33 @@ pub(crate) async fn run(options: Options) -> Result<(), CliError> {
     let disabled = options.test_only_disable.clone();
     #[cfg(not(debug_assertions))]
     let disabled = Vec::new();
+    let stop = CancellationToken::new();
+    let signalled = stop.clone();
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| CliError::failed("take signals", e))?;
     let mut terminate = signal(SignalKind::terminate()).map_err(|e| CliError::failed("take signals", e))?;
-    let told = |why: String| CliError::failed("tell the story", std::io::Error::other(why));
-    println!("tidegate demo: a server, a fleet and sample repositories are set up");
-    let mut world = World::begin(disabled).await.map_err(told)?;
-    let result = {
-        let mut story = Story::new(&mut world);
+    tokio::spawn(async move {
         tokio::select! {
-            result = story.tell(options.chapters) => result,
-            _ = interrupt.recv() => Err("interrupted".to_owned()),
-            _ = terminate.recv() => Err("interrupted".to_owned()),
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
         }
+        signalled.cancel();
+    });
+    let failed = |why: String| CliError::failed("tell the story", std::io::Error::other(why));
+    println!("tidegate demo: a server, a fleet and sample repositories are set up");
+    let mut world = World::begin(disabled).await.map_err(failed)?;
+    let told = {
+        let mut story = Story::new(&mut world);
+        stop.run_until_cancelled(story.tell(&options.chapters)).await
     };
-    match &result {
-        Ok(()) if !options.exit => {
-            println!("\nThe server runs on. In another terminal:");
-            println!("  export TIDEGATE_DATA={}", world.data().display());
-            println!("  tidegate status        tidegate watch        tidegate why COMMIT");
-            println!("Ctrl-C ends everything.");
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
+    match &told {
+        Some(Ok(())) if !options.exit => {
+            world.invite();
+            stop.cancelled().await;
         }
-        Ok(()) => {}
-        Err(why) if why != "interrupted" => world.keep_logs(),
-        Err(_) => {}
+        Some(Err(_)) => world.show_logs(),
+        Some(Ok(())) | None => {}
     }
     println!("ending everything that was started ...");
     world.end().await;
-    result.map_err(told)
+    told.map_or(Err(CliError::Interrupted), |result| result.map_err(failed))
 }

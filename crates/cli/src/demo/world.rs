@@ -20,6 +20,8 @@ use tokio::process::{Child, Command};
 
 /// How long the server may take until it answers.
 const START_MAX: Duration = Duration::from_secs(60);
+/// How long the fleet may take until all of its boxes have ended.
+const FLEET_END_MAX: Duration = Duration::from_secs(30);
 /// Requests a second to each production endpoint of the frontend; elsewhere and to the backend fewer.
 const PRODUCTION_RATE: u32 = 20;
 
@@ -50,9 +52,19 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// Sets everything up in a fresh folder.
+    /// Sets everything up in a fresh folder. When that fails, nothing is left of it.
     pub(crate) async fn begin(disabled: Vec<String>) -> Result<World, String> {
         let dir = std::env::temp_dir().join(format!("tidegate-demo-{}", std::process::id()));
+        let made = World::make(&dir, disabled).await;
+        if made.is_err() {
+            end_fleet(&dir).await;
+            let _ = std::fs::remove_dir_all(&dir);
+        }
+        made
+    }
+
+    async fn make(dir: &Path, disabled: Vec<String>) -> Result<World, String> {
+        let dir = dir.to_owned();
         std::fs::create_dir_all(&dir).map_err(|e| format!("cannot make {}: {e}", dir.display()))?;
         let data = dir.join("data");
         let (server, admin) = start_server(&data, "127.0.0.1:0", &disabled).await?;
@@ -140,7 +152,7 @@ impl World {
     }
 
     /// Shows the end of the server's log, for whoever wants to know what went wrong.
-    pub(crate) fn keep_logs(&self) {
+    pub(crate) fn show_logs(&self) {
         let said = std::fs::read_to_string(self.data().join("server.log")).unwrap_or_default();
         let lines: Vec<&str> = said.lines().collect();
         eprintln!("the end of the server's log:");
@@ -149,9 +161,19 @@ impl World {
         }
     }
 
+    /// Tells how to look at what runs.
+    pub(crate) fn invite(&self) {
+        let binary = std::env::current_exe().unwrap_or_else(|_| "tidegate".into());
+        println!("\nThe server runs on. In another terminal:");
+        println!("  export TIDEGATE_DATA={}", self.data().display());
+        println!("  alias tidegate={}", binary.display());
+        println!("  tidegate status        tidegate watch        tidegate why COMMIT");
+        println!("The repositories are in {}.", self.dir.join("repositories").display());
+        println!("Ctrl-C ends everything.");
+    }
+
     /// Ends everything that was started, and removes the folder.
     pub(crate) async fn end(mut self) {
-        let fleet = FleetClient::new(FleetConfig::socket(&self.data().join("fleet")));
         self.load.stop().await;
         if let Some(pid) = self.server.id() {
             terminate(pid);
@@ -159,14 +181,23 @@ impl World {
         if tokio::time::timeout(Duration::from_secs(10), self.server.wait()).await.is_err() {
             let _ = self.server.kill().await;
         }
-        if let Err(error) = fleet.stop(Stop { boxes: true }).await {
-            eprintln!("the fleet did not take its end: {error}");
-        }
-        let begun = Instant::now();
-        while fleet.status().await.is_ok() && begun.elapsed() < Duration::from_secs(30) {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        end_fleet(&self.dir).await;
         let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// Ends the fleet and its boxes, if one runs, and waits until it is gone.
+async fn end_fleet(dir: &Path) {
+    let fleet = FleetClient::new(FleetConfig::socket(&dir.join("data").join("fleet")));
+    let Ok(status) = fleet.status().await else { return };
+    if let Err(error) = fleet.stop(Stop { boxes: true }).await {
+        eprintln!("the fleet did not take its end: {error}");
+    }
+    let begun = Instant::now();
+    // A process that has ended and that nobody has waited for has an empty command line.
+    let runs = || std::fs::read(format!("/proc/{}/cmdline", status.pid)).is_ok_and(|line| !line.is_empty());
+    while runs() && begun.elapsed() < FLEET_END_MAX {
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
