@@ -16,6 +16,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 use tidegate_core::run_spec::BoxLimits;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -65,6 +66,20 @@ pub(crate) struct Process {
     handle: AsyncFd<OwnedFd>,
 }
 
+/// A program that was unpacked a moment ago can be busy: a child that another thread forks meanwhile holds all open files
+/// until its own exec, the one that the program was written through included. That passes within milliseconds.
+fn patiently<T>(mut start: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    const TRIES_MAX: u32 = 100;
+    const PAUSE: Duration = Duration::from_millis(5);
+    for _ in 1..TRIES_MAX {
+        match start() {
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => std::thread::sleep(PAUSE),
+            other => return other,
+        }
+    }
+    start()
+}
+
 impl Process {
     /// Starts it. Must be called within the runtime; blocks until the program runs or could not be found.
     pub(crate) fn spawn(launch: Launch) -> io::Result<Process> {
@@ -98,7 +113,7 @@ impl Process {
                 Ok(())
             });
         }
-        let child = command.spawn()?;
+        let child = patiently(|| command.spawn())?;
         // The child is reaped through its pidfd, in `exited`; dropping std's handle neither kills nor reaps it.
         let (pid, start_time) = (child.id(), procfs::start_time(child.id()).unwrap_or(0));
         Process::open(ProcessName { pid, start_time })
@@ -267,6 +282,25 @@ mod tests {
         ports.state.lock().unwrap().next = first;
         assert_ne!(ports.take().unwrap(), first);
         drop(listener);
+    }
+
+    #[test]
+    fn a_program_that_is_still_open_for_writing_starts_once_it_is_closed() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("true");
+        std::fs::copy("/bin/true", &program).unwrap();
+        let mut writer = Some(File::options().append(true).open(&program).unwrap());
+        let mut tries = 0;
+        let mut child = patiently(|| {
+            tries += 1;
+            if tries == 3 {
+                writer = None;
+            }
+            Command::new(&program).spawn()
+        })
+        .unwrap();
+        assert!(child.wait().unwrap().success());
+        assert_eq!(tries, 3);
     }
 
     #[tokio::test]

@@ -35,7 +35,8 @@ pub fn pack(items: &[PackItem], out: impl Write) -> Result<(), PackageError> {
     let mut entries = BTreeMap::new();
     for item in items {
         let to = inside(&item.to)?;
-        collect(&mut entries, &item.from, to, item.to.as_os_str().is_empty())?;
+        let at_root = to.as_os_str().is_empty();
+        collect(&mut entries, &item.from, to, at_root)?;
     }
     let total: u64 =
         entries.values().map(|s| if let Source::File { size, .. } = s { *size } else { 0 }).sum();

@@ -51,8 +51,12 @@ impl Fixture {
 }
 
 fn packed(root: &Path) -> Vec<u8> {
-    let mut tar = Vec::new();
-    pack(&[PackItem { from: root.to_owned(), to: PathBuf::new() }], &mut tar).unwrap();
+    let [tar, dot] = ["", "."].map(|to| {
+        let mut tar = Vec::new();
+        pack(&[PackItem { from: root.to_owned(), to: PathBuf::from(to) }], &mut tar).unwrap();
+        tar
+    });
+    assert_eq!(tar, dot, "a dot is the root as well");
     tar
 }
 
