@@ -72,7 +72,7 @@ pub(crate) fn application(service: &str, repository: &Path, calls: &[&str]) -> V
         json!({"name": name, "run": run})
     };
     let tests = json!([{"name": "integration", "run": ["./itest"], "time_limit": "30s"}]);
-    let bake = json!({"one_box": "5s", "az": "2s", "first_wave": "15s", "second_wave": "4s", "last_wave": "3s",
+    let bake = json!({"one_box": "5s", "az": "1s", "first_wave": "15s", "second_wave": "3s", "last_wave": "2s",
         "data": [{"requests": 5}]});
     json!({
         "schema": "tidegate.pipeline/1",
@@ -102,7 +102,7 @@ pub(crate) fn application(service: &str, repository: &Path, calls: &[&str]) -> V
         "stages": [
             {"environment": "beta", "regions": [FIRST], "boxes_per_az": 1, "tests": tests, "bake": {"az": "1s"}},
             {"environment": "gamma", "regions": GAMMA, "boxes_per_az": 1, "one_box": true, "tests": tests,
-                "bake": {"one_box": "2s", "az": "2s"}},
+                "bake": {"one_box": "1s", "az": "1s"}},
             {"environment": "production", "boxes_per_az": 3, "one_box": true, "bake": bake}
         ],
         "rolling": {"healthy_for": "500ms", "progress_deadline": "30s"}
