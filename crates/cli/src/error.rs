@@ -5,6 +5,7 @@ use crate::text::clean;
 use std::error::Error;
 use std::process::ExitCode;
 use tidegate_api::{ErrorAnswer, ErrorBody, VERSION};
+use tidegate_core::causes;
 
 /// Why a command did not do what it was told.
 #[derive(Debug, thiserror::Error)]
@@ -44,13 +45,7 @@ pub(crate) enum CliError {
 
 impl CliError {
     pub(crate) fn failed(what: impl Into<String>, error: impl Error) -> CliError {
-        let mut why = error.to_string();
-        let mut source = error.source();
-        while let Some(error) = source {
-            why = format!("{why}: {error}");
-            source = error.source();
-        }
-        CliError::Failed { what: what.into(), why }
+        CliError::Failed { what: what.into(), why: causes(&error) }
     }
 
     /// Tells it on stderr, and gives the exit code.

@@ -9,6 +9,7 @@
 pub mod aggregate;
 pub mod alarm;
 pub mod bake;
+mod causes;
 pub mod change;
 pub mod decision;
 pub mod definition;
@@ -27,3 +28,5 @@ pub mod scope;
 pub mod team;
 pub mod units;
 pub mod window;
+
+pub use causes::causes;

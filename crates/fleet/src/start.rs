@@ -15,6 +15,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use tidegate_core::causes;
 
 /// Where programs of the system are found.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -107,7 +108,7 @@ fn start_blocking(shared: &Shared, record: &mut BoxRecord, folder: &Path) -> Res
 fn unpack(shared: &Shared, record: &BoxRecord, folder: &Path) -> Result<PathBuf, StartError> {
     let digest = &record.run_spec.package;
     let failed = |e: PackageError| StartError {
-        why: format!("package {} does not run: {}", digest.short(), with_sources(&e)),
+        why: format!("package {} does not run: {}", digest.short(), causes(&e)),
         disk_full: is_disk_full(&e),
     };
     let keys = TrustedKeys::load(&shared.config.trusted_keys).map_err(failed)?;
@@ -124,19 +125,6 @@ fn unpack(shared: &Shared, record: &BoxRecord, folder: &Path) -> Result<PathBuf,
     package.unpack(&to).map_err(failed)?;
     disk::private_dir(&folder.join("tmp")).map_err(io("make the box's temporary folder"))?;
     Ok(to)
-}
-
-fn with_sources(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }
 
 fn is_disk_full(error: &(dyn Error + 'static)) -> bool {

@@ -7,6 +7,7 @@ use futures_util::future::BoxFuture;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tidegate_api::{BadPackage, Endpoint, PackagesVerified, VERSION};
+use tidegate_core::causes;
 use tidegate_core::ids::{PipelineId, ReleaseNo};
 use tidegate_workers::secrets::SecretStore;
 
@@ -29,7 +30,7 @@ impl Collaborators for HandsForApi {
 
     fn endpoints(&self) -> BoxFuture<'_, Result<Vec<Endpoint>, String>> {
         async {
-            let known = self.hands.engines.fleet.endpoints().await.map_err(|e| e.to_string())?;
+            let known = self.hands.engines.fleet.endpoints().await.map_err(|e| causes(&e))?;
             let endpoint = |e: tidegate_fleet::protocol::Endpoint| Endpoint {
                 service: e.endpoint.service,
                 environment: e.endpoint.environment,
@@ -48,7 +49,7 @@ impl Collaborators for HandsForApi {
     fn verify_packages(&self) -> BoxFuture<'_, Result<PackagesVerified, String>> {
         let verify = |hands: &Hands| {
             let mut all = PackagesVerified { version: VERSION, good: 0, bad: Vec::new() };
-            for digest in hands.packages.list().map_err(|e| e.to_string())? {
+            for digest in hands.packages.list().map_err(|e| causes(&e))? {
                 match hands.packages.verify(&digest, &hands.trusted_keys) {
                     Ok(_) => all.good += 1,
                     Err(why) => {

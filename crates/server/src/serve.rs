@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tidegate_core::causes;
 use tidegate_core::pipeline::Switches;
 use tidegate_fleet::client::FleetClient;
 use tidegate_fleet::package::{PackageStore, SigningKey};
@@ -207,8 +208,7 @@ pub async fn serve(
         .await
         .map_err(|source| ServeError::Listen { address: options.listen, source })?;
     let address = listener.local_addr().map_err(ServeError::Serve)?;
-    let tokens =
-        Tokens::open(&hands.dirs.data, runtime.now()).map_err(|e| ServeError::Tokens(e.to_string()))?;
+    let tokens = Tokens::open(&hands.dirs.data, runtime.now()).map_err(|e| ServeError::Tokens(causes(&e)))?;
     let collaborators = Arc::new(HandsForApi { hands: Arc::clone(&hands), poller });
     let api = Api::new(Arc::clone(&runtime), Arc::new(tokens), collaborators, signals.any(), stop.clone());
     crate::apply::complete(&runtime)?;
@@ -243,7 +243,7 @@ async fn ensure_fleet(dirs: &Dirs) -> Result<FleetClient, ServeError> {
     let log = dirs.fleet.join("fleet.log");
     let failed = |why: String| ServeError::Fleet { why, log: log.clone() };
     let open = || fs::OpenOptions::new().create(true).append(true).mode(0o600).open(&log);
-    let (out, err) = (open().map_err(|e| failed(e.to_string()))?, open().map_err(|e| failed(e.to_string()))?);
+    let (out, err) = (open().map_err(|e| failed(causes(&e)))?, open().map_err(|e| failed(causes(&e)))?);
     // Not by its path: the file may have been replaced by a newer build.
     let mut child = Command::new("/proc/self/exe")
         .arg("fleet")
@@ -260,7 +260,7 @@ async fn ensure_fleet(dirs: &Dirs) -> Result<FleetClient, ServeError> {
         // A process group of its own: what interrupts the server on a terminal does not reach the fleet.
         .process_group(0)
         .spawn()
-        .map_err(|e| failed(e.to_string()))?;
+        .map_err(|e| failed(causes(&e)))?;
     let begun = Instant::now();
     loop {
         match client.status().await {
@@ -286,7 +286,7 @@ async fn highest_epoch(
     let status = fleet
         .status()
         .await
-        .map_err(|e| ServeError::Fleet { why: e.to_string(), log: dirs.fleet.join("fleet.log") })?;
+        .map_err(|e| ServeError::Fleet { why: causes(&e), log: dirs.fleet.join("fleet.log") })?;
     Ok(status.highest_epoch.max(commands.highest_epoch()))
 }
 

@@ -340,7 +340,9 @@ impl<'w> Story<'w> {
             .await?;
         let Fact::Pipeline(PipelineFact::SuspectReturned { release }) = returned.fact else { return Ok(()) };
         self.wait("and passes", BACKEND, returned.position, |f| done_with(f, "wave-1/az-1", release)).await?;
-        self.ok(&format!("the backend's {release} came back by itself and passed the one-box and the first AZ"));
+        self.ok(&format!(
+            "the backend's {release} came back by itself and passed the one-box and the first AZ"
+        ));
         Ok(())
     }
 

@@ -5,6 +5,7 @@ use super::dispatch::Performed;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use tidegate_core::causes;
 use tidegate_core::decision::{BuildOrder, EffectId};
 use tidegate_core::ids::PackageDigest;
 use tidegate_core::pipeline::{Build, PipelineEvent};
@@ -33,7 +34,7 @@ pub(super) async fn perform(hands: &Arc<Hands>, id: &EffectId, order: &BuildOrde
     let event = PipelineEvent::BuildEnded { effect: id.clone(), result };
     match hands.tell_result(id, &order.pipeline, event).await {
         Ok(()) => Performed::Told,
-        Err(error) => Performed::Failed(error.to_string()),
+        Err(error) => Performed::Failed(causes(&error)),
     }
 }
 
@@ -51,10 +52,10 @@ enum Problem {
 }
 
 async fn build(hands: &Arc<Hands>, order: &BuildOrder) -> Result<PackageDigest, Problem> {
-    let machine = |e: &dyn std::fmt::Display| Problem::OfTheMachine(e.to_string());
+    let machine = |e: &dyn std::error::Error| Problem::OfTheMachine(causes(e));
     // Asked anew for every build: a machine that lost its sandbox refuses, it never builds without.
     let sandbox =
-        Sandbox::check(Path::new(BUBBLEWRAP)).await.map_err(|e| Problem::OfTheChange(e.to_string()))?;
+        Sandbox::check(Path::new(BUBBLEWRAP)).await.map_err(|e| Problem::OfTheChange(causes(&e)))?;
     let builder = Builder::open(
         sandbox,
         hands.packages.clone(),
@@ -91,19 +92,13 @@ async fn build(hands: &Arc<Hands>, order: &BuildOrder) -> Result<PackageDigest, 
     match tokio::time::timeout(limit, building).await {
         Ok(Ok(built)) => Ok(built.digest),
         Ok(Err(failure)) if failure.is_fault_of_change() => Err(Problem::OfTheChange(describe(&failure))),
-        Ok(Err(failure)) => Err(machine(&describe(&failure))),
+        Ok(Err(failure)) => Err(Problem::OfTheMachine(describe(&failure))),
         Err(_) => Err(Problem::OfTheChange(format!("it took longer than {}", order.build.limits.time))),
     }
 }
 
 fn describe(failure: &BuildFailure) -> String {
-    let mut text = failure.to_string();
-    let mut source = std::error::Error::source(failure);
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
+    let mut text = causes(failure);
     if let BuildFailure::Step { last_lines, .. } = failure {
         text.push('\n');
         text.push_str(last_lines);

@@ -5,6 +5,7 @@ use super::Hands;
 use super::dispatch::Performed;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use tidegate_core::causes;
 use tidegate_core::decision::SlotOrder;
 use tidegate_core::definition::EngineDef;
 use tidegate_core::engine::Fence;
@@ -39,7 +40,7 @@ impl Engines {
             Kind::Fleet => match self.fleet.set_slot(&set).await {
                 Ok(_) => Performed::Done,
                 Err(error) if error.code() == Some(Code::StaleFence) => superseded(order, &error.to_string()),
-                Err(error) => Performed::Failed(error.to_string()),
+                Err(error) => Performed::Failed(causes(&error)),
             },
             Kind::Commands => {
                 let hands = Arc::clone(hands);
@@ -47,7 +48,7 @@ impl Engines {
                 match result {
                     Ok(()) => Performed::Done,
                     Err(error @ SetError::StaleFence { .. }) => superseded(order, &error.to_string()),
-                    Err(error) => Performed::Failed(error.to_string()),
+                    Err(error) => Performed::Failed(causes(&error)),
                 }
             }
         }
@@ -65,7 +66,7 @@ impl Engines {
                 let mut run_specs: Vec<RunSpec> = Vec::new();
                 let named = order.desired.split.iter().map(|s| &s.run_spec).chain(&order.desired.condemned);
                 for digest in named {
-                    match h.runtime.run_spec(digest).map_err(|e| e.to_string())? {
+                    match h.runtime.run_spec(digest).map_err(|e| causes(&e))? {
                         Some(spec) if !run_specs.contains(&spec) => run_specs.push(spec),
                         Some(_) => {}
                         None => return Err(format!("the store has no RunSpec {digest}")),
@@ -74,7 +75,7 @@ impl Engines {
                 let names: Vec<&SecretName> = run_specs.iter().flat_map(|s| s.secrets.values()).collect();
                 let mut secrets = BTreeMap::new();
                 for name in names {
-                    let value = h.secrets.get(name).map_err(|e| e.to_string())?;
+                    let value = h.secrets.get(name).map_err(|e| causes(&e))?;
                     secrets.insert(name.clone(), value.expose().to_owned());
                 }
                 Ok(SetSlot {

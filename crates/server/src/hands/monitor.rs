@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tidegate_core::alarm::AlarmName;
+use tidegate_core::causes;
 use tidegate_core::decision::Event;
 use tidegate_core::engine::Observation;
 use tidegate_core::ids::{EnvironmentId, PipelineId, RegionId, Role, ServiceId, TeamId};
@@ -82,7 +83,7 @@ impl Watcher {
         } else {
             self.monitor.complete_until() - 1
         };
-        let page: MetricsPage = hands.engines.fleet.metrics(after).await.map_err(|e| e.to_string())?;
+        let page: MetricsPage = hands.engines.fleet.metrics(after).await.map_err(|e| causes(&e))?;
         if page.complete_until <= self.monitor.complete_until() {
             return Ok(());
         }
@@ -91,9 +92,9 @@ impl Watcher {
         canaries.retain(|cell| cell.second < page.complete_until);
         self.monitor.take_canaries(&canaries);
         self.monitor.take_metrics(&page.cells, &page.unrouted, page.complete_until);
-        let slots = hands.engines.fleet.slots().await.map_err(|e| e.to_string())?;
+        let slots = hands.engines.fleet.slots().await.map_err(|e| causes(&e))?;
         self.standing = standing(&slots.observations);
-        let teams = hands.blocking(|h| h.runtime.teams()).await.map_err(|e| e.to_string())?;
+        let teams = hands.blocking(|h| h.runtime.teams()).await.map_err(|e| causes(&e))?;
         let until = self.monitor.complete_until();
         if until >= self.canaries_at {
             self.canaries_at = until + CANARIES_EVERY;
@@ -123,7 +124,7 @@ impl Watcher {
                 .collect();
             if !changed.is_empty() {
                 let event = TeamEvent::Evaluated { scope, at, alarms: changed };
-                hands.submit(Event::Team(id.clone(), event)).await.map_err(|e| e.to_string())?;
+                hands.submit(Event::Team(id.clone(), event)).await.map_err(|e| causes(&e))?;
             }
         }
         Ok(())
@@ -217,10 +218,10 @@ async fn set_canaries(hands: &Arc<Hands>, teams: &[TeamId], standing: &Standing)
                     region: key.region.clone(),
                 };
                 let set = SetEndpoint { endpoint, listen: None };
-                let endpoint = hands.engines.fleet.set_endpoint(&set).await.map_err(|e| e.to_string())?.url;
+                let endpoint = hands.engines.fleet.set_endpoint(&set).await.map_err(|e| causes(&e))?.url;
                 targets.insert(key, CanaryTarget { endpoint, canaries: service.canaries.clone() });
             }
         }
     }
-    hands.canaries.set(targets).map_err(|e| e.to_string())
+    hands.canaries.set(targets).map_err(|e| causes(&e))
 }

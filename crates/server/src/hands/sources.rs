@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tidegate_core::causes;
 use tidegate_core::definition::SourceDef;
 use tidegate_core::ids::{PipelineId, SourceId};
 use tidegate_core::pipeline::{PENDING_COMMITS_MAX, PipelineEvent};
@@ -55,14 +56,10 @@ impl Poller {
         if let Some(known) = mirrors.get(&key) {
             return Ok(Arc::clone(known));
         }
-        let secret = source
-            .secret
-            .as_ref()
-            .map(|name| hands.secrets.get(name))
-            .transpose()
-            .map_err(|e| e.to_string())?;
+        let secret =
+            source.secret.as_ref().map(|name| hands.secrets.get(name)).transpose().map_err(|e| causes(&e))?;
         let dir = self.dir.join(&hex(&<sha2::Sha256 as sha2::Digest>::digest(key.as_bytes()))[..32]);
-        let mirror = Mirror::open(&dir, &source.url, secret).await.map_err(|e| e.to_string())?;
+        let mirror = Mirror::open(&dir, &source.url, secret).await.map_err(|e| causes(&e))?;
         let mirror = Arc::new(mirror);
         mirrors.insert(key, Arc::clone(&mirror));
         Ok(mirror)
@@ -99,11 +96,11 @@ async fn look(
 ) {
     let found = async {
         let mirror = hands.poller.mirror(hands, source).await?;
-        mirror.fetch().await.map_err(|e| e.to_string())?;
+        mirror.fetch().await.map_err(|e| causes(&e))?;
         mirror
             .observe(&source.branch, known.as_ref(), source.since.as_ref(), PENDING_COMMITS_MAX)
             .await
-            .map_err(|e| e.to_string())
+            .map_err(|e| causes(&e))
     };
     let event = match found.await {
         Ok(observation) => PipelineEvent::SourceObserved { source: source.name.clone(), observation },

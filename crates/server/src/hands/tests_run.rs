@@ -4,6 +4,7 @@ use super::Hands;
 use super::dispatch::Performed;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use tidegate_core::causes;
 use tidegate_core::decision::{EffectId, TestOrder};
 use tidegate_core::ids::{EnvironmentId, RegionId, ServiceId};
 use tidegate_core::pipeline::PipelineEvent;
@@ -21,7 +22,7 @@ pub(super) async fn perform(hands: &Arc<Hands>, id: &EffectId, order: &TestOrder
     let event = PipelineEvent::TestsEnded { effect: id.clone(), result };
     match hands.tell_result(id, &order.pipeline, event).await {
         Ok(()) => Performed::Told,
-        Err(error) => Performed::Failed(error.to_string()),
+        Err(error) => Performed::Failed(causes(&error)),
     }
 }
 
@@ -53,7 +54,7 @@ async fn run_all(hands: &Arc<Hands>, order: &TestOrder) -> Result<Result<(), Str
             let (store, keys, temp) = (&hands.packages, &hands.trusted_keys, &hands.dirs.builds);
             let never = std::future::pending();
             let told = |lines: &[String]| format!("test '{}' in {region}:\n{}", spec.name, lines.join("\n"));
-            match run_test(store, keys, temp, &run, never).await.map_err(|e| e.to_string())? {
+            match run_test(store, keys, temp, &run, never).await.map_err(|e| causes(&e))? {
                 TestResult::Passed => {}
                 TestResult::Failed { exit, last_lines } => {
                     return Ok(Err(format!("{exit}; {}", told(&last_lines))));
@@ -76,5 +77,5 @@ async fn endpoint(
     let endpoint =
         EndpointKey { service: service.clone(), environment: environment.clone(), region: region.clone() };
     let set = SetEndpoint { endpoint, listen: None };
-    hands.engines.fleet.set_endpoint(&set).await.map(|e| e.url).map_err(|e| e.to_string())
+    hands.engines.fleet.set_endpoint(&set).await.map(|e| e.url).map_err(|e| causes(&e))
 }

@@ -5,8 +5,8 @@ use crate::auth::AuthError;
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use std::error::Error;
 use tidegate_api::{Code, ErrorAnswer, ErrorBody, VERSION};
+use tidegate_core::causes;
 use tidegate_core::ids::InvalidId;
 use tidegate_core::pipeline::NotFound;
 use tidegate_runtime::{RuntimeError, SubmitError, VerifyError};
@@ -39,17 +39,6 @@ impl ApiError {
     }
 }
 
-/// An error with everything beneath it.
-fn whole(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
-}
-
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.0.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -59,7 +48,7 @@ impl IntoResponse for ApiError {
 
 impl From<RuntimeError> for ApiError {
     fn from(error: RuntimeError) -> ApiError {
-        ApiError::internal(whole(&error))
+        ApiError::internal(causes(&error))
     }
 }
 
@@ -102,7 +91,7 @@ impl From<ApplyError> for ApiError {
 
 impl From<AuthError> for ApiError {
     fn from(error: AuthError) -> ApiError {
-        ApiError::internal(whole(&error))
+        ApiError::internal(causes(&error))
     }
 }
 
@@ -114,7 +103,7 @@ impl From<InvalidId> for ApiError {
 
 impl From<VerifyError> for ApiError {
     fn from(error: VerifyError) -> ApiError {
-        ApiError::internal(format!("the log is NOT in order: {}", whole(&error)))
+        ApiError::internal(format!("the log is NOT in order: {}", causes(&error)))
     }
 }
 

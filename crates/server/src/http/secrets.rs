@@ -5,6 +5,7 @@ use super::{Api, ApiError, act};
 use axum::Json;
 use axum::extract::{Path, State};
 use tidegate_api::{Done, ErrorAnswer, SecretNames, SecretRequest, VERSION};
+use tidegate_core::causes;
 use tidegate_core::ids::SecretName;
 use tidegate_workers::secrets::Secret;
 
@@ -18,7 +19,7 @@ pub(super) async fn secret_names(
     let outside = api.collaborators.clone();
     let names = api.run(move |runtime| {
         act::administrator(runtime, &caller)?;
-        let names = outside.secrets().names().map_err(|e| ApiError::internal(e.to_string()))?;
+        let names = outside.secrets().names().map_err(|e| ApiError::internal(causes(&e)))?;
         Ok(SecretNames { version: VERSION, names })
     });
     names.await.map(Json)
@@ -41,7 +42,7 @@ pub(super) async fn set_secret(
         let value = Secret::new(request.value).map_err(|why| {
             ApiError::bad(format!("secret '{name}' is not usable: {why}"), "nothing was changed")
         })?;
-        outside.secrets().set(&name, &value).map_err(|e| ApiError::internal(e.to_string()))?;
+        outside.secrets().set(&name, &value).map_err(|e| ApiError::internal(causes(&e)))?;
         tracing::info!(secret = %name, by = %caller.0, "a secret was set");
         Ok(act::done(format!("secret '{name}' is kept")))
     });
@@ -61,11 +62,11 @@ pub(super) async fn remove_secret(
     let done = api.run(move |runtime| {
         act::administrator(runtime, &caller)?;
         let secrets = outside.secrets();
-        if !secrets.names().map_err(|e| ApiError::internal(e.to_string()))?.contains(&name) {
+        if !secrets.names().map_err(|e| ApiError::internal(causes(&e)))?.contains(&name) {
             let hint = "'tidegate secret list' shows the names that are kept";
             return Err(ApiError::not_found(format!("there is no secret '{name}'"), hint));
         }
-        secrets.remove(&name).map_err(|e| ApiError::internal(e.to_string()))?;
+        secrets.remove(&name).map_err(|e| ApiError::internal(causes(&e)))?;
         tracing::info!(secret = %name, by = %caller.0, "a secret was removed");
         Ok(act::done(format!("secret '{name}' is forgotten")))
     });

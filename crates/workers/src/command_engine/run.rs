@@ -12,6 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
+use tidegate_core::causes;
 use tidegate_core::ids::{PackageDigest, RunSpecDigest};
 use tidegate_core::run_spec::{CommandSpec, RunSpec, Shape};
 use tidegate_core::units::{Span, Timestamp};
@@ -53,7 +54,7 @@ pub(super) async fn run(
     search: bool,
 ) -> Result<Outcome, String> {
     let Some((spec, command)) = spec_and_command(&task.state) else { return Ok(Outcome::Nothing) };
-    let fail = |error: &dyn std::error::Error| format!("{}: {}", task.kind.name(), chain(error));
+    let fail = |error: &dyn std::error::Error| format!("{}: {}", task.kind.name(), causes(error));
     let lock_path = target.dir().join("lock");
     let held = tokio::select! {
         biased;
@@ -93,21 +94,6 @@ pub(super) async fn run(
     };
     let finished = job.run(target.preempted(task)).await.map_err(|e| fail(&e))?;
     Ok(if finished.ending == Ending::Cancelled { Outcome::Cancelled } else { Outcome::Ended(finished) })
-}
-
-/// An error with all its sources, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut line = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let text = error.to_string();
-        if !line.contains(&text) {
-            line.push_str(": ");
-            line.push_str(&text);
-        }
-        source = error.source();
-    }
-    line
 }
 
 /// Verifies and unpacks the packages of the split and removes all others. For a look, what was unpacked since the
