@@ -3,8 +3,8 @@
 
 use crate::alarm::MetricAlarm;
 use crate::definition::{
-    BuildDef, EngineDef, ORGANISATION_SCHEMA, OrganisationDef, PIPELINE_SCHEMA, PipelineDef, StageDef,
-    WaveDef,
+    BuildDef, EngineDef, ORGANISATION_SCHEMA, OrganisationDef, PIPELINE_SCHEMA, PageTarget, PipelineDef,
+    StageDef, WaveDef,
 };
 use crate::ids::RegionId;
 use crate::plan::{Plan, plan};
@@ -62,6 +62,13 @@ impl Findings {
     }
 }
 
+/// A page to a wrong address would be missed on the day when it matters.
+fn is_web_address(url: &str) -> bool {
+    let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+    let host = rest.and_then(|rest| rest.split(['/', '?', '#']).next());
+    host.is_some_and(|host| !host.is_empty()) && !url.contains(|c: char| c.is_whitespace() || c.is_control())
+}
+
 /// Findings in an organisation's definition; empty when it may be taken.
 #[must_use]
 pub fn organisation(def: &OrganisationDef) -> Vec<Finding> {
@@ -76,6 +83,13 @@ pub fn organisation(def: &OrganisationDef) -> Vec<Finding> {
             if def.user(member).is_none() {
                 let message = format!("'{member}' is not among the users");
                 f.add("TG111", format!("/teams/{n}/members/{m}"), message, "add the user, or mend the name");
+            }
+        }
+        for (m, PageTarget::Webhook(url)) in team.pages.iter().enumerate() {
+            if !is_web_address(url) {
+                let message = "this is no address that can be called";
+                let hint = "write http://host/path or https://host/path, without spaces";
+                f.add("TG140", format!("/teams/{n}/pages/{m}/webhook"), message, hint);
             }
         }
         let services: Vec<_> = def.services.iter().filter(|s| s.team == team.name).collect();

@@ -88,3 +88,19 @@ fn an_alarm_that_looks_back_further_than_metrics_are_kept_is_found() {
     let found = with("4m");
     assert_eq!((found[0].code.as_str(), found[0].place.as_str()), ("TG139", "/services/0/alarms/0/period"));
 }
+
+#[test]
+fn a_page_goes_to_an_address_that_can_be_called() {
+    let found = |url: &str| {
+        let mut definition = organisation_json();
+        definition["teams"][0]["pages"] = json!([{"webhook": url}]);
+        let found = lint::organisation(&organisation(&definition));
+        found.iter().map(|f| format!("{} {}", f.code, f.place)).collect::<Vec<_>>()
+    };
+    for good in ["http://127.0.0.1:9000/page", "https://hooks.example.test?key=1"] {
+        assert_eq!(found(good), Vec::<String>::new(), "{good}");
+    }
+    for bad in ["", "hooks.example.test", "https://", "http:///page", "ftp://a.test/", "https://a test/"] {
+        assert_eq!(found(bad), ["TG140 /teams/0/pages/0/webhook"], "{bad}");
+    }
+}
