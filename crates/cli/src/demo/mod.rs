@@ -8,11 +8,12 @@ mod hooks;
 mod load;
 mod repo;
 mod story;
+mod telling;
 mod world;
 
 use crate::error::CliError;
 use clap::Args;
-use story::Story;
+use telling::Story;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use world::World;

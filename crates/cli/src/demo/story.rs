@@ -1,52 +1,19 @@
 //! The demo's story: eight chapters, each of which is checked against the log, the API and the customers' own counters.
 //! A chapter that does not happen as told ends the story with an error.
 
-use super::load::Counters;
-use super::repo::Repo;
-use super::world::World;
-use crate::text::Paint;
+use super::definitions::FIRST;
+use super::telling::{Story, Told, done, done_with, entered};
 use serde_json::{Value, json};
-use std::time::{Duration, Instant};
-use tidegate_api::LogEntry;
+use std::time::Duration;
+use tidegate_api::{LogEntry, MotionStatus, TargetStatus};
 use tidegate_core::decision::Fact;
-use tidegate_core::ids::ReleaseNo;
+use tidegate_core::ids::{ReleaseNo, TargetId};
 use tidegate_core::pipeline::{Cause, PipelineFact, Reason};
-
-/// The longest that anything in the story may take.
-const PATIENCE: Duration = Duration::from_secs(150);
-/// How often the log is read.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 const FRONTEND: &str = "frontend-app";
 const BACKEND: &str = "backend-app";
 
-/// What the story remembers from chapter to chapter.
-pub(crate) struct Story<'w> {
-    pub(crate) world: &'w mut World,
-    begun: Instant,
-    paint: Paint,
-    /// The release with the revert of chapter 5.
-    revert: Option<ReleaseNo>,
-    /// Log entries before this were told to the user already.
-    told: usize,
-    /// What is meant to be rejected, and the step that it must not get to. Whatever else is rejected ends the story.
-    doomed: Vec<(&'static str, ReleaseNo, &'static str)>,
-}
-
-type Told = Result<(), String>;
-
-impl<'w> Story<'w> {
-    pub(crate) fn new(world: &'w mut World) -> Story<'w> {
-        Story {
-            world,
-            begun: Instant::now(),
-            paint: Paint::stdout(),
-            revert: None,
-            told: 0,
-            doomed: Vec::new(),
-        }
-    }
-
+impl Story<'_> {
     /// Tells these chapters.
     pub(crate) async fn tell(&mut self, chapters: &[u32]) -> Told {
         let mut at = 0;
@@ -289,7 +256,7 @@ impl<'w> Story<'w> {
         self.merge(&frontend, "frontend: a slow burn", true).await?;
         let slow = self.created(FRONTEND, mark).await?;
         self.doomed.push((FRONTEND, slow, "wave-2/one-box"));
-        self.wait("the slow burn in gamma", FRONTEND, mark, |f| entered(f, "gamma/one-box", slow)).await?;
+        self.wait("the slow burn in beta", FRONTEND, mark, |f| entered(f, "beta/az-1", slow)).await?;
         backend.set("src/version.rs", "VERSION", "\"1.2.0\"")?;
         self.merge(&backend, "backend: version 1.2.0", true).await?;
         self.wait("it passes the one-box", FRONTEND, mark, |f| done_with(f, "wave-1/one-box", slow)).await?;
@@ -303,26 +270,20 @@ impl<'w> Story<'w> {
             )
             .await?;
         self.ok(&rejected.text);
+        self.until("every target that ran it has returned", async |s: &mut Story<'_>| {
+            let status = s.world.status(FRONTEND).await?;
+            let steps = status.pipelines.iter().flat_map(|p| &p.stages).flat_map(|s| &s.steps);
+            let in_wave =
+                |id: &TargetId| id.environment.as_str() == "production" && id.region.as_str() == FIRST;
+            let mut targets = steps.flat_map(|s| &s.targets).filter(|t| in_wave(&t.name));
+            let returned = |t: &TargetStatus| t.current != Some(slow) && t.motion == MotionStatus::Settled;
+            Ok(targets.all(returned).then_some(()))
+        })
+        .await?;
         for step in ["wave-1/one-box", "wave-1/az-1"] {
-            self.wait(
-                "the return",
-                FRONTEND,
-                mark,
-                |f| matches!(f, PipelineFact::StepRolledBack { step: s, .. } if s.0 == step),
-            )
-            .await?;
-        }
-        let status = self.world.status(FRONTEND).await?;
-        let runs = status
-            .pipelines
-            .iter()
-            .flat_map(|p| &p.stages)
-            .filter(|s| s.name.as_str().starts_with("wave"))
-            .flat_map(|s| &s.steps)
-            .flat_map(|s| &s.targets)
-            .find(|t| t.current == Some(slow));
-        if let Some(target) = runs {
-            return Err(format!("{} still runs {slow}", target.name));
+            let back =
+                |f: &PipelineFact| matches!(f, PipelineFact::StepRolledBack { step: s, .. } if s.0 == step);
+            self.find(FRONTEND, mark, back).ok_or_else(|| format!("{step} was not rolled back"))?;
         }
         self.ok(
             "every target of the unfinished wave returned, the one-box and the AZ that was Done included",
@@ -429,266 +390,4 @@ impl<'w> Story<'w> {
         self.ok(&format!("the log's chain holds over {} facts", verified["facts"]));
         Ok(())
     }
-}
-
-/// Tools of the chapters.
-impl Story<'_> {
-    fn ok(&self, text: &str) {
-        println!("  {} {:>5.1}s {text}", self.paint.good("✔"), self.begun.elapsed().as_secs_f64());
-    }
-
-    fn mark(&self) -> u64 {
-        self.world.log.last().map_or(0, |e| e.position)
-    }
-
-    async fn get(&self, path: &str) -> Result<Value, String> {
-        Ok(self.world.admin.get(path).await.map_err(|e| e.to_string())?.value)
-    }
-
-    async fn approve(&self, commit: &str) -> Told {
-        let body = json!({ "commit": commit });
-        let answer: Result<crate::client::Answer<Value>, _> =
-            self.world.bob.post("/v1/approvals", &body).await;
-        answer.map(|_| ()).map_err(|e| e.to_string())
-    }
-
-    async fn land(&self, repo: &Repo, commit: &str) -> Told {
-        repo.land(commit)?;
-        let body = json!({ "url": repo.path });
-        let answer: Result<crate::client::Answer<Value>, _> =
-            self.world.admin.post("/v1/notify", &body).await;
-        answer.map(|_| ()).map_err(|e| e.to_string())
-    }
-
-    /// Commits as alice, lets bob approve, and merges.
-    async fn merge(&mut self, repo: &Repo, message: &str, approved: bool) -> Told {
-        self.merge_commit(repo, message, approved).await.map(|_| ())
-    }
-
-    async fn merge_commit(&mut self, repo: &Repo, message: &str, approved: bool) -> Result<String, String> {
-        let commit = repo.commit("alice", message)?;
-        if approved {
-            self.approve(&commit).await?;
-        }
-        self.land(repo, &commit).await?;
-        println!("      {} \"{message}\" is merged", &commit[..10]);
-        Ok(commit)
-    }
-
-    fn last_commit(&self, repo: &Repo) -> Result<String, String> {
-        repo.head()
-    }
-
-    /// Reads the log and tells the user what has happened since.
-    async fn read(&mut self) -> Told {
-        self.world.read_log().await?;
-        for entry in &self.world.log[self.told..] {
-            if let Some(line) = narrate(entry) {
-                let line = format!("{:>5.1}s {line}", self.begun.elapsed().as_secs_f64());
-                println!("      {}", self.paint.dim(&line));
-            }
-        }
-        let new = &self.world.log[self.told..];
-        self.told = self.world.log.len();
-        match new.iter().find(|entry| self.unexpected(entry)) {
-            Some(entry) => Err(format!("this was not to happen: {}", entry.text)),
-            None => Ok(()),
-        }
-    }
-
-    /// A build that failed, a release that was rejected and is not among the doomed, or one of these that got too far.
-    fn unexpected(&self, entry: &LogEntry) -> bool {
-        let pipeline = entry.aggregate.trim_start_matches("pipeline/");
-        let doomed = |release| self.doomed.iter().find(|(p, r, _)| *p == pipeline && *r == release);
-        match &entry.fact {
-            Fact::Pipeline(PipelineFact::BuildFailed { .. }) => true,
-            Fact::Pipeline(PipelineFact::Rejected { release, .. }) => doomed(*release).is_none(),
-            Fact::Pipeline(PipelineFact::Entered { release, step, .. }) => {
-                doomed(*release).is_some_and(|(.., limit)| step.0 == *limit)
-            }
-            _ => false,
-        }
-    }
-
-    fn find(&self, pipeline: &str, after: u64, holds: impl Fn(&PipelineFact) -> bool) -> Option<&LogEntry> {
-        let aggregate = format!("pipeline/{pipeline}");
-        let from = self.world.log.partition_point(|e| e.position <= after);
-        self.world.log[from..]
-            .iter()
-            .filter(|e| e.aggregate == aggregate)
-            .find(|e| matches!(&e.fact, Fact::Pipeline(fact) if holds(fact)))
-    }
-
-    async fn wait(
-        &mut self,
-        what: &str,
-        pipeline: &str,
-        after: u64,
-        holds: impl Fn(&PipelineFact) -> bool,
-    ) -> Result<LogEntry, String> {
-        let begun = Instant::now();
-        loop {
-            self.read().await?;
-            if let Some(entry) = self.find(pipeline, after, &holds) {
-                return Ok(entry.clone());
-            }
-            if begun.elapsed() > PATIENCE {
-                return Err(format!("waited {} s in vain for: {what} ({pipeline})", PATIENCE.as_secs()));
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
-    }
-
-    async fn until<T>(
-        &mut self,
-        what: &str,
-        look: impl AsyncFn(&mut Self) -> Result<Option<T>, String>,
-    ) -> Result<T, String> {
-        let begun = Instant::now();
-        loop {
-            self.read().await?;
-            if let Some(found) = look(self).await? {
-                return Ok(found);
-            }
-            if begun.elapsed() > PATIENCE {
-                return Err(format!("waited {} s in vain until {what}", PATIENCE.as_secs()));
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
-    }
-
-    async fn created(&mut self, pipeline: &str, after: u64) -> Result<ReleaseNo, String> {
-        let entry = self
-            .wait("a release", pipeline, after, |f| matches!(f, PipelineFact::ReleaseCreated { .. }))
-            .await?;
-        match entry.fact {
-            Fact::Pipeline(PipelineFact::ReleaseCreated { release, .. }) => Ok(release),
-            _ => Err("not a release".to_owned()),
-        }
-    }
-
-    async fn last_step(&self, pipeline: &str) -> Result<String, String> {
-        let status = self.world.status(pipeline).await?;
-        let last = status.pipelines.first().and_then(|p| p.stages.last()).and_then(|s| s.steps.last());
-        Ok(last.ok_or("no steps")?.name.0.clone())
-    }
-
-    async fn done_everywhere(&mut self, pipeline: &str, release: ReleaseNo, after: u64) -> Told {
-        let last = self.last_step(pipeline).await?;
-        self.wait(&format!("{release} everywhere"), pipeline, after, |f| done_with(f, &last, release))
-            .await?;
-        self.ok(&format!("{pipeline}: {release} has passed every step"));
-        Ok(())
-    }
-
-    async fn newest_of(&self, pipeline: &str) -> Result<ReleaseNo, String> {
-        let status = self.world.status(pipeline).await?;
-        let newest = status.pipelines.first().and_then(|p| p.releases.iter().map(|r| r.release).max());
-        newest.ok_or_else(|| "no release".to_owned())
-    }
-
-    /// Lets requests in flight end, so that counters before and after can be compared.
-    async fn settle(&self) {
-        tokio::time::sleep(Duration::from_millis(500)).await;
-    }
-
-    fn nothing_failed(&self, during: &Counters) -> Told {
-        let all = during.sum(|_| true);
-        if all.failed.total() > 0 {
-            let failures = self.world.load.failures().join("\n  ");
-            return Err(format!("{} of {} requests failed:\n  {failures}", all.failed.total(), all.sent));
-        }
-        if all.sent == 0 {
-            return Err("no customer called".to_owned());
-        }
-        self.ok(&format!("{} requests of customers, 0 failed", all.sent));
-        Ok(())
-    }
-
-    /// Every step was entered, and only after the release had passed the one before (rule 3); so there is never more than
-    /// one AZ of a Region in work (rule 1).
-    async fn in_order(&self, pipeline: &str, release: ReleaseNo) -> Told {
-        let status = self.world.status(pipeline).await?;
-        let stages = status.pipelines.iter().flat_map(|p| &p.stages);
-        let steps: Vec<String> = stages.flat_map(|s| &s.steps).map(|s| s.name.0.clone()).collect();
-        let at = |holds: &dyn Fn(&PipelineFact) -> bool| self.find(pipeline, 0, holds).map(|e| e.position);
-        for pair in steps.windows(2) {
-            let [before, step] = pair else { continue };
-            let passed = at(&|f| {
-                matches!(f, PipelineFact::StepDone { step: s, release: r, .. }
-                if s.0 == *before && *r == release)
-            });
-            match (passed, at(&|f| entered(f, step, release))) {
-                (Some(passed), Some(entered)) if passed < entered => {}
-                (_, None) => return Err(format!("{step} was never entered")),
-                _ => return Err(format!("{step} was entered before {before} was passed")),
-            }
-        }
-        self.ok(&format!(
-            "{release} went through {} steps, each after the one before had passed",
-            steps.len()
-        ));
-        Ok(())
-    }
-
-    fn show_order(&self, pipeline: &str, release: ReleaseNo) {
-        let aggregate = format!("pipeline/{pipeline}");
-        let mut begun = None;
-        let mut entered_at: Vec<(String, f64)> = Vec::new();
-        println!("      {pipeline} {release}, step by step (seconds since its first step):");
-        for entry in self.world.log.iter().filter(|e| e.aggregate == aggregate) {
-            let zero = *begun.get_or_insert(entry.at);
-            let at = entry.at.since(zero).millis() as f64 / 1_000.0;
-            match &entry.fact {
-                Fact::Pipeline(PipelineFact::Entered { step, release: r, .. }) if *r == release => {
-                    entered_at.push((step.0.clone(), at));
-                }
-                Fact::Pipeline(PipelineFact::StepDone { step, release: r, .. }) if *r == release => {
-                    let from = entered_at.iter().rev().find(|(s, _)| *s == step.0).map_or(at, |(_, t)| *t);
-                    let (blank, bar) = ((from / 2.0) as usize, ((at - from) / 2.0).max(1.0) as usize);
-                    println!(
-                        "      {:<16} {}{} {from:.0}-{at:.0}",
-                        step.0,
-                        " ".repeat(blank),
-                        "█".repeat(bar)
-                    );
-                }
-                _ => {}
-            }
-        }
-    }
-}
-
-fn entered(fact: &PipelineFact, step: &str, release: ReleaseNo) -> bool {
-    matches!(fact, PipelineFact::Entered { step: s, release: r, .. } if s.0 == step && *r == release)
-}
-
-fn done(fact: &PipelineFact, step: &str) -> bool {
-    matches!(fact, PipelineFact::StepDone { step: s, .. } if s.0 == step)
-}
-
-/// Passed with this release or with a newer one, which carries its changes.
-fn done_with(fact: &PipelineFact, step: &str, release: ReleaseNo) -> bool {
-    matches!(fact, PipelineFact::StepDone { step: s, release: r, .. } if s.0 == step && *r >= release)
-}
-
-/// What of the log the user reads while the story goes on.
-fn narrate(entry: &LogEntry) -> Option<String> {
-    let Fact::Pipeline(fact) = &entry.fact else { return None };
-    let tell = match fact {
-        PipelineFact::ReleaseCreated { .. }
-        | PipelineFact::Built { .. }
-        | PipelineFact::BuildFailed { .. }
-        | PipelineFact::Entered { .. }
-        | PipelineFact::Rejected { .. }
-        | PipelineFact::Suspected { .. }
-        | PipelineFact::SuspectReturned { .. }
-        | PipelineFact::StepRollingBack { .. }
-        | PipelineFact::StepRolledBack { .. } => true,
-        PipelineFact::Waits { reasons, .. } => {
-            reasons.iter().any(|r| !matches!(r, Reason::StepBusy { .. } | Reason::LeaseHeld { .. }))
-        }
-        _ => false,
-    };
-    tell.then(|| format!("{}: {}", entry.aggregate.trim_start_matches("pipeline/"), entry.text))
 }
