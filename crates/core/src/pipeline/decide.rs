@@ -393,7 +393,10 @@ impl Deciding<'_> {
             BoxHealth::Unhealthy { reason } => Some(format!("box {}: {reason}", b.id)),
             _ => None,
         });
-        let trouble = seen.trouble.clone().or(sick);
+        // A box that starts again says nothing: what it said last stands until it is healthy.
+        let starts = of_new().any(|b| matches!(b.health, BoxHealth::Starting { .. }));
+        let before = || had_trouble.clone().filter(|_| starts);
+        let trouble = seen.trouble.clone().or(sick).or_else(before);
         if trouble != had_trouble {
             self.fact(PipelineFact::SlotTroubled { target: target.clone(), trouble });
         }

@@ -95,6 +95,14 @@ impl Fleet {
         self.slots.get(slot).map(|boxes| boxes.tell(slot, &[]))
     }
 
+    /// A slot's boxes that are ill start again.
+    pub(crate) fn start_again(&mut self, slot: &SlotId, now: Timestamp) {
+        let state = self.slots.get_mut(slot).expect("a slot that was deployed to");
+        for one in state.boxes.iter_mut().filter(|b| !b.health.is_healthy()) {
+            (one.incarnation, one.health) = (one.incarnation + 1, BoxHealth::Starting { since: now });
+        }
+    }
+
     /// Some of a slot's boxes fall ill; what the engine tells then.
     pub(crate) fn break_boxes(&mut self, slot: &SlotId, how_many: usize) -> Observation {
         let state = self.slots.get_mut(slot).expect("a slot that was deployed to");

@@ -1,6 +1,7 @@
 //! Where a release returns to, how, and what is watched (X1, P5, K3).
 
 use crate::scenario::{R1, R2, R3, Scenario, pipeline_json};
+use tidegate_core::ids::SlotId;
 use tidegate_core::pipeline::{Cause, PipelineFact, Standing, Work};
 use tidegate_core::units::Span;
 
@@ -54,6 +55,9 @@ fn boxes_that_do_not_become_healthy_reject_at_the_deadline() {
     assert_eq!(s.phase("frontend", "gamma/one-box"), "deploying");
     s.wait(Span::minutes(9));
     assert_eq!(s.phase("frontend", "gamma/one-box"), "deploying");
+    // A box that happens to start again at the deadline has said before what is wrong.
+    let slot = SlotId { target: ONE_BOX.parse().unwrap(), pipeline: "frontend".parse().unwrap() };
+    s.fleet.start_again(&slot, s.now);
     s.wait(Span::minutes(1));
     assert_eq!(s.phase("frontend", "gamma/one-box"), "rolled back");
     let Standing::Rejected { cause, .. } = s.pipeline("frontend").releases[&R2].standing.clone() else {
