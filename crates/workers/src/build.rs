@@ -34,6 +34,8 @@ pub const SRC: &str = "/src";
 pub const CACHE: &str = "/cache";
 /// How many of its last lines a failed step's error holds.
 const LAST_LINES: usize = 20;
+/// A disk with less free than this, in bytes, is full.
+const FREE_MIN_BYTES: u64 = 1 << 20;
 
 /// A source at a commit.
 pub struct BuildSource {
@@ -68,6 +70,8 @@ pub enum BuildFailure {
     Plan { why: String },
     #[error("step '{step}' {outcome}")]
     Step { step: String, outcome: Outcome, last_lines: String },
+    #[error("step '{step}' {outcome} (the disk is full)")]
+    NoSpace { step: String, outcome: Outcome, last_lines: String },
     #[error("'{path}' is not usable as {role}: {why}")]
     Path { role: &'static str, path: String, why: String },
     #[error("the result cannot be packed")]
@@ -260,9 +264,15 @@ impl Run<'_> {
         if outcome.is_success() {
             return Ok(());
         }
-        let last_lines = self.log.tail(LAST_LINES);
-        self.log.line(&format!("== {} {outcome}", step.name));
-        Err(BuildFailure::Step { step: step.name.clone(), outcome, last_lines })
+        let (step, last_lines) = (step.name.clone(), self.log.tail(LAST_LINES));
+        // Whoever has filled the disk: what a step says then speaks against no change.
+        let full = outcome == Outcome::DiskFull
+            || outcome != Outcome::DiskLimit && free_bytes(self.src) < FREE_MIN_BYTES;
+        self.log.line(&format!("== {step} {outcome}{}", if full { " (the disk is full)" } else { "" }));
+        Err(match full {
+            true => BuildFailure::NoSpace { step, outcome, last_lines },
+            false => BuildFailure::Step { step, outcome, last_lines },
+        })
     }
 }
 
@@ -292,6 +302,10 @@ fn environment(plan: &BuildPlan, sources: &[BuildSource]) -> BTreeMap<String, St
     }
     env.extend(plan.definition.environment.clone());
     env
+}
+
+fn free_bytes(path: &Path) -> u64 {
+    rustix::fs::statvfs(path).map_or(u64::MAX, |s| s.f_bavail.saturating_mul(s.f_frsize))
 }
 
 fn bind(from: &Path, to: &str, writable: bool) -> Bind {

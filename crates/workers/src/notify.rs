@@ -137,7 +137,11 @@ impl Notifier {
             match self.attempt(url, &key, body.clone()).await {
                 Ok(()) => return Delivery::Delivered,
                 Err(Failure { why, retry }) if !retry || attempt >= self.limits.attempts_max => {
-                    return gave_up(format!("{why} (try {attempt})"));
+                    return gave_up(if self.limits.attempts_max > 1 {
+                        format!("{why} (try {attempt})")
+                    } else {
+                        why
+                    });
                 }
                 Err(Failure { why, .. }) => {
                     tracing::warn!(idempotency_key, attempt, "a page was not delivered: {why}");

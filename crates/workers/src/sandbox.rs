@@ -22,6 +22,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
+/// What a run leaves free on the disk, in bytes: the control plane and rollbacks need it.
+const DISK_FREE_BYTES_MIN: u64 = 256 << 20;
+
 /// Why nothing could be run, or why it is not known how it ended.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say what the fields are")]
@@ -115,8 +118,10 @@ pub enum Outcome {
     ProcessLimit,
     /// It was killed for using too much memory.
     MemoryLimit,
-    /// It was killed for filling the disk.
+    /// It was killed for filling more of the disk than it may.
     DiskLimit,
+    /// It was killed because the disk is nearly full, whoever has filled it.
+    DiskFull,
 }
 
 impl Outcome {
@@ -139,6 +144,9 @@ impl fmt::Display for Outcome {
             Outcome::ProcessLimit => f.write_str("was killed: it had more processes than its limit"),
             Outcome::MemoryLimit => f.write_str("was killed: it used more memory than its limit"),
             Outcome::DiskLimit => f.write_str("was killed: it filled more of the disk than its limit"),
+            Outcome::DiskFull => {
+                write!(f, "was ended: the disk has less than {} MiB free", DISK_FREE_BYTES_MIN >> 20)
+            }
         }
     }
 }

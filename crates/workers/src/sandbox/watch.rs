@@ -1,7 +1,7 @@
 //! One run from start to end: one thread, one loop over the process's output, its end, and its limits.
 
 use super::cgroup::Groups;
-use super::{Limits, Log, Outcome, Room, Sandbox, SandboxError, bwrap};
+use super::{DISK_FREE_BYTES_MIN, Limits, Log, Outcome, Room, Sandbox, SandboxError, bwrap};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,8 +21,6 @@ const TREE_PERIOD: Duration = Duration::from_millis(500);
 const DISK_PERIOD_MIN: Duration = Duration::from_secs(1);
 /// How long a killed sandbox may take to be gone.
 const KILL_TIME_MAX: Duration = Duration::from_secs(20);
-/// What a run leaves free on the disk, in bytes: the control plane and rollbacks need it.
-const DISK_FREE_BYTES_MIN: u64 = 256 << 20;
 /// The most files and folders in the writable folders.
 const DISK_ENTRIES_MAX: usize = 2_000_000;
 /// The largest report by bubblewrap about its child, in bytes.
@@ -296,9 +294,12 @@ impl<'a> Watch<'a> {
         if now >= self.disk_due && self.killed.is_none() {
             let used = disk_use(&self.writable);
             self.disk_due = Instant::now() + DISK_PERIOD_MIN.max(now.elapsed() * 20);
-            let over = |used: u64| used.saturating_sub(self.disk_before) >> 20 > self.limits.disk_mib;
-            if used.is_none_or(over) {
-                self.kill(Some(Outcome::DiskLimit));
+            match used {
+                Err(why) => self.kill(Some(why)),
+                Ok(used) if used.saturating_sub(self.disk_before) >> 20 > self.limits.disk_mib => {
+                    self.kill(Some(Outcome::DiskLimit));
+                }
+                Ok(_) => {}
             }
         }
         Ok(())
@@ -435,8 +436,8 @@ fn private_kib(pid: u32) -> u64 {
     line("RssAnon:").unwrap_or(0) + line("RssShmem:").unwrap_or(0)
 }
 
-/// The bytes that these folders take on the disk; `None` when there are too many files, or the disk is nearly full.
-fn disk_use(folders: &[PathBuf]) -> Option<u64> {
+/// The bytes that these folders take on the disk; an outcome when there are too many files, or the disk is nearly full.
+fn disk_use(folders: &[PathBuf]) -> Result<u64, Outcome> {
     use std::os::unix::fs::MetadataExt;
     let (mut bytes, mut entries) = (0, 0);
     let mut open: Vec<PathBuf> = folders.to_vec();
@@ -444,14 +445,14 @@ fn disk_use(folders: &[PathBuf]) -> Option<u64> {
         rustix::fs::statvfs(path).is_ok_and(|s| s.f_bavail.saturating_mul(s.f_frsize) < DISK_FREE_BYTES_MIN)
     };
     if folders.iter().any(|f| nearly_full(f)) {
-        return None;
+        return Err(Outcome::DiskFull);
     }
     while let Some(folder) = open.pop() {
         // What goes away meanwhile uses nothing.
         for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
             entries += 1;
             if entries > DISK_ENTRIES_MAX {
-                return None;
+                return Err(Outcome::DiskLimit);
             }
             let Ok(metadata) = entry.metadata() else { continue };
             bytes += metadata.blocks() * 512;
@@ -460,5 +461,5 @@ fn disk_use(folders: &[PathBuf]) -> Option<u64> {
             }
         }
     }
-    Some(bytes)
+    Ok(bytes)
 }
