@@ -24,7 +24,7 @@ pub use status::{
     BakeStatus, BlindStatus, BuildStatus, CapacityStatus, CauseStatus, ChangeStatus, CommitStatus,
     DataStatus, HoldStatus, MotionStatus, OrganisationStatus, OverrideStatus, PipelineStatus, RaisedAlarm,
     ReasonStatus, RegionBake, ReleaseStatus, SourceStatus, StageStatus, StandingStatus, Status, StepStatus,
-    TaintStatus, TargetStatus, TeamAlarm, TeamStatus, TroubleStatus, WaitingStatus, WorkStatus,
+    TaintStatus, TargetStatus, TeamAlarm, TeamStatus, TroubleStatus, WaitingStatus, WorkStatus, WorkTrouble,
 };
 pub use why::{WhyAnswer, WhyCommit, WhyStep};
 

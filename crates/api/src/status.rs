@@ -24,6 +24,9 @@ pub struct Status {
     /// When it was so.
     #[schema(value_type = i64)]
     pub now: Timestamp,
+    /// What tidegate itself has to do and cannot at present, oldest first: builds that the machine fails, pages that nobody
+    /// takes, a full disk. It goes on trying.
+    pub troubles: Vec<WorkTrouble>,
     /// The organisation.
     pub organisation: OrganisationStatus,
     /// The teams of the pipelines below.
@@ -33,6 +36,21 @@ pub struct Status {
     /// There are more pipelines: the `after` that brings them.
     #[schema(value_type = Option<String>)]
     pub next: Option<PipelineId>,
+}
+
+/// Something that tidegate has to do and cannot at present.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WorkTrouble {
+    /// What it has to do, or to keep.
+    pub what: String,
+    /// Why the last try failed, or what is so now.
+    pub why: String,
+    /// Since when.
+    #[schema(value_type = i64)]
+    pub since: Timestamp,
+    /// How many tries have failed; 0 for what is not tried but lasts.
+    pub tries: u32,
 }
 
 /// The organisation.

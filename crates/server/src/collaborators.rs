@@ -6,7 +6,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use std::path::PathBuf;
 use std::sync::Arc;
-use tidegate_api::{BadPackage, Endpoint, PackagesVerified, VERSION};
+use tidegate_api::{BadPackage, Endpoint, PackagesVerified, VERSION, WorkTrouble};
 use tidegate_core::causes;
 use tidegate_core::ids::{PipelineId, ReleaseNo};
 use tidegate_workers::secrets::SecretStore;
@@ -26,6 +26,10 @@ impl Collaborators for HandsForApi {
 
     fn build_log(&self, pipeline: &PipelineId, release: ReleaseNo) -> PathBuf {
         Hands::build_log(&self.hands.dirs, pipeline, release)
+    }
+
+    fn troubles(&self) -> Vec<WorkTrouble> {
+        self.hands.troubles.list(self.hands.runtime.now())
     }
 
     fn endpoints(&self) -> BoxFuture<'_, Result<Vec<Endpoint>, String>> {

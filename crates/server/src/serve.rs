@@ -2,7 +2,7 @@
 
 use crate::auth::Tokens;
 use crate::collaborators::HandsForApi;
-use crate::hands::{BUILDS_AT_ONCE, Engines, Hands, Poller, Signals, TESTS_AT_ONCE};
+use crate::hands::{BUILDS_AT_ONCE, Engines, Hands, Poller, Signals, TESTS_AT_ONCE, Troubles};
 use crate::http::Api;
 use std::fs;
 use std::net::SocketAddr;
@@ -10,7 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tidegate_core::causes;
 use tidegate_core::pipeline::Switches;
@@ -50,19 +50,19 @@ pub struct ServeOptions {
 pub enum ServeError {
     #[error("failed to make {path}", path = path.display())]
     Dir { path: PathBuf, source: std::io::Error },
-    #[error("failed to open the store: {0}")]
+    #[error("failed to open the store")]
     Store(#[from] tidegate_store::OpenError),
-    #[error("failed to start the runtime: {0}")]
+    #[error("failed to start the runtime")]
     Runtime(#[from] tidegate_runtime::RuntimeError),
-    #[error("failed to prepare packages: {0}")]
+    #[error("failed to prepare packages")]
     Packages(#[from] tidegate_fleet::package::PackageError),
-    #[error("failed to open the secrets: {0}")]
+    #[error("failed to open the secrets")]
     Secrets(#[from] tidegate_workers::secrets::SecretError),
-    #[error("failed to open the command engine: {0}")]
+    #[error("failed to open the command engine")]
     Commands(#[from] tidegate_workers::command_engine::OpenError),
-    #[error("failed to prepare pages: {0}")]
+    #[error("failed to prepare pages")]
     Notifier(#[from] tidegate_workers::notify::NotifierError),
-    #[error("failed to tell the teams their definitions: {0}")]
+    #[error("failed to tell the teams their definitions")]
     Teams(#[from] tidegate_runtime::SubmitError),
     #[error("failed to prepare access tokens: {0}")]
     Tokens(String),
@@ -96,8 +96,10 @@ pub struct Dirs {
     pub keys: PathBuf,
     /// Mirrors of sources.
     pub mirrors: PathBuf,
-    /// Scratch of builds and tests.
+    /// Scratch of builds.
     pub builds: PathBuf,
+    /// Scratch of tests, apart from that of builds: each build begins with an empty one.
+    pub tests: PathBuf,
     /// Fetched dependencies.
     pub cache: PathBuf,
     /// Logs of builds and tests.
@@ -134,6 +136,7 @@ impl Dirs {
             keys: folder("keys")?,
             mirrors: folder("mirrors")?,
             builds: folder("builds")?,
+            tests: folder("tests")?,
             cache: folder("cache")?,
             logs: folder("logs")?,
             secrets: folder("secrets")?,
@@ -166,6 +169,7 @@ pub async fn serve(
     let dirs = Dirs::open(&options.data)?;
     // The store's lock comes first: a second server on one data directory touches nothing.
     let store = Arc::new(SqliteStore::open(&dirs.store, &SqliteOptions::default())?);
+    empty(&dirs.tests);
     let signing_key =
         Arc::new(SigningKey::load_or_create(&dirs.keys.join("signing.key"), &dirs.trusted_keys())?);
     let fleet = ensure_fleet(&dirs).await?;
@@ -195,7 +199,10 @@ pub async fn serve(
         signing_key,
         trusted_keys,
         secrets: SecretStore::open(&dirs.secrets)?,
-        notifier: Notifier::new(Limits::default())?,
+        // Each failure is told and kept; the effect is what repeats.
+        notifier: Notifier::new(Limits { attempts_max: 1, ..Limits::default() })?,
+        paged: Mutex::default(),
+        troubles: Arc::new(Troubles::default()),
         canaries: Canaries::new(),
         poller: Arc::clone(&poller),
         tool_paths: tool_paths(),
@@ -232,6 +239,15 @@ pub async fn serve(
         tracing::info!("what is still in work is repeated at the next start");
     }
     served
+}
+
+/// Removes what a server that was killed has left in a folder of scratch.
+fn empty(path: &Path) {
+    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+        if let Err(error) = fs::remove_dir_all(entry.path()) {
+            tracing::warn!(path = %entry.path().display(), "cannot remove what an earlier test has left: {error}");
+        }
+    }
 }
 
 /// The local fleet: a process of its own that outlives the server. It is found again if it runs, and started if not.

@@ -23,6 +23,16 @@ const COMMITS_MAX: usize = 5;
 pub(crate) fn status(status: &Status, paint: Paint) -> String {
     let organisation = status.organisation.name.as_deref().unwrap_or("(no organisation applied yet)");
     let mut out = format!("{}  {}\n", paint.bold(&clean(organisation)), paint.dim(&status.now.to_string()));
+    for trouble in &status.troubles {
+        let since = between(status.now, trouble.since);
+        let tried = match trouble.tries {
+            0 => String::new(),
+            1 => ", tried once".to_owned(),
+            n => format!(", tried {n} times"),
+        };
+        let text = format!("{} (for {since}{tried}): {}", trouble.what, trouble.why);
+        out.push_str(&line(2, &paint.bad("TROUBLE"), 7, &text));
+    }
     for alarm in &status.organisation.alarms {
         let since = between(status.now, alarm.since);
         let text = format!("raised by {} {since} ago: {}; nothing starts anywhere", alarm.by, alarm.reason);

@@ -105,6 +105,11 @@ fn stages() -> Value {
 fn constructed() -> Status {
     let value = json!({
         "version": 1, "now": NOW,
+        "troubles": [
+            {"what": "nothing is kept in /srv/tidegate", "why": "the disk is full: free some space; until then only rollbacks are recorded",
+                "since": ago(90), "tries": 0},
+            {"what": "the page \"frontend: r8 is rolled back\"", "why": "webhook 1: no answer within 10000 ms", "since": ago(30), "tries": 3}
+        ],
         "organisation": {"name": "shop", "alarms": [{"name": "large-scale-event", "by": {"user": "root"},
             "reason": "the network of eu-1 loses packets, and nobody should deploy before it is mended", "since": ago(120)}]},
         "teams": [
@@ -137,6 +142,10 @@ fn the_status_shows_every_state_with_its_reason() {
     let shown = status(&constructed(), Paint::NONE);
     expect![[r#"
         shop  2023-11-14T22:13:20.000Z
+          TROUBLE  nothing is kept in /srv/tidegate (for 90s): the disk is full: free some space; until then
+                   only rollbacks are recorded
+          TROUBLE  the page "frontend: r8 is rolled back" (for 30s, tried 3 times): webhook 1: no answer
+                   within 10000 ms
           ALARM large-scale-event  raised by root 2m ago: the network of eu-1 loses packets, and nobody
                                    should deploy before it is mended; nothing starts anywhere
 
@@ -190,7 +199,7 @@ fn the_status_shows_every_state_with_its_reason() {
 
 #[test]
 fn a_server_without_anything_says_so() {
-    let value = json!({"version": 1, "now": NOW, "organisation": {"name": null, "alarms": []}, "teams": [], "pipelines": [], "next": null});
+    let value = json!({"version": 1, "now": NOW, "troubles": [], "organisation": {"name": null, "alarms": []}, "teams": [], "pipelines": [], "next": null});
     let shown = status(&serde_json::from_value(value).unwrap(), Paint::NONE);
     expect![[r#"
         (no organisation applied yet)  2023-11-14T22:13:20.000Z

@@ -5,6 +5,7 @@ use super::dispatch::Performed;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 use tidegate_core::causes;
 use tidegate_core::decision::{BuildOrder, EffectId};
 use tidegate_core::ids::PackageDigest;
@@ -14,6 +15,9 @@ use tidegate_workers::build::{BuildFailure, BuildPlan, BuildSource, Builder};
 use tidegate_workers::sandbox::{Log, Sandbox};
 use tidegate_workers::secrets::{Masker, Secret};
 
+/// A step is ended by the sandbox at the build's time limit and told so in the log; exporting and packing, which have no
+/// limit of their own, are ended so much later.
+const TIME_GRACE: Duration = Duration::from_secs(30);
 /// The sandbox's program.
 const BUBBLEWRAP: &str = "bwrap";
 
@@ -86,7 +90,7 @@ async fn build(hands: &Arc<Hands>, order: &BuildOrder) -> Result<PackageDigest, 
     }
     let log = Log::create(&path, Masker::new(secrets.values())).map_err(|e| machine(&e))?;
     let name = format!("{}-{}", order.pipeline, order.release);
-    let limit = order.build.limits.time.into();
+    let limit = Duration::from(order.build.limits.time).saturating_add(TIME_GRACE);
     let plan = BuildPlan { definition: order.build.clone(), tool_paths: hands.tool_paths.clone() };
     let building = builder.build(&name, &plan, &sources, &secrets, &log);
     match tokio::time::timeout(limit, building).await {
@@ -99,7 +103,7 @@ async fn build(hands: &Arc<Hands>, order: &BuildOrder) -> Result<PackageDigest, 
 
 fn describe(failure: &BuildFailure) -> String {
     let mut text = causes(failure);
-    if let BuildFailure::Step { last_lines, .. } = failure {
+    if let BuildFailure::Step { last_lines, .. } | BuildFailure::NoSpace { last_lines, .. } = failure {
         text.push('\n');
         text.push_str(last_lines);
     }

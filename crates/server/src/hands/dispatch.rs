@@ -17,6 +17,8 @@ const IN_WORK_MAX: usize = 256;
 const RETRY_FIRST: Span = Span(250);
 /// Longest pause between two tries.
 const RETRY_MAX: Span = Span::seconds(30);
+/// What was given up is shown so long.
+const GIVEN_UP_SHOWN: Span = Span::hours(24);
 /// The store is looked at anew at least this often, whatever was signalled.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
@@ -28,6 +30,8 @@ pub(super) enum Performed {
     Told,
     /// It has to be tried again, for this reason.
     Failed(String),
+    /// It is not tried again, for this reason.
+    GivenUp(String),
 }
 
 pub(super) async fn run(hands: Arc<Hands>, lane: Lane, stop: CancellationToken) {
@@ -83,8 +87,28 @@ async fn pause(hands: &Arc<Hands>, lane: Lane, idle: bool) -> Duration {
     }
 }
 
+/// What an effect does, for people.
+fn name(effect: &Effect) -> String {
+    match effect {
+        Effect::Rollback(RollbackEffect::Return(order)) => {
+            format!("the order of {} to return {}", order.slot.pipeline, order.slot.target)
+        }
+        Effect::Forward(ForwardEffect::Deploy(order)) => {
+            format!("the order of {} to move {}", order.slot.pipeline, order.slot.target)
+        }
+        Effect::Forward(ForwardEffect::Build(order)) => {
+            format!("the build of {} {}", order.pipeline, order.release)
+        }
+        Effect::Forward(ForwardEffect::Test(order)) => {
+            format!("the tests of {} {} in {}", order.pipeline, order.release, order.step)
+        }
+        Effect::Forward(ForwardEffect::Page(page)) => format!("the page \"{}\"", page.title),
+    }
+}
+
 async fn perform(hands: &Arc<Hands>, pending: PendingEffect) {
     let PendingEffect { id, attempt, effect, .. } = pending;
+    let what = name(&effect);
     let performed = match effect {
         Effect::Rollback(RollbackEffect::Return(order)) => hands.engines.set(hands, &order, true).await,
         Effect::Forward(ForwardEffect::Deploy(order)) => hands.engines.set(hands, &order, false).await,
@@ -93,21 +117,30 @@ async fn perform(hands: &Arc<Hands>, pending: PendingEffect) {
         Effect::Forward(ForwardEffect::Page(page)) => super::pages::perform(hands, &id, &page).await,
     };
     let recorded = match performed {
-        Performed::Told => Ok(()),
+        Performed::Told => {
+            hands.troubles.over(&id.0);
+            Ok(())
+        }
         Performed::Done => {
+            hands.troubles.over(&id.0);
+            let id = id.clone();
+            hands.blocking(move |h| h.runtime.effect_done(&id)).await
+        }
+        Performed::GivenUp(why) => {
+            tracing::error!(effect = %id, attempt, "{what} is given up: {why}");
+            let now = hands.runtime.now();
+            hands.troubles.failed(&id.0, what, &format!("given up: {why}"), now, now + GIVEN_UP_SHOWN);
             let id = id.clone();
             hands.blocking(move |h| h.runtime.effect_done(&id)).await
         }
         Performed::Failed(why) => {
             let pause = Span(RETRY_FIRST.millis().saturating_mul(1 << attempt.min(16))).min(RETRY_MAX);
-            tracing::warn!(effect = %id, attempt, "an effect failed and is tried again in {pause}: {why}");
+            tracing::warn!(effect = %id, attempt, "{what} failed and is tried again in {pause}: {why}");
+            let now = hands.runtime.now();
+            let again: Timestamp = now + pause;
+            hands.troubles.failed(&id.0, what, &why, now, again);
             let id = id.clone();
-            hands
-                .blocking(move |h| {
-                    let retry_at: Timestamp = h.runtime.now() + pause;
-                    h.runtime.effect_failed(&id, attempt, retry_at)
-                })
-                .await
+            hands.blocking(move |h| h.runtime.effect_failed(&id, attempt, again)).await
         }
     };
     if let Err(error) = recorded {

@@ -13,14 +13,17 @@ mod signals;
 mod sources;
 mod tests_run;
 mod timers;
+mod troubles;
 
 pub use engines::Engines;
 pub use signals::Signals;
 pub use sources::Poller;
+pub use troubles::Troubles;
 
 use crate::serve::Dirs;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use tidegate_core::decision::{Actor, EffectId, Event};
 use tidegate_core::ids::{PipelineId, ReleaseNo};
 use tidegate_core::pipeline::PipelineEvent;
@@ -56,6 +59,10 @@ pub struct Hands {
     pub secrets: SecretStore,
     /// Delivers pages.
     pub notifier: Notifier,
+    /// Destinations, by their place in the page, that have taken a page which others have not.
+    pub paged: Mutex<BTreeSet<(EffectId, usize)>>,
+    /// What cannot be done at present.
+    pub troubles: Arc<Troubles>,
     /// Runs canaries.
     pub canaries: Canaries,
     /// Reads sources.

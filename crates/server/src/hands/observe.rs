@@ -3,7 +3,7 @@
 use super::Hands;
 use std::sync::Arc;
 use std::time::Duration;
-use tidegate_core::engine::Observation;
+use tidegate_core::engine::{BoxHealth, Observation};
 use tidegate_core::pipeline::{Motion, PipelineEvent};
 use tokio_util::sync::CancellationToken;
 
@@ -56,11 +56,34 @@ pub(super) async fn run_commands(hands: Arc<Hands>, stop: CancellationToken) {
 
 async fn tell(hands: &Arc<Hands>, observations: Vec<Observation>) {
     for observation in observations {
+        note_shortage(hands, &observation);
         if matters(hands, &observation) {
             let pipeline = observation.slot.pipeline.clone();
             hands.tell(&pipeline, PipelineEvent::SlotObserved { observation }).await;
         }
     }
+}
+
+/// Tells people of boxes that are to be there and are not, and what is in their way. A slot that moves tells it itself.
+fn note_shortage(hands: &Hands, seen: &Observation) {
+    let id = format!("slot {}", seen.slot);
+    let Some((healthy, minimum)) = shortage(hands, seen) else { return hands.troubles.over(&id) };
+    let sick = seen.boxes.iter().find_map(|b| match &b.health {
+        BoxHealth::Unhealthy { reason } => Some(format!("box {}: {reason}", b.id)),
+        _ => None,
+    });
+    let why = seen.trouble.clone().or(sick).unwrap_or_else(|| "they are starting".to_owned());
+    let what = format!("{} has {healthy} healthy boxes and needs {minimum}", seen.slot.target);
+    hands.troubles.lasts(&id, what, &why, hands.runtime.now());
+}
+
+fn shortage(hands: &Hands, seen: &Observation) -> Option<(usize, u32)> {
+    let pipeline = hands.runtime.pipeline(&seen.slot.pipeline).ok().flatten()?;
+    let slot = pipeline.slots.get(&seen.slot.target).filter(|s| s.motion == Motion::Settled)?;
+    slot.current()?;
+    let minimum = tidegate_core::rollout::minimum_healthy(&pipeline.definition.as_ref()?.rolling, slot.boxes);
+    let healthy = seen.boxes.iter().filter(|b| b.health.is_healthy()).count();
+    (u32::try_from(healthy).unwrap_or(u32::MAX) < minimum).then_some((healthy, minimum))
 }
 
 /// Whether an observation can change anything: the slot moves, or its capacity is not what was recorded. Only saves work:

@@ -3,7 +3,7 @@
 use super::Hands;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tidegate_core::causes;
 use tidegate_core::definition::SourceDef;
@@ -16,12 +16,16 @@ use tokio_util::sync::CancellationToken;
 
 /// The list of pipelines is looked at this often for sources that are due.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// A look that takes longer is told of. It ends by itself in any case: git's calls have time limits.
+const SLOW_AFTER: Duration = Duration::from_secs(10);
 
 /// Keeps the mirrors of all sources, one for each URL and secret.
 pub struct Poller {
     dir: PathBuf,
     mirrors: Mutex<BTreeMap<String, Arc<Mirror>>>,
     looked: std::sync::Mutex<BTreeMap<(PipelineId, SourceId), Instant>>,
+    /// Looks that have not ended, and since when: each source is looked at once at a time.
+    looking: std::sync::Mutex<BTreeMap<(PipelineId, SourceId), Instant>>,
     notified: Notify,
 }
 
@@ -29,23 +33,36 @@ impl Poller {
     /// Mirrors are kept in this folder.
     #[must_use]
     pub fn new(dir: PathBuf) -> Self {
-        Self { dir, mirrors: Mutex::default(), looked: std::sync::Mutex::default(), notified: Notify::new() }
+        Self {
+            dir,
+            mirrors: Mutex::default(),
+            looked: std::sync::Mutex::default(),
+            looking: std::sync::Mutex::default(),
+            notified: Notify::new(),
+        }
     }
 
     /// A source has changed: every source is looked at now. Whoever notifies names no source that could be wrong.
     pub fn notify(&self) {
-        self.looked.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
+        self.looked.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.notified.notify_one();
     }
 
-    fn due(&self, pipeline: &PipelineId, source: &SourceDef) -> bool {
-        let mut looked = self.looked.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    fn looking(&self) -> MutexGuard<'_, BTreeMap<(PipelineId, SourceId), Instant>> {
+        self.looking.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a look begins now.
+    fn begins(&self, pipeline: &PipelineId, source: &SourceDef) -> bool {
+        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (pipeline.clone(), source.name.clone());
         let due = looked.get(&key).is_none_or(|at| at.elapsed() >= Duration::from(source.poll));
-        if due {
-            looked.insert(key, Instant::now());
+        let begins = due && !self.looking().contains_key(&key);
+        if begins {
+            looked.insert(key.clone(), Instant::now());
+            self.looking().insert(key, Instant::now());
         }
-        due
+        begins
     }
 
     /// The mirror of a source; made, but not fetched, if it is not there.
@@ -72,19 +89,49 @@ pub(super) async fn run(hands: Arc<Hands>, stop: CancellationToken) {
             let Ok(Some(pipeline)) = hands.runtime.pipeline(&id) else { continue };
             let Some(definition) = &pipeline.definition else { continue };
             for source in &definition.sources {
-                if hands.poller.due(&id, source) {
+                if hands.poller.begins(&id, source) {
                     let known = pipeline.sources.get(&source.name).and_then(|s| s.head.clone());
                     let (hands, id, source) = (Arc::clone(&hands), id.clone(), source.clone());
-                    // One that hangs (its calls have time limits) holds up no other.
-                    tokio::spawn(async move { look(&hands, &id, &source, known).await });
+                    // One that hangs holds up no other.
+                    tokio::spawn(async move {
+                        let _end = EndOfLook { hands: &hands, key: (id.clone(), source.name.clone()) };
+                        look(&hands, &id, &source, known).await;
+                    });
                 }
             }
         }
+        tell_of_slow_ones(&hands);
         tokio::select! {
             () = stop.cancelled() => {}
             () = hands.poller.notified.notified() => {}
             () = tokio::time::sleep(LOOK_EVERY) => {}
         }
+    }
+}
+
+/// However a look ends, the next one can begin.
+struct EndOfLook<'a> {
+    hands: &'a Hands,
+    key: (PipelineId, SourceId),
+}
+
+impl Drop for EndOfLook<'_> {
+    fn drop(&mut self) {
+        self.hands.poller.looking().remove(&self.key);
+        self.hands.troubles.over(&name(&self.key.0, &self.key.1));
+    }
+}
+
+fn name(pipeline: &PipelineId, source: &SourceId) -> String {
+    format!("reading source {source} of {pipeline}")
+}
+
+fn tell_of_slow_ones(hands: &Hands) {
+    let looking = hands.poller.looking();
+    for ((pipeline, source), since) in looking.iter().filter(|(_, since)| since.elapsed() > SLOW_AFTER) {
+        let name = name(pipeline, source);
+        let why = format!("the repository has not answered for {} s", since.elapsed().as_secs());
+        hands.troubles.lasts(&name, name.clone(), &why, hands.runtime.now());
     }
 }
 

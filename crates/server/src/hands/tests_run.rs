@@ -51,7 +51,7 @@ async fn run_all(hands: &Arc<Hands>, order: &TestOrder) -> Result<Result<(), Str
                 endpoints: endpoints.clone(),
                 log: log.join(file.replace(['/', '\0'], "-")),
             };
-            let (store, keys, temp) = (&hands.packages, &hands.trusted_keys, &hands.dirs.builds);
+            let (store, keys, temp) = (&hands.packages, &hands.trusted_keys, &hands.dirs.tests);
             let never = std::future::pending();
             let told = |lines: &[String]| format!("test '{}' in {region}:\n{}", spec.name, lines.join("\n"));
             match run_test(store, keys, temp, &run, never).await.map_err(|e| causes(&e))? {

@@ -3,12 +3,33 @@
 use super::Hands;
 use std::sync::Arc;
 use std::time::Duration;
+use tidegate_runtime::Reserve;
 use tokio_util::sync::CancellationToken;
 
 /// How many aggregates are told at once.
 const BATCH: usize = 256;
 /// The longest pause: due times are looked at anew at least this often, whatever was signalled.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// With less free than this, in bytes, the disk counts as full: the next commit may not fit.
+const FREE_MIN_BYTES: u64 = 1 << 20;
+/// Under which the disk's trouble is known.
+const DISK: &str = "disk";
+
+/// Has the reserve made again if it was used, and tells people of a disk that is full.
+fn look_at_the_disk(hands: &Hands) {
+    let reserve = hands.runtime.tend().inspect_err(|error| {
+        tracing::warn!("the reserved disk space cannot be looked after: {error}");
+    });
+    let data = &hands.dirs.data;
+    let free = rustix::fs::statvfs(data).map_or(u64::MAX, |s| s.f_bavail.saturating_mul(s.f_frsize));
+    if free >= FREE_MIN_BYTES && !matches!(reserve, Ok(Reserve::Missing)) {
+        return hands.troubles.over(DISK);
+    }
+    let why = "the disk is full: free some space; until then only rollbacks are recorded";
+    let now = hands.runtime.now();
+    hands.troubles.lasts(DISK, format!("nothing is kept in {}", data.display()), why, now);
+}
 
 pub(super) async fn run(hands: Arc<Hands>, stop: CancellationToken) {
     let mut commits = hands.signals.any();
@@ -30,9 +51,7 @@ pub(super) async fn run(hands: Arc<Hands>, stop: CancellationToken) {
                 PAUSE_MAX
             }
         };
-        let _ = hands.blocking(|h| h.runtime.tend()).await.inspect_err(|error| {
-            tracing::warn!("the reserved disk space cannot be looked after: {error}");
-        });
+        hands.blocking(look_at_the_disk).await;
         tokio::select! {
             () = stop.cancelled() => {}
             () = tokio::time::sleep(pause) => {}

@@ -24,7 +24,7 @@ use futures_util::future::BoxFuture;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tidegate_api::{Code, Endpoint, PackagesVerified};
+use tidegate_api::{Code, Endpoint, PackagesVerified, WorkTrouble};
 use tidegate_core::ids::{PipelineId, ReleaseNo};
 use tidegate_runtime::Runtime;
 use tidegate_workers::secrets::SecretStore;
@@ -50,6 +50,8 @@ pub trait Collaborators: Send + Sync {
     fn source_changed(&self, url: &str);
     /// The file with the output of a release's build; it may grow, and may not be there (any more).
     fn build_log(&self, pipeline: &PipelineId, release: ReleaseNo) -> PathBuf;
+    /// What tidegate has to do and cannot at present, oldest first.
+    fn troubles(&self) -> Vec<WorkTrouble>;
     /// Where services are called; an error is told to the caller in its words.
     fn endpoints(&self) -> BoxFuture<'_, Result<Vec<Endpoint>, String>>;
     /// The secrets that definitions name.

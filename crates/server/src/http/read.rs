@@ -24,6 +24,8 @@ use tokio::io::AsyncReadExt;
 
 /// The most pipelines in one status; `next` brings more.
 pub(super) const STATUS_PIPELINES_MAX: usize = 100;
+/// The most troubles in one status, the oldest.
+const STATUS_TROUBLES_MAX: usize = 50;
 /// The most entries in one page of the log.
 pub(super) const LOG_PAGE_MAX: usize = 1_000;
 /// How many entries come when nothing else is said.
@@ -64,7 +66,9 @@ pub(super) async fn status(
 ) -> Result<Json<Status>, ApiError> {
     let only = query.pipeline.map(PipelineId::new).transpose()?;
     let after = query.after.map(PipelineId::new).transpose()?;
-    api.run(move |runtime| status_of(runtime, only, after)).await.map(Json)
+    let mut troubles = api.collaborators.troubles();
+    troubles.truncate(STATUS_TROUBLES_MAX);
+    api.run(move |runtime| Ok(Status { troubles, ..status_of(runtime, only, after)? })).await.map(Json)
 }
 
 fn status_of(
@@ -105,6 +109,7 @@ fn status_of(
     Ok(Status {
         version: VERSION,
         now,
+        troubles: Vec::new(),
         organisation: view::organisation(&*runtime.organisation()?),
         teams: teams.iter().map(|(id, team)| view::team(id, team)).collect(),
         pipelines,

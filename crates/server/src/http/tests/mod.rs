@@ -53,6 +53,10 @@ struct Outside {
 }
 
 impl Collaborators for Outside {
+    fn troubles(&self) -> Vec<tidegate_api::WorkTrouble> {
+        Vec::new()
+    }
+
     fn source_changed(&self, url: &str) {
         self.notified.lock().unwrap().push(url.to_owned());
     }
