@@ -1,0 +1,46 @@
+//! The program in the tests' packages: a small HTTP server on std alone. The package says in a file how it behaves.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+
+/// Runs the server if this process is a box; else does nothing.
+///
+/// Behaviours: `good`; `exits` at once; `sick` never passes a health check; `stubborn` takes no SIGTERM (its script sees to
+/// that).
+pub(crate) fn main() {
+    let (Ok(behaviour), Ok(address)) = (std::env::var("BEHAVIOUR"), std::env::var("TIDEGATE_ADDRESS")) else {
+        return;
+    };
+    if behaviour == "exits" {
+        println!("FATAL the configuration has no database");
+        std::process::exit(7);
+    }
+    let listener = TcpListener::bind(&address).unwrap();
+    for stream in listener.incoming().flatten() {
+        let sick = behaviour == "sick";
+        std::thread::spawn(move || serve(&stream, sick));
+    }
+}
+
+fn serve(mut stream: &TcpStream, sick: bool) -> std::io::Result<()> {
+    let mut lines = BufReader::new(stream).lines();
+    while let Some(line) = lines.next().transpose()? {
+        let path = line.split_whitespace().nth(1).unwrap_or_default().to_owned();
+        // Nobody sends these boxes a body.
+        let mut last = false;
+        while let Some(header) = lines.next().transpose()?.filter(|header| !header.is_empty()) {
+            last |= header.eq_ignore_ascii_case("connection: close");
+        }
+        let (status, body) = match path.as_str() {
+            "/health" if sick => ("503 Sick", "the database does not answer".to_owned()),
+            "/env" => ("200 OK", std::env::vars().map(|(name, value)| format!("{name}={value}\n")).collect()),
+            _ => ("200 OK", std::env::var("VERSION").unwrap_or_default()),
+        };
+        let head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n", body.len());
+        stream.write_all(&[head, body].concat().into_bytes())?;
+        if last {
+            break;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,87 @@
+//! A full disk: nothing goes forward and a user is told why, a rollback works as ever, and when there is room again all
+//! goes on.
+
+use crate::world::{World, can_have_a_disk, definitions, get, release, steps, words};
+use serde_json::json;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
+use tidegate_api::{BuildStatus, WorkStatus};
+
+/// Room for what store, fleet and command engine reserve (112 MiB), and for what a build has to leave free (256 MiB).
+const DISK_MIB: u32 = 512;
+
+fn fill(path: &Path) {
+    let mut file = File::create(path).unwrap();
+    for block in [1 << 20, 4096, 1] {
+        while file.write_all(&vec![1; block]).is_ok() {}
+    }
+}
+
+#[test]
+fn on_a_full_disk_a_rollback_works_and_nothing_else_is_lost() {
+    if !can_have_a_disk() {
+        return;
+    }
+    let world = World::start_with(&definitions::organisation(), Some(DISK_MIB));
+    let repo = world.repo("shop");
+    world.land(&repo, &[]);
+    let mut definition = definitions::application(&repo);
+    world.apply("app", &definition).well();
+    world.until_passed("app", 1);
+    definition["stages"][0]["bake"]["az"] = json!("1h");
+    world.apply("app", &definition).well();
+    let bad = world.land(&repo, &[("version", "2")]);
+    let bakes = |number: u64| {
+        let pipeline = world.pipeline("app");
+        let first = steps(&pipeline).next()?;
+        matches!(&first.work, WorkStatus::Baking { release, .. } if release.0 == number).then_some(())
+    };
+    world.until("r2 bakes", || bakes(2));
+    let eu = world.endpoint("shop", "beta", "eu");
+
+    // The next release is being built when the disk becomes full.
+    let script = "set -e; mkdir out; cp run version behaviour out; chmod +x out/run; sleep 4; \
+                  head -c 4M /dev/zero > large; rm large\n";
+    let message = format!("another way\n\nFixes: {bad}");
+    let mends = repo.commit(&[("version", "3"), ("build.sh", script)], &message);
+    let after = repo.commit(&[("version", "4")], &message);
+    world.bob(&["approve", &mends]).well();
+    repo.merge(&mends);
+    world.until("r3 is being built", || {
+        let log = world.cli(&["build-log", "app", "r3"]);
+        log.out.contains("== compile").then_some(())
+    });
+    let filling = world.data().join("fill");
+    fill(&filling);
+
+    let told = world.bob(&["approve", &after]);
+    assert_eq!(told.code, 1, "{told:?}");
+    assert!(
+        told.talk.contains("the disk is full: free some space; until then only rollbacks are recorded"),
+        "{told:?}"
+    );
+    let status = world.until("the status tells of the disk and of the build", || {
+        let status = words(&world.cli(&["status"]).well());
+        (status.contains("the disk is full") && status.contains("the build of app r3")).then_some(status)
+    });
+    assert!(status.contains("step 'compile' was ended: the disk has less than 256 MiB free"), "{status}");
+
+    world.bob(&["rollback", "app", "r2", "--reason", "it looks wrong"]).well();
+    world.until_everywhere("app", 1);
+    for _ in 0..6 {
+        assert_eq!(get(&eu, "/", None), Some((200, "1".to_owned())));
+    }
+    assert!(world.told().iter().any(|t| t.starts_with("r2 REJECTED: bob: it looks wrong")));
+    assert!(matches!(release(&world.pipeline("app"), 3).unwrap().build, BuildStatus::Building { .. }));
+
+    fs::remove_file(filling).unwrap();
+    world.until("r3 is built and bakes", || bakes(3));
+    world.until("no trouble is left", || world.status().troubles.is_empty().then_some(()));
+    world.bob(&["approve", &after]).well();
+    repo.merge(&after);
+    world.until("r4 is built", || {
+        matches!(release(&world.pipeline("app"), 4)?.build, BuildStatus::Built { .. }).then_some(())
+    });
+    world.cli(&["log", "--verify"]).well();
+}

@@ -1,0 +1,54 @@
+//! One data directory: a second server, and a log that somebody has changed.
+
+use crate::world::{World, definitions, run};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+#[test]
+fn a_second_server_on_the_same_data_directory_is_refused_and_the_first_goes_on() {
+    let world = World::start();
+    let repo = world.repo("shop");
+    world.land(&repo, &[]);
+    world.apply("app", &definitions::application(&repo)).well();
+    let begun = Instant::now();
+    let mut second = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    second.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(world.data());
+    let told = run(&mut second);
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    let why = format!(
+        "tidegate: failed to serve: failed to open the store: {} is in use by another server (process {})\n",
+        world.data().join("store").display(),
+        world.server_pid()
+    );
+    assert_eq!((told.code, told.out.as_str(), told.talk.as_str()), (1, "", why.as_str()));
+    assert!(world.address().is_some(), "the first server's address still stands where it is looked for");
+    world.until_passed("app", 1);
+}
+
+#[test]
+fn a_log_that_somebody_changed_is_found_at_the_place() {
+    let mut world = World::start();
+    let repo = world.repo("shop");
+    world.apply("app", &definitions::application(&repo)).well();
+    world.bob(&["hold", "app", "--reason", "wait for the audit"]).well();
+    world.bob(&["unhold", "app", "1"]).well();
+    let told = world.cli(&["log", "--verify"]).well();
+    assert!(told.starts_with("the log is in order: "), "{told}");
+    let entry = world.log().into_iter().find(|e| e.text.contains("wait for the audit")).unwrap();
+    assert_eq!(entry.aggregate, "pipeline/app");
+
+    world.end_server();
+    let database = rusqlite::Connection::open(world.data().join("store/tidegate.db")).unwrap();
+    let changed = database.execute(
+        "UPDATE facts SET fact = CAST(replace(CAST(fact AS TEXT), 'the audit', 'nothing!!') AS BLOB) WHERE position = ?1",
+        [i64::try_from(entry.position).unwrap()],
+    );
+    assert_eq!(changed, Ok(1));
+    drop(database);
+
+    world.restart_server();
+    let told = world.cli(&["log", "--verify"]);
+    assert_eq!((told.code, told.out.as_str()), (1, ""), "{told:?}");
+    let place = format!("the log of pipeline/app is broken at fact {}: ", entry.seq);
+    assert!(told.talk.contains("the log is NOT in order: ") && told.talk.contains(&place), "{told:?}");
+}

@@ -1,0 +1,26 @@
+//! The command as a user meets it: its words and exit codes against an API ([`commands`]), and whole servers with fleet,
+//! repositories, sandbox and boxes to which bad things happen ([`world`] is what they stand in). Of each bad thing it is
+//! shown that a user is told what is wrong, that nothing waits without end, and that nothing is lost.
+//!
+//! The test binary starts itself again as the boxes: one of its "tests" does nothing unless it is started so.
+
+#![expect(clippy::unwrap_used, reason = "a failed unwrap fails the test, also in its helpers")]
+
+mod box_server;
+mod boxes;
+mod builds;
+mod command_engine;
+mod commands;
+mod crash;
+mod definitions;
+mod disk;
+mod instances;
+mod pages;
+mod sources;
+mod world;
+
+/// A box's process, when the environment says so.
+#[test]
+fn role_box() {
+    box_server::main();
+}
