@@ -42,7 +42,7 @@ fn taken_back(behaviour: &str) -> (World, String) {
 fn a_box_that_exits_at_once_is_taken_back_with_its_last_words() {
     let (world, cause) = taken_back("exits");
     let begin = "boxes of shop/beta/eu/a/main did not become healthy: box ";
-    let end = "exited with exit status: 7: FATAL the configuration has no database";
+    let end = ": it exited with status 7; its log ends with: FATAL the configuration has no database";
     assert!(cause.starts_with(begin) && cause.ends_with(end), "{cause}");
     let status = world.cli(&["status", "app"]).well();
     assert!(status.contains("REJECTED") && status.contains("rolled back"), "{status}");

@@ -52,7 +52,8 @@ fn a_build_that_runs_wild_fails_by_a_named_limit_and_the_next_one_builds() {
         assert!(status.contains("FAILED to build") && status.contains(limit), "{status}");
         let why = world.cli(&["why", &commit[..10]]).well();
         assert!(
-            words(&why).contains(&format!("r{number} cannot be built: step 'compile' was killed")),
+            words(&why)
+                .contains(&format!("it is in r{number}, which cannot be built: step 'compile' was killed")),
             "{why}"
         );
         let log = world.cli(&["build-log", "app", &format!("r{number}")]).well();

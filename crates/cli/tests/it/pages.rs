@@ -24,6 +24,7 @@ struct Pager {
 #[derive(Default)]
 struct State {
     answers: bool,
+    first: Option<Instant>,
     calls: Vec<Call>,
     answered: Vec<Call>,
     waiting: Vec<TcpStream>,
@@ -43,6 +44,7 @@ impl Pager {
     fn take(&self, mut stream: TcpStream) {
         let Some(call) = read(&stream) else { return };
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.first.get_or_insert_with(Instant::now);
         state.calls.push(call.clone());
         if state.answers {
             if stream.write_all(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n").is_ok() {
@@ -57,6 +59,10 @@ impl Pager {
         let mut state = self.state.lock().unwrap();
         state.answers = true;
         state.waiting.clear();
+    }
+
+    fn first(&self) -> Option<Instant> {
+        self.state.lock().unwrap().first
     }
 
     fn calls(&self) -> Vec<Call> {
@@ -114,6 +120,8 @@ fn a_webhook_that_does_not_answer_holds_up_nothing_and_is_told_of() {
     world.until("the page is under way", || (!silent.calls().is_empty()).then_some(()));
     // The one that answers is not behind the one that does not.
     world.until("the other destination is paged", || (!second.answered().is_empty()).then_some(()));
+    let behind = second.first().unwrap().saturating_duration_since(silent.first().unwrap());
+    assert!(behind < Duration::from_secs(8), "it was paged {behind:?} after the one that does not answer");
 
     let status = world.until("the trouble shows", || {
         let status = words(&world.cli(&["status"]).well());
