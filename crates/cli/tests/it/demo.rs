@@ -51,7 +51,11 @@ fn fails_with(rule: Option<&str>, chapters: &str, expected: &str) {
 
 #[test]
 fn without_review_the_story_fails_in_its_third_chapter() {
-    fails_with(Some("review"), "3", "chapter 3 did not happen as told: a release was made of a commit that nobody");
+    fails_with(
+        Some("review"),
+        "3",
+        "chapter 3 did not happen as told: a release was made of a commit that nobody",
+    );
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod command_engine;
 mod commands;
 mod crash;
 mod definitions;
+mod demo;
 mod disk;
 mod instances;
 mod pages;
