@@ -211,7 +211,12 @@ fn the_exit_code_says_how_it_ended() {
         (&["hold", "Front End", "--reason", "x"][..], 2, "error: invalid value 'Front End'"),
         (&["packages", "verify"][..], 1, "tidegate: failed to verify all packages"),
         (&["--server", "http://127.0.0.1:1", "status"][..], 4, "tidegate: cannot reach the server"),
-        (&["--server", "https://tidegate.example", "status"][..], 2, "tidegate: https is not supported yet"),
+        (&["--server", "https://127.0.0.1:1", "status"][..], 4, "tidegate: cannot reach the server"),
+        (
+            &["--server", "ftp://127.0.0.1", "status"][..],
+            2,
+            "tidegate: 'ftp://127.0.0.1' is no URL of a server",
+        ),
     ] {
         let (found, _, talk) = alice(arguments);
         assert_eq!(found, code, "{arguments:?}: {talk}");

@@ -25,6 +25,8 @@ fn a_definition_that_is_wrong_is_refused_and_nothing_changes() {
     let repo = world.repo("shop");
     let good = definitions::application(&repo);
     world.apply("app", &good).well();
+    // From then on nothing happens by itself: the repository is empty.
+    world.until("the source was looked at", || world.pipeline("app").sources.remove(0).trouble);
     let with = |pointer: &str, value: Value| {
         let mut definition = good.clone();
         *definition.pointer_mut(pointer).unwrap() = value;
