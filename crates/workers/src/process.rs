@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncReadExt, Interest};
 use tokio::net::unix::pipe;
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 use tokio::sync::Notify;
 
 /// From SIGTERM to SIGKILL for a group that is ended early.
@@ -117,6 +117,22 @@ pub struct Job {
     pub mask: Masker,
 }
 
+/// A program that was unpacked a moment ago can be busy: a child that another thread forks meanwhile holds all open files
+/// until its own exec, the one that the program was written through included. That passes within milliseconds.
+async fn patiently(command: &mut Command) -> std::io::Result<Child> {
+    const TRIES_MAX: u32 = 100;
+    const PAUSE: Duration = Duration::from_millis(5);
+    for _ in 1..TRIES_MAX {
+        match command.spawn() {
+            Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => {
+                tokio::time::sleep(PAUSE).await
+            }
+            other => return other,
+        }
+    }
+    command.spawn()
+}
+
 impl Job {
     /// Runs it until it exits, its time is over, it prints too much or `cancel` is ready. Returns when its whole group
     /// has been ended.
@@ -141,7 +157,7 @@ impl Job {
         };
         command.stderr(writer);
         before_exec(&mut command, self.inherits, self.niced);
-        let mut child = command.spawn().map_err(start)?;
+        let mut child = patiently(&mut command).await.map_err(start)?;
         // The command holds the pipe's writing end and the lock, which are the child's alone from here on.
         drop(command);
 

@@ -10,6 +10,9 @@ use tidegate_core::decision::Fact;
 use tidegate_core::ids::{ReleaseNo, TargetId};
 use tidegate_core::pipeline::{Cause, PipelineFact, Reason};
 
+/// From the entry of a bad release to its rejection: its boxes have to start, and a period of two seconds to close.
+const DETECTION_MAX: Duration = Duration::from_secs(45);
+
 const FRONTEND: &str = "frontend-app";
 const BACKEND: &str = "backend-app";
 
@@ -160,7 +163,8 @@ impl Story<'_> {
             })
             .await?;
         let rejected = self
-            .wait(
+            .wait_at_most(
+                DETECTION_MAX,
                 "its rejection",
                 FRONTEND,
                 mark,

@@ -150,14 +150,25 @@ impl Story<'_> {
         after: u64,
         holds: impl Fn(&PipelineFact) -> bool,
     ) -> Result<LogEntry, String> {
+        self.wait_at_most(PATIENCE, what, pipeline, after, holds).await
+    }
+
+    pub(super) async fn wait_at_most(
+        &mut self,
+        limit: Duration,
+        what: &str,
+        pipeline: &str,
+        after: u64,
+        holds: impl Fn(&PipelineFact) -> bool,
+    ) -> Result<LogEntry, String> {
         let begun = Instant::now();
         loop {
             self.read().await?;
             if let Some(entry) = self.find(pipeline, after, &holds) {
                 return Ok(entry.clone());
             }
-            if begun.elapsed() > PATIENCE {
-                return Err(format!("waited {} s in vain for: {what} ({pipeline})", PATIENCE.as_secs()));
+            if begun.elapsed() > limit {
+                return Err(format!("waited {} s in vain for: {what} ({pipeline})", limit.as_secs()));
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }

@@ -65,7 +65,11 @@ fn without_rollback_the_story_fails_in_its_fourth_chapter() {
 
 #[test]
 fn without_rejection_the_story_fails_in_its_fourth_chapter() {
-    fails_with(Some("rejection"), "1,4", "chapter 4 did not happen as told: this was not to happen");
+    fails_with(
+        Some("rejection"),
+        "1,4",
+        "chapter 4 did not happen as told: waited 45 s in vain for: its rejection",
+    );
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tidegate_core::alarm::AlarmName;
 use tidegate_core::causes;
 use tidegate_core::decision::Event;
+use tidegate_core::definition::EngineDef;
 use tidegate_core::engine::Observation;
 use tidegate_core::ids::{EnvironmentId, PipelineId, RegionId, Role, ServiceId, TeamId};
 use tidegate_core::pipeline::{Grant, Pipeline, PipelineEvent, Work};
@@ -159,10 +160,14 @@ impl Watcher {
         }
     }
 
-    /// Alarms without data. A service that reports nothing at all in a Region where its pipeline bakes is blind as a whole.
+    /// Alarms without data. A service that has run boxes in the Region and reports nothing at all there is blind as a whole;
+    /// one that is moved by its team's commands alone has none of tidegate's metrics anywhere, and is watched by its team's
+    /// other alarms and by hand.
     fn blind(&self, hands: &Hands, team: &TeamId, service: &ServiceId, scope: &Scope) -> BTreeSet<AlarmName> {
         let mut blind = self.last_blind.get(&(team.clone(), scope.clone())).cloned().unwrap_or_default();
-        if !self.standing.services.contains(&(service.clone(), scope.clone())) {
+        if !self.standing.services.contains(&(service.clone(), scope.clone()))
+            && has_run(hands, service, scope)
+        {
             let definition = hands
                 .runtime
                 .team(team)
@@ -172,6 +177,21 @@ impl Watcher {
         }
         blind
     }
+}
+
+/// Whether some pipeline of the service runs, or has run, boxes of the fleet in the Region.
+fn has_run(hands: &Hands, service: &ServiceId, scope: &Scope) -> bool {
+    let runs = |pipeline: &Pipeline| {
+        let definition = pipeline.definition.as_ref().filter(|d| &d.service == service);
+        definition.is_some_and(|d| matches!(d.run.engine, EngineDef::Process(_)))
+            && pipeline
+                .slots
+                .iter()
+                .any(|(target, slot)| &Scope::of(target) == scope && !slot.history.is_empty())
+    };
+    let all = hands.runtime.pipelines().unwrap_or_default();
+    // One that cannot be read may well run boxes.
+    all.iter().any(|id| hands.runtime.pipeline(id).map_or(true, |p| p.is_some_and(|p| runs(&p))))
 }
 
 fn baking(pipeline: &Pipeline) -> BTreeSet<Scope> {
