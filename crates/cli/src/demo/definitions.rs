@@ -56,7 +56,7 @@ fn service(name: &str, canary: &str) -> Value {
         "team": "shop",
         "alarms": [
             alarm("High_Fault_Rate", "service", json!({"fault-rate": {}}), 10, 5),
-            alarm("High_P90_Latency", "service", json!({"latency": {"percentile": "p90"}}), 600, 5),
+            alarm("High_P90_Latency", "service", json!({"latency": {"percentile": "p90"}}), 1_500, 5),
             alarm("High_Failing_Health_Checks", "service", json!("unhealthy-boxes"), 60, 1),
             alarm("OneBox_High_Fault_Rate", "one-box", json!({"fault-rate": {}}), 10, 1),
             alarm("High_Canary_Failures", "service", json!("canary-failures"), 60, 1)

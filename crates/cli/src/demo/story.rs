@@ -254,7 +254,7 @@ impl Story<'_> {
         self.done_everywhere(BACKEND, settled, 0).await?;
         let mark = self.mark();
         // The one-box alone is a tenth of the traffic, too little for a p90; the first AZ makes it fire.
-        for (name, value) in [("AFTER_SECONDS", "13"), ("MS_PER_SECOND", "500"), ("MAX_MS", "1000")] {
+        for (name, value) in [("AFTER_SECONDS", "13"), ("MS_PER_SECOND", "1000"), ("MAX_MS", "2500")] {
             frontend.set("src/behaviour.rs", &format!("SLOW_BURN_{name}"), value)?;
         }
         self.merge(&frontend, "frontend: a slow burn", true).await?;

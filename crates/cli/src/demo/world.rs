@@ -289,12 +289,13 @@ async fn customers(data: &Path) -> Result<Vec<LoadTarget>, String> {
                         LoadRequest::post("/reserve", "order=o{n}&item={n}&quantity=1"),
                     ]
                 };
-                let rate_per_second = match (environment, service) {
-                    ("production", "frontend") => PRODUCTION_RATE,
-                    _ => 10,
+                // Slow answers must not leave too few connections to see that they are slow.
+                let (rate_per_second, connections) = match (environment, service) {
+                    ("production", "frontend") => (PRODUCTION_RATE, 12),
+                    _ => (10, 4),
                 };
                 let name = format!("{service}/{environment}/{region}");
-                all.push(LoadTarget { name, address, rate_per_second, connections: 4, requests });
+                all.push(LoadTarget { name, address, rate_per_second, connections, requests });
             }
         }
     }
