@@ -65,6 +65,9 @@ fn lease(fact: &LeaseFact) -> String {
         LeaseFact::Taken { pipeline, step } => format!("{pipeline} deploys here in {step}"),
         LeaseFact::Seized { pipeline } => format!("{pipeline} rolls back here"),
         LeaseFact::Released { pipeline } => format!("{pipeline} is done here"),
+        LeaseFact::GivenUp { pipeline } => {
+            format!("the deployment of {pipeline} that was interrupted here does not go on")
+        }
     }
 }
 

@@ -3,7 +3,8 @@
 use crate::Sim;
 use std::collections::{BTreeMap, BTreeSet};
 use tidegate_core::alarm::{AlarmState, high_severity_name};
-use tidegate_core::ids::{EnvironmentId, RegionId, Role, ServiceId, TargetId};
+use tidegate_core::ids::{EnvironmentId, PipelineId, RegionId, Role, ServiceId, TargetId};
+use tidegate_core::lease::{Lease, LeaseId};
 use tidegate_core::pipeline::{Build, Motion, Pipeline, Standing, Work, unreviewed};
 use tidegate_core::scope::Scope;
 use tidegate_core::team::one_box_name;
@@ -53,6 +54,20 @@ fn rule_1(sim: &Sim) -> Result<(), String> {
             let other = steps.insert(*release, &step.id);
             if other.is_some_and(|other| other != &step.id) {
                 return Err(format!("{release} of {id} deploys in {} and in {other:?}", step.id));
+            }
+        }
+    }
+    let leases: BTreeMap<&String, &Lease> = sim.audit.leases().collect();
+    for ((service, environment, region), targets) in &moving {
+        let scope = Scope { environment: environment.clone(), region: region.clone() };
+        let id = format!("lease/{}", LeaseId::new(service, scope));
+        let lease = leases.get(&id);
+        for (target, pipeline) in targets {
+            let holds = |pipeline: &PipelineId| {
+                lease.is_some_and(|l| l.is_deploying(pipeline) || l.is_interrupted(pipeline))
+            };
+            if !pipeline.parse().is_ok_and(|p| holds(&p)) {
+                return Err(format!("{target} of {pipeline} moves, and its lease is {lease:?}"));
             }
         }
     }

@@ -3,12 +3,12 @@
 
 use super::decide::Deciding;
 use super::gates::{self, Blocker, Gate};
-use super::{Build, Cause, Change, Motion, Pipeline, PipelineFact, Standing, Work, review};
+use super::{Build, Cause, Change, Motion, PipelineFact, Standing, Work, review};
 use crate::alarm::{AlarmName, AlarmState, high_severity_name};
 use crate::bake::BakeClock;
 use crate::decision::{Actor, Effect, ForwardEffect, Severity};
-use crate::ids::{PipelineId, ReleaseNo, Role, TargetId};
-use crate::lease::{Lease, LeaseFact, LeaseId};
+use crate::ids::{ReleaseNo, Role, TargetId};
+use crate::lease::{LeaseFact, LeaseId};
 use crate::plan::{Stage, Step, StepId};
 use crate::scope::Scope;
 use crate::team::{TeamFact, View, aggregate_name, metric_alarms, one_box_name};
@@ -28,7 +28,6 @@ pub(super) fn advance(d: &mut Deciding<'_>) {
     d.time_out();
     d.complete_steps();
     d.make_release();
-    d.retake_leases();
     d.enter_steps();
     d.release_leases();
     d.end_suspect_turn();
@@ -194,6 +193,17 @@ impl Deciding<'_> {
         let Some(slot) = self.p.slots.get(target) else { return };
         match slot.motion.clone() {
             Motion::Settled => {}
+            // Nothing more is asked for while a rollback has its lease: that is not its fault, and then it has time left.
+            Motion::Forward { asked, settled, awaited, .. }
+                if settled >= asked && !self.holds_lease(target) =>
+            {
+                let half = Span(self.rolling().progress_deadline.millis() / 2);
+                if awaited.deadline.since(self.now) <= half {
+                    let awaited = self.progress_deadline();
+                    self.fact(PipelineFact::SlotProgressed { target: target.clone(), settled, awaited });
+                }
+                self.look_again(self.now + half);
+            }
             Motion::Forward { release, awaited, trouble, .. } if awaited.deadline <= self.now => {
                 let why = trouble.unwrap_or_else(|| "no box became healthy in time".to_owned());
                 self.reject(release, Cause::Health { target: target.clone(), why }, false);
@@ -429,7 +439,7 @@ impl Deciding<'_> {
         for lease in super::orders::leases_of(&self.p, step) {
             self.lease(lease, LeaseFact::Taken { pipeline: self.id.clone(), step: step.id.clone() });
         }
-        let (step_id, at) = (step.id.clone(), self.now);
+        let (step_id, at) = (step.id.clone(), self.entry_time(step));
         self.fact(PipelineFact::Entered { step: step_id, release, at, overrides, masks });
         for target in &step.targets {
             let Some(slot) = self.p.slots.get(&target.id) else { continue };
@@ -447,42 +457,38 @@ impl Deciding<'_> {
         }
     }
 
-    /// A deployment that a rollback interrupted takes its lease again as soon as it is free, before anything else enters.
-    fn retake_leases(&mut self) {
-        let forward = |slot: &super::SlotState| matches!(slot.motion, Motion::Forward { .. });
-        let targets: Vec<TargetId> =
-            self.p.slots.iter().filter(|(_, slot)| forward(slot)).map(|(id, _)| id.clone()).collect();
-        for target in targets {
-            self.holds_lease(&target);
-        }
+    /// When a release enters: after every alarm that its gate has seen. So an alarm that is recorded later counts from the
+    /// very millisecond of the entry on, and one that had come and gone before does not (both have the time of the period
+    /// that they were evaluated over).
+    fn entry_time(&self, step: &Step) -> Timestamp {
+        let scopes: BTreeSet<Scope> = step.targets.iter().map(|t| Scope::of(&t.id)).collect();
+        let alarms = scopes.iter().filter_map(|scope| self.team.scopes.get(scope)).flat_map(BTreeMap::values);
+        let seen = alarms.filter_map(|status| status.last_alarm.as_ref()).map(|last| last.at).max();
+        seen.map_or(self.now, |seen| self.now.max(Timestamp(seen.0 + 1)))
     }
 
     /// Deploying and rolling back hold the lease; testing and baking do not.
     fn release_leases(&mut self) {
-        let moving = |p: &Pipeline, scope: &Scope, back: bool| {
-            p.slots.iter().any(|(id, slot)| {
-                &Scope::of(id) == scope
-                    && match slot.motion {
-                        Motion::Settled => false,
-                        Motion::Forward { .. } => !back,
-                        Motion::Back { .. } => back,
-                    }
-            })
+        let moving = |scope: &Scope, wanted: fn(&Motion) -> bool| {
+            self.p.slots.iter().any(|(id, slot)| &Scope::of(id) == scope && wanted(&slot.motion))
         };
-        let held = |lease: &Lease, id: &PipelineId| match lease {
-            Lease::Free => None,
-            Lease::Deploying { .. } => lease.is_deploying(id).then_some(false),
-            Lease::RollingBack { .. } => lease.is_rolling_back(id).then_some(true),
-        };
-        let ended: Vec<LeaseId> = self
-            .leases
-            .iter()
-            .filter(|(id, lease)| held(lease, self.id).is_some_and(|back| !moving(&self.p, &id.scope, back)))
-            .map(|(id, _)| id.clone())
-            .collect();
-        for id in ended {
-            self.lease(id, LeaseFact::Released { pipeline: self.id.clone() });
-            // What waits here for the lease comes after a deployment that was interrupted elsewhere.
+        let forward = |scope| moving(scope, |motion| matches!(motion, Motion::Forward { .. }));
+        let back = |scope| moving(scope, |motion| matches!(motion, Motion::Back { .. }));
+        let mut ended: Vec<(LeaseId, LeaseFact)> = Vec::new();
+        for (id, lease) in &self.leases {
+            let pipeline = || self.id.clone();
+            if lease.is_interrupted(self.id) && !forward(&id.scope) {
+                ended.push((id.clone(), LeaseFact::GivenUp { pipeline: pipeline() }));
+            }
+            if lease.is_deploying(self.id) && !forward(&id.scope)
+                || lease.is_rolling_back(self.id) && !back(&id.scope)
+            {
+                ended.push((id.clone(), LeaseFact::Released { pipeline: pipeline() }));
+            }
+        }
+        for (id, fact) in ended {
+            self.lease(id, fact);
+            // What waits here for the lease had its look before it was free.
             self.look_again(self.now);
         }
     }

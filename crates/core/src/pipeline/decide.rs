@@ -437,19 +437,10 @@ impl Deciding<'_> {
         self.effect(format!("{target}/{generation}"), effect);
     }
 
-    /// Whether the target's step holds its lease, taking it again if it was lost and is free.
-    pub(super) fn holds_lease(&mut self, target: &TargetId) -> bool {
-        let Some(service) = self.p.definition.as_ref().map(|d| d.service.clone()) else { return false };
-        let id = LeaseId::new(&service, Scope::of(target));
-        match self.leases.get(&id).cloned().unwrap_or_default() {
-            Lease::Deploying { pipeline, .. } => &pipeline == self.id,
-            Lease::RollingBack { .. } => false,
-            Lease::Free => {
-                let Some(step) = self.p.plan.step_of(target).map(|(_, s)| s.id.clone()) else { return false };
-                self.lease(id, LeaseFact::Taken { pipeline: self.id.clone(), step });
-                true
-            }
-        }
+    /// Whether the lease that the target's deployment took is still its own, or is it again.
+    pub(super) fn holds_lease(&self, target: &TargetId) -> bool {
+        let id = LeaseId::new(&target.service, Scope::of(target));
+        self.leases.get(&id).is_some_and(|lease| lease.is_deploying(self.id))
     }
 
     fn note_capacity(&mut self, seen: &Observation) {

@@ -341,9 +341,10 @@ fn leases(pipeline: &Pipeline, step: &Step, around: &Surroundings<'_>, reasons: 
         let holder = match around.leases.get(&id) {
             None | Some(Lease::Free) => continue,
             Some(Lease::Deploying { pipeline, step }) => format!("{pipeline} deploys {step}"),
-            Some(Lease::RollingBack { pipelines }) => {
+            Some(Lease::RollingBack { pipelines, interrupted }) => {
                 let names: Vec<&str> = pipelines.iter().map(PipelineId::as_str).collect();
-                format!("{} rolls back", names.join(", "))
+                let next = interrupted.as_ref().map(|i| format!(", then {} deploys {}", i.pipeline, i.step));
+                format!("{} rolls back{}", names.join(", "), next.unwrap_or_default())
             }
         };
         reasons.push(Reason::LeaseHeld { lease: id.to_string(), holder });

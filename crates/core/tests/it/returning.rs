@@ -147,6 +147,26 @@ fn an_alarm_that_came_and_went_between_two_looks_still_rolls_back() {
 }
 
 #[test]
+fn an_alarm_counts_from_the_millisecond_of_the_entry_on_and_not_before() {
+    let mut s = Scenario::running();
+    // It comes and goes in the millisecond before the release is there.
+    let at = s.now;
+    s.team_only_at("gamma/north", FAULTS, true, at);
+    s.team_only_at("gamma/north", FAULTS, false, at);
+    s.release("frontend");
+    let (_, entered) = s.step("frontend", "gamma/one-box").work.under_way().unwrap();
+    assert!(entered > at, "it enters after all that its gate has seen");
+    s.tick();
+    assert_eq!(s.phase("frontend", "gamma/one-box"), "baking");
+    // And again in the very millisecond of the entry.
+    s.now = s.now.max(entered);
+    s.team_only_at("gamma/north", FAULTS, true, entered);
+    s.team_only_at("gamma/north", FAULTS, false, entered);
+    s.tick();
+    assert_eq!(s.phase("frontend", "gamma/one-box"), "rolled back");
+}
+
+#[test]
 fn an_alarm_counts_while_boxes_are_being_replaced() {
     let mut s = Scenario::running();
     s.release("frontend");

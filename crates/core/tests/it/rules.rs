@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tidegate_core::alarm::AlarmName;
 use tidegate_core::decision::{Actor, Event};
 use tidegate_core::ids::{PipelineId, SlotId};
-use tidegate_core::lease::Lease;
+use tidegate_core::lease::{Lease, LeaseId};
 use tidegate_core::organisation::OrganisationEvent;
 use tidegate_core::pipeline::{Build, Motion, PipelineEvent, PipelineFact, Work};
 use tidegate_core::scope::Scope;
@@ -19,6 +19,16 @@ pub(crate) fn check(s: &Scenario, decided: &PipelineId) {
             if let Motion::Forward { .. } = slot.motion {
                 let place = (target.service.to_string(), Scope::of(target));
                 forward.entry(place).or_default().insert(target.az.to_string());
+            }
+        }
+    }
+    let leases = s.leases();
+    for pipeline in s.pipelines() {
+        for (target, slot) in &s.look(pipeline.as_str()).slots {
+            let lease = leases.get(&LeaseId::new(&target.service, Scope::of(target)));
+            let holds = |lease: &Lease| lease.is_deploying(&pipeline) || lease.is_interrupted(&pipeline);
+            if matches!(slot.motion, Motion::Forward { .. }) {
+                assert!(lease.is_some_and(holds), "rule 1: {target} moves and its lease is {lease:?}");
             }
         }
     }
@@ -72,15 +82,45 @@ fn rule_1_a_deployment_that_a_rollback_interrupted_goes_on_before_another_begins
     s.finish("settings", R1);
     s.release("settings");
     assert_eq!(s.phase("settings", "gamma/one-box"), "baking");
-    // The release of `frontend` stands half way when `settings` is taken back in the same Region.
+    // The release of `frontend` stands half way when `settings` is taken back in the same Region. `assets` is woken first
+    // when that has ended, and would take the lease if it were free.
+    s.apply(&pipeline_json("assets", "frontend"));
     s.stop_engines("#frontend");
     s.release("frontend");
+    s.release("assets");
     assert_eq!(s.phase("frontend", "gamma/one-box"), "deploying");
     s.rollback("settings", R2);
     assert_eq!(s.phase("settings", "gamma/one-box"), "rolled back");
     let lease = s.lease("frontend", "gamma/north");
     assert!(lease.is_deploying(&PipelineId::new("frontend").unwrap()), "{lease:?}");
+    assert_eq!(s.phase("assets", "gamma/one-box"), "free");
     s.start_all();
+    assert_eq!(s.phase("assets", "gamma/one-box"), "baking");
+    s.finish("frontend", R2);
+    s.finish("assets", R1);
+}
+
+#[test]
+fn rule_1_a_deployment_waits_for_a_long_rollback_without_guilt_and_with_time_left() {
+    let mut s = Scenario::running();
+    s.apply(&pipeline_json("settings", "frontend"));
+    s.release("settings");
+    s.finish("settings", R1);
+    s.release("settings");
+    s.stop_engines("#frontend");
+    s.release("frontend");
+    s.stop_engines("#settings");
+    s.rollback("settings", R2);
+    let frontend = PipelineId::new("frontend").unwrap();
+    assert!(s.lease("frontend", "gamma/north").is_interrupted(&frontend));
+    // Far beyond the time that a box may take.
+    for _ in 0..60 {
+        s.wait(Span::minutes(1));
+        let left = s.deadlines("frontend").into_iter().min().unwrap().since(s.now);
+        assert!(left >= Span::minutes(4), "{left}");
+    }
+    s.start_all();
+    assert_eq!(s.phase("settings", "gamma/one-box"), "rolled back");
     s.finish("frontend", R2);
 }
 

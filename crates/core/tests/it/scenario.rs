@@ -425,17 +425,22 @@ impl Scenario {
 
     /// A metric alarm fires (`true`) and is OK, and the pipelines have not heard of it yet.
     pub(crate) fn team_only(&mut self, place: &str, name: &str, firing: &[bool]) {
-        let id = AggregateId::Team(TeamId::new("shop").unwrap());
         for fires in firing {
-            let state = if *fires { AlarmState::Alarm } else { AlarmState::Ok };
             self.now = self.now + Span::seconds(1);
-            let report = Report { state, why: name.to_owned() };
-            let alarms = BTreeMap::from([(AlarmName::new(name).unwrap(), report)]);
-            let event = TeamEvent::Evaluated { scope: scope(place), at: self.now, alarms };
-            let event = Event::Team(TeamId::new("shop").unwrap(), event);
-            let (state, _) = decide(self.state(&id), &event, self.now, &Snapshots::default()).unwrap();
-            self.states.insert(id.clone(), state);
+            self.team_only_at(place, name, *fires, self.now);
         }
+    }
+
+    /// The same, over a period that ended then.
+    pub(crate) fn team_only_at(&mut self, place: &str, name: &str, fires: bool, at: Timestamp) {
+        let id = AggregateId::Team(TeamId::new("shop").unwrap());
+        let state = if fires { AlarmState::Alarm } else { AlarmState::Ok };
+        let report = Report { state, why: name.to_owned() };
+        let alarms = BTreeMap::from([(AlarmName::new(name).unwrap(), report)]);
+        let event = TeamEvent::Evaluated { scope: scope(place), at, alarms };
+        let event = Event::Team(TeamId::new("shop").unwrap(), event);
+        let (state, _) = decide(self.state(&id), &event, self.now, &Snapshots::default()).unwrap();
+        self.states.insert(id, state);
     }
 
     /// A metric alarm fires, and everybody looks.
