@@ -49,6 +49,7 @@ fn team(fact: &TeamFact) -> String {
             format!("team defined: {} members, {} services", definition.members.len(), services.len())
         }
         TeamFact::PipelineAdded { pipeline } => format!("pipeline {pipeline} added"),
+        TeamFact::PipelineRemoved { pipeline } => format!("pipeline {pipeline} removed"),
         TeamFact::AlarmChanged { scope, alarm, status } => {
             format!("{alarm} in {scope} is {} ({})", status.state, status.why)
         }
@@ -99,13 +100,15 @@ fn pipeline(fact: &PipelineFact) -> String {
             let reasons: Vec<String> = reasons.iter().map(Reason::to_string).collect();
             format!("{release} waits for {step}: {}", reasons.join("; "))
         }
-        F::Entered { step, release, overrides, masks, .. } => {
+        F::Entered { step, release, overrides, masks, without, .. } => {
             let under = if overrides.is_empty() { "" } else { " under override " };
             let overrides: Vec<String> = overrides.iter().map(u64::to_string).collect();
             let masked: Vec<&str> = masks.values().flatten().map(AlarmName::as_str).collect();
             let masked =
                 if masked.is_empty() { String::new() } else { format!("; masked: {}", masked.join(", ")) };
-            format!("{release} enters {step}{under}{}{masked}", overrides.join(", "))
+            let without: Vec<String> =
+                without.iter().map(|(region, skip)| format!(" without {region} (skip {skip})")).collect();
+            format!("{release} enters {step}{}{under}{}{masked}", without.join(","), overrides.join(", "))
         }
         F::SlotForward { target, release, .. } => format!("{target} moves to {release}"),
         F::SlotBack { target, from, to: Some(to), asked, .. } => {
@@ -170,6 +173,19 @@ fn pipeline(fact: &PipelineFact) -> String {
             "override {number} for {} by {} until {}: {}",
             allowed.release, allowed.by, allowed.expires, allowed.reason
         ),
+        F::RegionSkipped { number, skip } => {
+            let releases = skip.release.map_or_else(|| "starts".to_owned(), |release| release.to_string());
+            format!("skip {number}: {releases} without {} by {}: {}", skip.scope, skip.by, skip.reason)
+        }
+        F::SkipLifted { number, by } => format!("skip {number} lifted by {by}"),
+        F::Retiring { retirement } => {
+            format!(
+                "RETIRED by {}: {}; nothing more is begun, boxes run on",
+                retirement.by, retirement.reason
+            )
+        }
+        F::Retired { .. } => "nothing moves any more; it is retired".to_owned(),
+        F::Revived { .. } => "revived: it goes on".to_owned(),
         F::RollbackOrdered { release, by, reason } => {
             format!("rollback of {release} ordered by {by}: {reason}")
         }
@@ -240,6 +256,10 @@ mod tests {
             of(json!({"waits": {"step": "beta/az-1", "release": 7, "reasons": []}})),
             of(json!({"entered": {"step": "beta/az-1", "release": 7, "at": 0, "overrides": [3],
                 "masks": {"beta/eu-1": ["Frontend_High_Faults"]}}})),
+            of(json!({"entered": {"step": "beta/az-1", "release": 7, "at": 0, "overrides": [], "masks": {},
+                "without": {"eu-1": 4}}})),
+            of(json!({"region-skipped": {"number": 4, "skip": {"scope": "beta/eu-1", "release": null,
+                "by": {"user": "bob"}, "reason": "cables", "since": 0}}})),
             of(json!({"slot-back": {"target": target, "from": {"7": 2, "8": 1}, "to": 6, "generation": 3,
                 "asked": 3, "awaited": awaited}})),
             of(json!({"slot-back": {"target": target, "from": {"7": 2}, "to": null, "generation": 3,
@@ -262,6 +282,8 @@ mod tests {
             r7 waits for beta/az-1: r6 is baking here; outside the deployment window, which does not open within a year
             r7 no longer waits for beta/az-1
             r7 enters beta/az-1 under override 3; masked: Frontend_High_Faults
+            r7 enters beta/az-1 without eu-1 (skip 4)
+            skip 4: starts without beta/eu-1 by bob: cables
             frontend/production/eu-1/a/main returns from r7, r8 to r6, 3 boxes at once
             frontend/production/eu-1/a/main is drained and stopped: nothing good ran there before r7
             frontend/production/eu-1/a/main has 1 healthy boxes and needs 2

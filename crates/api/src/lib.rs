@@ -16,15 +16,16 @@ pub use describe::describe;
 pub use error::{Code, ErrorAnswer, ErrorBody, Excerpt, Finding};
 pub use log::{LogEntry, LogPage, LogVerified};
 pub use orders::{
-    AlarmRequest, Applied, ApprovalRequest, Done, HoldRequest, NotifyRequest, OverrideRequest, RetryRequest,
-    RollbackRequest, SecretNames, SecretRequest, TokenCreated, TokenRequest,
+    AlarmRequest, Applied, ApprovalRequest, Done, HoldRequest, NotifyRequest, OverrideRequest, RetireRequest,
+    RetryRequest, RollbackRequest, SecretNames, SecretRequest, SkipRequest, TokenCreated, TokenRequest,
 };
 pub use places::{BadPackage, Endpoint, Endpoints, Health, PackagesVerified};
 pub use status::{
     BakeStatus, BlindStatus, BuildStatus, CapacityStatus, CauseStatus, ChangeStatus, CommitStatus,
-    DataStatus, HoldStatus, MotionStatus, OrganisationStatus, OverrideStatus, PipelineStatus, RaisedAlarm,
-    ReasonStatus, RegionBake, ReleaseStatus, SourceStatus, StageStatus, StandingStatus, Status, StepStatus,
-    TaintStatus, TargetStatus, TeamAlarm, TeamStatus, TroubleStatus, WaitingStatus, WorkStatus, WorkTrouble,
+    DataStatus, HoldStatus, LeftOutStatus, MotionStatus, OrganisationStatus, OverrideStatus, PipelineStatus,
+    RaisedAlarm, ReasonStatus, RegionBake, ReleaseStatus, RetirementStatus, SkipStatus, SourceStatus,
+    StageStatus, StandingStatus, Status, StepStatus, TaintStatus, TargetStatus, TeamAlarm, TeamStatus,
+    TroubleStatus, WaitingStatus, WorkStatus, WorkTrouble,
 };
 pub use why::{WhyAnswer, WhyCommit, WhyStep};
 

@@ -3,7 +3,7 @@
 use crate::Finding;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
-use tidegate_core::ids::{ReleaseNo, SecretName, StageId, TeamId, UserId};
+use tidegate_core::ids::{EnvironmentId, RegionId, ReleaseNo, SecretName, StageId, TeamId, UserId};
 use tidegate_core::pipeline::Blocker;
 use tidegate_core::plan::StepId;
 use tidegate_core::units::Span;
@@ -17,7 +17,7 @@ pub struct Done {
     pub version: u32,
     /// What, for people.
     pub text: String,
-    /// The number of the hold or override that was made.
+    /// The number of the hold, override or skip that was made.
     pub number: Option<u64>,
 }
 
@@ -84,6 +84,33 @@ pub struct OverrideRequest {
     /// After which time it ends, such as `1h`.
     #[schema(value_type = String)]
     pub expires_in: Span,
+}
+
+/// Leaves a Region out of starts. What runs there stays, and catches up through its own steps when the skip is lifted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SkipRequest {
+    /// The Region.
+    #[schema(value_type = String)]
+    pub region: RegionId,
+    /// In this environment; production unless another is named.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub environment: Option<EnvironmentId>,
+    /// Only this release; all of them until it is lifted when none is named.
+    #[serde(default)]
+    #[schema(value_type = Option<u64>)]
+    pub release: Option<ReleaseNo>,
+    /// Why.
+    pub reason: String,
+}
+
+/// Deletes a pipeline: what is being taken back goes on, everything else is cancelled, boxes run on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RetireRequest {
+    /// Why.
+    pub reason: String,
 }
 
 /// Rejects a release: it is rolled back wherever it is under way.

@@ -9,7 +9,7 @@ use tidegate_core::ids::{
     AzId, CommitId, EnvironmentId, PackageDigest, PipelineId, RegionId, ReleaseNo, Role, ServiceId, SourceId,
     StageId, TargetId, TeamId, UserId,
 };
-use tidegate_core::pipeline::{Blocker, Cause, Reason};
+use tidegate_core::pipeline::{Blocker, Cause, LeftOut, Reason};
 use tidegate_core::plan::StepId;
 use tidegate_core::scope::Scope;
 use tidegate_core::units::{Span, Timestamp};
@@ -139,6 +139,12 @@ pub struct PipelineStatus {
     pub holds: Vec<HoldStatus>,
     /// Overrides that have not ended.
     pub overrides: Vec<OverrideStatus>,
+    /// Regions that people leave out of starts.
+    #[serde(default)]
+    pub skips: Vec<SkipStatus>,
+    /// It was deleted.
+    #[serde(default)]
+    pub retirement: Option<RetirementStatus>,
 }
 
 /// A source.
@@ -357,6 +363,29 @@ pub struct StepStatus {
     pub waiting: Option<WaitingStatus>,
     /// What it deploys to.
     pub targets: Vec<TargetStatus>,
+    /// Regions that run an older release than the step, because somebody skips them or because they catch up.
+    #[serde(default)]
+    pub left_out: Vec<LeftOutStatus>,
+}
+
+/// A Region that runs an older release than a step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LeftOutStatus {
+    /// The Region.
+    #[schema(value_type = String)]
+    pub region: RegionId,
+    /// What it runs and why, for people.
+    pub text: String,
+    /// The number of the skip that stands there.
+    pub skip: Option<u64>,
+}
+
+impl From<&LeftOut> for LeftOutStatus {
+    fn from(left: &LeftOut) -> LeftOutStatus {
+        let skip = left.skip.as_ref().map(|(number, _)| *number);
+        LeftOutStatus { region: left.region.clone(), text: left.to_string(), skip }
+    }
 }
 
 /// The life of a release in a step.
@@ -565,6 +594,14 @@ pub enum MotionStatus {
         /// What is in the way.
         trouble: Option<String>,
     },
+    /// Its pipeline was retired while a release went forward: the boxes stay as they are.
+    Abandoned {
+        /// Which.
+        #[schema(value_type = u64)]
+        release: ReleaseNo,
+        /// Boxes of it that were asked for.
+        asked: u32,
+    },
     /// Releases are taken back.
     Back {
         /// These.
@@ -622,6 +659,44 @@ pub struct HoldStatus {
     /// Only this stage.
     #[schema(value_type = Option<String>)]
     pub stage: Option<StageId>,
+}
+
+/// A person's word that releases start without a Region.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SkipStatus {
+    /// Its number, by which it is lifted.
+    pub number: u64,
+    /// Environment and Region.
+    #[schema(value_type = String)]
+    pub scope: Scope,
+    /// Only this release.
+    #[schema(value_type = Option<u64>)]
+    pub release: Option<ReleaseNo>,
+    /// Whose it is.
+    #[schema(value_type = Object)]
+    pub by: Actor,
+    /// Why.
+    pub reason: String,
+    /// Since when.
+    #[schema(value_type = i64)]
+    pub since: Timestamp,
+}
+
+/// The end of a pipeline.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RetirementStatus {
+    /// Nothing is being taken back any more.
+    pub complete: bool,
+    /// Who deleted it.
+    #[schema(value_type = Object)]
+    pub by: Actor,
+    /// Why.
+    pub reason: String,
+    /// When.
+    #[schema(value_type = i64)]
+    pub since: Timestamp,
 }
 
 /// A person's word that a release may pass blockers.

@@ -58,7 +58,10 @@ impl WhyCommit {
     pub fn new(pipeline: PipelineId, why: Why) -> WhyCommit {
         let step = |place: tidegate_core::pipeline::Place| WhyStep {
             step: place.step.to_string(),
-            text: step_text(&place.position),
+            text: place
+                .left_out
+                .iter()
+                .fold(step_text(&place.position), |text, left| format!("{text}; {left}")),
             position: place.position,
         };
         WhyCommit {

@@ -94,6 +94,15 @@ impl Client {
         self.call(Method::DELETE, path, None).await
     }
 
+    /// Deletes, with a word on it.
+    pub(crate) async fn delete_with<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<Answer<T>, CliError> {
+        self.call(Method::DELETE, path, Some(to_json(body)?)).await
+    }
+
     pub(crate) async fn post<T: DeserializeOwned>(
         &self,
         path: &str,

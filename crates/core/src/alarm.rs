@@ -15,12 +15,10 @@ mod tests;
 pub use aggregate::Aggregate;
 pub use evaluate::{EXTRA_PERIODS, Evaluated, Explanation, Point, evaluate};
 pub use metric::{InvalidPercentile, InvalidQuantity, Metric, Percentile, Quantity, Statistic};
-pub use standard::{
-    aggregate_expression, alarm_prefix, high_severity, high_severity_name, one_box, standard_alarms,
-};
+pub use standard::{alarm_prefix, high_severity_name, standard_alarms};
 
 use crate::ids::InvalidId;
-use crate::units::{Span, Timestamp};
+use crate::units::Span;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -110,33 +108,6 @@ impl fmt::Display for AlarmState {
             AlarmState::Alarm => "ALARM",
             AlarmState::InsufficientData => "INSUFFICIENT_DATA",
         })
-    }
-}
-
-/// An alarm's state, and since when it is in it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AlarmStatus {
-    /// Now.
-    pub state: AlarmState,
-    /// The end of the first period that it held for without a break.
-    pub since: Timestamp,
-}
-
-impl AlarmStatus {
-    /// Before any data.
-    #[must_use]
-    pub const fn unknown(since: Timestamp) -> AlarmStatus {
-        AlarmStatus { state: AlarmState::InsufficientData, since }
-    }
-
-    /// Takes the state found at `at`; true if it differs from the one before.
-    pub fn observe(&mut self, state: AlarmState, at: Timestamp) -> bool {
-        let changed = self.state != state;
-        if changed {
-            *self = AlarmStatus { state, since: at };
-        }
-        changed
     }
 }
 

@@ -103,6 +103,14 @@ impl Plan {
     }
 }
 
+impl Stage {
+    /// The Regions that its steps deploy to.
+    #[must_use]
+    pub fn regions(&self) -> BTreeSet<&RegionId> {
+        self.steps.iter().flat_map(Step::regions).collect()
+    }
+}
+
 impl Step {
     /// The Regions that it deploys to.
     #[must_use]

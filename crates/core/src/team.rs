@@ -131,6 +131,11 @@ pub enum TeamFact {
         /// Which.
         pipeline: PipelineId,
     },
+    /// A pipeline was deleted.
+    PipelineRemoved {
+        /// Which.
+        pipeline: PipelineId,
+    },
     /// An alarm changed its state.
     AlarmChanged {
         /// Where.
@@ -340,6 +345,9 @@ impl Team {
             }
             TeamFact::PipelineAdded { pipeline } => {
                 self.pipelines.insert(pipeline.clone());
+            }
+            TeamFact::PipelineRemoved { pipeline } => {
+                self.pipelines.remove(pipeline);
             }
             TeamFact::AlarmChanged { scope, alarm, status } => {
                 self.scopes.entry(scope.clone()).or_default().insert(alarm.clone(), status.clone());

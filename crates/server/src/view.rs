@@ -3,17 +3,18 @@
 
 use std::collections::BTreeSet;
 use tidegate_api::{
-    BakeStatus, BuildStatus, CapacityStatus, CauseStatus, ChangeStatus, CommitStatus, HoldStatus, LogEntry,
-    MotionStatus, OrganisationStatus, OverrideStatus, PipelineStatus, RaisedAlarm, ReasonStatus,
-    ReleaseStatus, SourceStatus, StageStatus, StandingStatus, StepStatus, TaintStatus, TargetStatus,
-    TeamAlarm, TeamStatus, TroubleStatus, VERSION, WaitingStatus, WorkStatus, describe,
+    BakeStatus, BuildStatus, CapacityStatus, CauseStatus, ChangeStatus, CommitStatus, HoldStatus,
+    LeftOutStatus, LogEntry, MotionStatus, OrganisationStatus, OverrideStatus, PipelineStatus, RaisedAlarm,
+    ReasonStatus, ReleaseStatus, RetirementStatus, SkipStatus, SourceStatus, StageStatus, StandingStatus,
+    StepStatus, TaintStatus, TargetStatus, TeamAlarm, TeamStatus, TroubleStatus, VERSION, WaitingStatus,
+    WorkStatus, describe,
 };
 use tidegate_core::alarm::AlarmState;
 use tidegate_core::ids::{PipelineId, ReleaseNo, SourceId, TargetId, TeamId};
 use tidegate_core::organisation::Organisation;
 use tidegate_core::pipeline::{
-    Build, Capacity, Motion, Pipeline, Release, SlotState, SourceState, Standing, StepState, Taint, Work,
-    unreviewed,
+    Build, Capacity, Life, Motion, Pipeline, Release, SlotState, SourceState, Standing, StepState, Taint,
+    Work, unreviewed,
 };
 use tidegate_core::plan::Step;
 use tidegate_core::team::Team;
@@ -74,6 +75,13 @@ pub fn pipeline(name: &PipelineId, state: &Pipeline, team: &Team, now: Timestamp
         detached: detached.map(|(id, slot)| target(id, slot.boxes, Some(slot))).collect(),
         holds: holds(state),
         overrides: overrides(state, now),
+        skips: skips(state),
+        retirement: state.life.retirement().map(|r| RetirementStatus {
+            complete: matches!(state.life, Life::Retired(_)),
+            by: r.by.clone(),
+            reason: r.reason.clone(),
+            since: r.since,
+        }),
     }
 }
 
@@ -162,6 +170,7 @@ fn step(pipeline: &Pipeline, step: &Step) -> StepStatus {
         done: state.done,
         waiting,
         targets: step.targets.iter().map(|t| target(&t.id, t.boxes, pipeline.slots.get(&t.id))).collect(),
+        left_out: pipeline.left_out(step).iter().map(LeftOutStatus::from).collect(),
     }
 }
 
@@ -192,6 +201,9 @@ fn work(state: &Work) -> WorkStatus {
 fn target(id: &TargetId, boxes: u32, slot: Option<&SlotState>) -> TargetStatus {
     let motion = match slot.map(|s| &s.motion) {
         None | Some(Motion::Settled) => MotionStatus::Settled,
+        Some(Motion::Abandoned { release, asked }) => {
+            MotionStatus::Abandoned { release: *release, asked: *asked }
+        }
         Some(Motion::Forward { release, asked, settled, awaited, trouble }) => MotionStatus::Forward {
             release: *release,
             asked: *asked,
@@ -234,6 +246,18 @@ fn holds(state: &Pipeline) -> Vec<HoldStatus> {
         stage: hold.stage.clone(),
     };
     state.holds.iter().map(hold).collect()
+}
+
+fn skips(state: &Pipeline) -> Vec<SkipStatus> {
+    let skip = |(number, skip): (&u64, &tidegate_core::pipeline::Skip)| SkipStatus {
+        number: *number,
+        scope: skip.scope.clone(),
+        release: skip.release,
+        by: skip.by.clone(),
+        reason: skip.reason.clone(),
+        since: skip.since,
+    };
+    state.skips.iter().map(skip).collect()
 }
 
 fn overrides(state: &Pipeline, now: Timestamp) -> Vec<OverrideStatus> {

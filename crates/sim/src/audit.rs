@@ -8,8 +8,9 @@ use tidegate_core::decision::Fact;
 use tidegate_core::ids::{CommitId, PipelineId, ReleaseNo, RunSpecDigest, SlotId, TargetId};
 use tidegate_core::lease::Lease;
 use tidegate_core::organisation::Organisation;
-use tidegate_core::pipeline::{Blocker, Cause, Pipeline, PipelineFact};
+use tidegate_core::pipeline::{Blocker, Cause, Pipeline, PipelineFact, SlotState};
 use tidegate_core::plan::StepId;
+use tidegate_core::scope::Scope;
 use tidegate_core::team::{Team, aggregate_name};
 use tidegate_core::units::Timestamp;
 use tidegate_store::{MemoryStore, Start, Store};
@@ -25,6 +26,8 @@ struct Stored {
 pub(crate) struct Conviction {
     pub(crate) commits: BTreeSet<CommitId>,
     pub(crate) why: String,
+    /// It returned together with this one, whose changes it contains: who clears that one clears it.
+    with: Option<ReleaseNo>,
 }
 
 /// The fold of the log and its memory.
@@ -42,6 +45,10 @@ pub(crate) struct Audit {
     /// When each command to a slot was decided.
     pub(crate) ordered: BTreeMap<(SlotId, u64), Timestamp>,
     rejected: u64,
+    /// The newest conviction of each pipeline.
+    newest_rejected: BTreeMap<PipelineId, ReleaseNo>,
+    /// The overrides under which each pipeline's newest entry was made, and at which step.
+    entries: BTreeMap<PipelineId, (StepId, Vec<u64>)>,
     pub(crate) convicted: BTreeMap<(PipelineId, ReleaseNo), Conviction>,
     /// What was found while reading, by rule.
     pub(crate) found: Vec<(u8, String)>,
@@ -157,8 +164,10 @@ impl Audit {
             }
             PipelineFact::Entered { step, release, overrides, .. } => {
                 self.entered(id, step, *release, overrides, at);
+                self.entries.insert(id.clone(), (step.clone(), overrides.clone()));
             }
             PipelineFact::SlotForward { target, release, generation, .. } => {
+                self.starts(id, target, *release, at);
                 let slot = SlotId { target: target.clone(), pipeline: id.clone() };
                 let spec = self.pipeline(id).and_then(|p| p.run_spec(*release, &target.environment)).cloned();
                 self.allowed.entry(slot).or_default().extend(spec);
@@ -168,7 +177,8 @@ impl Audit {
             | PipelineFact::SlotBack { target, generation, .. } => self.order(id, target, *generation, at),
             PipelineFact::Rejected { release, cause, taint, .. } => {
                 self.rejected += 1;
-                let conviction = Conviction { commits: taint.clone(), why: cause.to_string() };
+                self.newest_rejected.insert(id.clone(), *release);
+                let conviction = Conviction { commits: taint.clone(), why: cause.to_string(), with: None };
                 self.convicted.insert((id.clone(), *release), conviction);
             }
             PipelineFact::StepRollingBack { step, release, cause, done, .. } => {
@@ -179,6 +189,7 @@ impl Audit {
             }
             PipelineFact::TaintCleared { release, .. } => {
                 self.convicted.remove(&(id.clone(), *release));
+                self.convicted.retain(|(of, _), conviction| of != id || conviction.with != Some(*release));
             }
             _ => {}
         }
@@ -196,7 +207,8 @@ impl Audit {
             Cause::Tests { .. } | Cause::Health { .. } | Cause::Person { .. } => true,
         };
         if own && !self.convicted.contains_key(&(id.clone(), release)) {
-            let conviction = Conviction { commits: BTreeSet::new(), why: cause.to_string() };
+            let with = self.newest_rejected.get(id).copied();
+            let conviction = Conviction { commits: BTreeSet::new(), why: cause.to_string(), with };
             self.convicted.insert((id.clone(), release), conviction);
         }
     }
@@ -243,6 +255,43 @@ impl Audit {
         self.found.extend(found);
     }
 
+    /// What a target's start needs of its own Region: quiet alarms (or an override), nobody who skips it, and all the
+    /// Region's targets in the earlier steps of the stage on the release.
+    fn starts(&mut self, id: &PipelineId, target: &TargetId, release: ReleaseNo, at: Timestamp) {
+        let Some(pipeline) = self.pipeline(id) else { return };
+        let scope = Scope::of(target);
+        let mut found = Vec::new();
+        if let Some((number, _)) = pipeline.skip_of(&scope, release) {
+            found.push((7, format!("{release} of {id} goes to {target} although skip {number} stands")));
+        }
+        let overrides = self.entries.get(id).map(|(_, overrides)| overrides.as_slice()).unwrap_or_default();
+        let firing = self
+            .team()
+            .is_some_and(|t| t.alarm(&scope, &aggregate_name()) == tidegate_core::alarm::AlarmState::Alarm);
+        let step = pipeline.plan.step_of(target);
+        let open = step.is_some_and(|(_, step)| {
+            opened(pipeline, &step.id, release, overrides, at).contains(&Blocker::AggregateAlarm)
+        });
+        if firing && !open {
+            found.push((7, format!("{release} of {id} goes to {target} although the aggregate alarm fires")));
+        }
+        if let Some((stage, step)) = step {
+            let earlier = stage.steps.iter().take_while(|s| s.id != step.id).flat_map(|s| &s.targets);
+            let passes = |t: &tidegate_core::ids::TargetId| {
+                let step = pipeline.plan.step_of(t).and_then(|(_, step)| pipeline.steps.get(&step.id));
+                step.and_then(|s| s.work.under_way()).is_some_and(|(passes, _)| passes == release)
+            };
+            let behind = earlier.filter(|t| t.id.region == target.region).find(|t| {
+                let older = |slot: &SlotState| slot.current().is_none_or(|r| r < release);
+                pipeline.slots.get(&t.id).is_none_or(older) || passes(&t.id)
+            });
+            if let Some(behind) = behind {
+                found.push((3, format!("{release} of {id} goes to {target} before {}", behind.id)));
+            }
+        }
+        self.found.extend(found);
+    }
+
     fn tainted(&self, id: &PipelineId, pipeline: &Pipeline, release: ReleaseNo) -> Option<String> {
         if let Some(own) = self.convicted.get(&(id.clone(), release)) {
             return Some(format!("it was taken back: {}", own.why));
@@ -274,21 +323,11 @@ impl Audit {
         overrides: &[u64],
         at: Timestamp,
     ) -> Option<String> {
-        let given = overrides.iter().filter_map(|n| pipeline.overrides.get(n));
-        let open: BTreeSet<Blocker> = given
-            .filter(|o| o.release == release && o.expires > at)
-            .filter(|o| o.steps.is_empty() || o.steps.contains(step))
-            .flat_map(|o| o.blockers.iter().copied())
-            .collect();
-        let (stage, planned) = pipeline.plan.step(step)?;
-        let team = self.team()?;
-        let firing =
-            planned.targets.iter().map(|t| tidegate_core::scope::Scope::of(&t.id)).find(|scope| {
-                team.alarm(scope, &aggregate_name()) == tidegate_core::alarm::AlarmState::Alarm
-            });
-        if let Some(scope) = firing.filter(|_| !open.contains(&Blocker::AggregateAlarm)) {
-            return Some(format!("the aggregate alarm fires in {scope}"));
+        if !pipeline.life.is_active() {
+            return Some("its pipeline was retired".to_owned());
         }
+        let open = opened(pipeline, step, release, overrides, at);
+        let (stage, _) = pipeline.plan.step(step)?;
         let raised = self.organisation().is_some_and(|o| !o.alarms.is_empty());
         if raised && !open.contains(&Blocker::OrganisationAlarm) {
             return Some("an alarm of the organisation is raised".to_owned());
@@ -301,6 +340,22 @@ impl Audit {
         }
         None
     }
+}
+
+/// The blockers that these overrides open.
+fn opened(
+    pipeline: &Pipeline,
+    step: &StepId,
+    release: ReleaseNo,
+    overrides: &[u64],
+    at: Timestamp,
+) -> BTreeSet<Blocker> {
+    let given = overrides.iter().filter_map(|n| pipeline.overrides.get(n));
+    given
+        .filter(|o| o.release == release && o.expires > at)
+        .filter(|o| o.steps.is_empty() || o.steps.contains(step))
+        .flat_map(|o| o.blockers.iter().copied())
+        .collect()
 }
 
 fn initial(id: &str) -> State {

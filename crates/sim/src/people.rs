@@ -11,6 +11,7 @@ use tidegate_core::decision::{Actor, Event};
 use tidegate_core::ids::{CommitId, PipelineId, ReleaseNo, SourceId, UserId};
 use tidegate_core::organisation::OrganisationEvent;
 use tidegate_core::pipeline::{Blocker, Build, Pipeline, PipelineEvent, Release, Standing};
+use tidegate_core::scope::Scope;
 use tidegate_core::team::TeamEvent;
 use tidegate_core::units::{Span, Timestamp};
 
@@ -46,7 +47,7 @@ impl Sim {
         let reason = "a person of the simulation says so".to_owned();
         let now = Timestamp(self.now);
         let Some(pipeline) = self.audit.pipeline(&id).cloned() else { return };
-        match self.rng.range(0, 9) {
+        match self.rng.range(0, 13) {
             0 => {
                 let until = flip(&mut self.rng).then(|| now + Span::seconds(60));
                 self.tell(&id, PipelineEvent::HoldPlaced { by: by.clone(), reason, until, stage: None }, &by);
@@ -74,7 +75,33 @@ impl Sim {
             }
             6 => self.organisation_alarm(true, &by),
             7 => self.organisation_alarm(false, &by),
+            8 => self.skip(&id, &pipeline, &by, reason),
+            9 => self.lift_skips(&id, &pipeline, &by),
+            10 if self.rng.chance(300) => {
+                self.tell(&id, PipelineEvent::RetireOrdered { by: by.clone(), reason }, &by)
+            }
+            11 | 12 if !pipeline.life.is_active() => self.revive(&id, &pipeline, &by),
             _ => self.retry_failed(&id, &pipeline),
+        }
+    }
+
+    fn skip(&mut self, id: &PipelineId, pipeline: &Pipeline, by: &Actor, reason: String) {
+        let scopes: BTreeSet<Scope> = pipeline.plan.targets().map(|t| Scope::of(&t.id)).collect();
+        let scopes: Vec<Scope> = scopes.into_iter().collect();
+        let Some(scope) = self.rng.pick(&scopes).cloned() else { return };
+        let release = pipeline.newest().map(|(release, _)| release).filter(|_| flip(&mut self.rng));
+        self.tell(id, PipelineEvent::RegionSkipped { scope, release, by: by.clone(), reason }, by);
+    }
+
+    fn lift_skips(&mut self, id: &PipelineId, pipeline: &Pipeline, by: &Actor) {
+        for skip in pipeline.skips.keys() {
+            self.tell(id, PipelineEvent::SkipLifted { skip: *skip, by: by.clone() }, by);
+        }
+    }
+
+    fn revive(&mut self, id: &PipelineId, pipeline: &Pipeline, by: &Actor) {
+        if let Some(definition) = pipeline.definition.clone() {
+            self.tell(id, PipelineEvent::Applied { definition: Box::new(definition) }, by);
         }
     }
 
@@ -104,6 +131,10 @@ impl Sim {
         let all: Vec<(PipelineId, Pipeline)> =
             self.audit.pipelines().map(|(id, p)| (id, p.clone())).collect();
         for (id, pipeline) in all {
+            if !pipeline.life.is_active() {
+                self.revive(&id, &pipeline, &by);
+            }
+            self.lift_skips(&id, &pipeline, &by);
             for hold in pipeline.holds.keys() {
                 self.tell(&id, PipelineEvent::HoldLifted { hold: *hold, by: by.clone() }, &by);
             }

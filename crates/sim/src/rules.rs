@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tidegate_core::alarm::{AlarmState, high_severity_name};
 use tidegate_core::ids::{EnvironmentId, PipelineId, RegionId, Role, ServiceId, TargetId};
 use tidegate_core::lease::{Lease, LeaseId};
-use tidegate_core::pipeline::{Build, Motion, Pipeline, Standing, Work, unreviewed};
+use tidegate_core::pipeline::{Build, Life, Motion, Pipeline, Standing, Work, unreviewed};
 use tidegate_core::scope::Scope;
 use tidegate_core::team::one_box_name;
 use tidegate_core::units::Timestamp;
@@ -127,7 +127,9 @@ fn rule_4(sim: &Sim) -> Result<(), String> {
 fn rule_5(sim: &Sim) -> Result<(), String> {
     for (id, pipeline) in sim.audit.pipelines() {
         for (target, slot) in &pipeline.slots {
-            let (Motion::Forward { .. } | Motion::Settled) = slot.motion else { continue };
+            let (Motion::Forward { .. } | Motion::Settled | Motion::Abandoned { .. }) = slot.motion else {
+                continue;
+            };
             let release = match &slot.motion {
                 Motion::Forward { release, .. } => Some(*release),
                 _ => slot.current(),
@@ -137,29 +139,26 @@ fn rule_5(sim: &Sim) -> Result<(), String> {
                 .releases
                 .get(&release)
                 .is_some_and(|r| matches!(r.standing, Standing::Rejected { .. }));
-            if rejected && unfinished(pipeline, target, release) {
+            if rejected && pipeline.unfinished(target, release) {
                 return Err(format!(
                     "{target} of {id} runs {release}, which was rejected, and does not move back"
                 ));
             }
         }
-        alarms_lead_to_rollback(sim, pipeline).map_err(|why| format!("{id}: {why}"))?;
+        // The boxes of a retired pipeline stay, whatever the alarms say of them.
+        if pipeline.life.is_active() {
+            alarms_lead_to_rollback(sim, pipeline).map_err(|why| format!("{id}: {why}"))?;
+        }
     }
     Ok(())
 }
 
-fn unfinished(pipeline: &Pipeline, target: &TargetId, release: tidegate_core::ids::ReleaseNo) -> bool {
-    pipeline.plan.step_of(target).is_some_and(|(stage, _)| !pipeline.finished(stage, release))
-}
-
 fn alarms_lead_to_rollback(sim: &Sim, pipeline: &Pipeline) -> Result<(), String> {
     let (Some(team), Some(definition)) = (sim.audit.team(), &pipeline.definition) else { return Ok(()) };
-    for (stage, step) in pipeline.plan.steps() {
+    for (_, step) in pipeline.plan.steps() {
         let Some(state) = pipeline.steps.get(&step.id) else { continue };
         let under_way = match &state.work {
-            Work::Done { release, entered, .. } if !pipeline.finished(stage, *release) => {
-                Some((*release, *entered))
-            }
+            Work::Done { release, entered, .. } => Some((*release, *entered)),
             other => other.under_way(),
         };
         let Some((release, entered)) = under_way else { continue };
@@ -167,7 +166,7 @@ fn alarms_lead_to_rollback(sim: &Sim, pipeline: &Pipeline) -> Result<(), String>
         if masked {
             continue;
         }
-        for target in &step.targets {
+        for target in step.targets.iter().filter(|t| pipeline.is_watched(&t.id, release)) {
             let scope = Scope::of(&target.id);
             let mut names = vec![high_severity_name(&definition.service)];
             if step.role == Role::OneBox {
@@ -220,6 +219,10 @@ fn rule_8(sim: &Sim) -> Result<(), String> {
                 return Err(format!("{what} of {id} is awaited beyond its deadline {deadline}"));
             }
         }
+        if !pipeline.life.is_active() {
+            retires(pipeline).map_err(|why| format!("{id}: {why}"))?;
+            continue;
+        }
         // Whoever was woken may not have looked yet; decisions of one moment are a millisecond apart.
         if timer.is_some_and(|due| due <= sim.now + WAKE_GRACE_MS) {
             continue;
@@ -227,6 +230,21 @@ fn rule_8(sim: &Sim) -> Result<(), String> {
         waits_have_reasons(sim, pipeline).map_err(|why| format!("{id}: {why}"))?;
     }
     Ok(())
+}
+
+/// A retired pipeline has nothing in work but rollbacks, and is retired when those have ended.
+fn retires(pipeline: &Pipeline) -> Result<(), String> {
+    let back = pipeline.slots.values().any(|slot| matches!(slot.motion, Motion::Back { .. }));
+    if !back && matches!(pipeline.life, Life::Retiring(_)) {
+        return Err("nothing is taken back any more, and it is not retired".to_owned());
+    }
+    if pipeline.slots.values().any(|slot| matches!(slot.motion, Motion::Forward { .. })) {
+        return Err("it was retired, and something goes forward".to_owned());
+    }
+    match pipeline.steps.iter().find(|(_, step)| step.work.under_way().is_some()) {
+        Some((id, step)) => Err(format!("it was retired, and {id} is {}", step.work.phase())),
+        None => Ok(()),
+    }
 }
 
 fn deadlines(pipeline: &Pipeline) -> Vec<(String, Timestamp)> {
@@ -242,7 +260,7 @@ fn deadlines(pipeline: &Pipeline) -> Vec<(String, Timestamp)> {
         Motion::Forward { awaited, .. } | Motion::Back { awaited, .. } => {
             Some((format!("the motion of {target}"), awaited.deadline))
         }
-        Motion::Settled => None,
+        Motion::Settled | Motion::Abandoned { .. } => None,
     });
     builds.chain(tests).chain(slots).collect()
 }

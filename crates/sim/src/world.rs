@@ -241,6 +241,9 @@ impl Sim {
     /// What has not come to rest yet; `None` when good releases are everywhere and nothing moves.
     pub(crate) fn unsettled(&self) -> Option<String> {
         for (id, pipeline) in self.audit.pipelines() {
+            if !pipeline.life.is_active() || !pipeline.skips.is_empty() {
+                return Some(format!("{id}: {:?}, skips {:?}", pipeline.life, pipeline.skips));
+            }
             for (target, slot) in &pipeline.slots {
                 if slot.motion != Motion::Settled {
                     return Some(format!("{target} of {id} moves: {:?}", slot.motion));

@@ -10,13 +10,16 @@ pub(crate) mod hold;
 pub(crate) mod log;
 pub(crate) mod override_;
 pub(crate) mod packages;
+pub(crate) mod retire;
 pub(crate) mod retry;
 pub(crate) mod rollback;
 pub(crate) mod secret;
 pub(crate) mod serve;
+pub(crate) mod skip;
 pub(crate) mod status;
 pub(crate) mod token;
 pub(crate) mod unhold;
+pub(crate) mod unskip;
 pub(crate) mod watch;
 pub(crate) mod why;
 

@@ -89,12 +89,26 @@ fn of_pipeline(pipeline: &PipelineStatus, now: Timestamp, paint: Paint) -> Strin
         out.push_str(&format!(", team {team}"));
     }
     out.push('\n');
+    if let Some(retired) = &pipeline.retirement {
+        let head = if retired.complete { "RETIRED" } else { "RETIRING" };
+        let since = between(now, retired.since);
+        let text = format!("by {} {since} ago: {}; its boxes run on", retired.by, retired.reason);
+        out.push_str(&line(2, &paint.bad(head), head.len(), &text));
+    }
     for hold in &pipeline.holds {
         let stage = hold.stage.as_ref().map(|s| format!("{s} ")).unwrap_or_default();
         let until = hold.until.map(|u| format!(", ends in {}", between(u, now))).unwrap_or_default();
         let since = between(now, hold.since);
         let text = format!("{stage}by {} for {since}{until}: {}", hold.by, hold.reason);
         let head = format!("HOLD {}", hold.number);
+        out.push_str(&line(2, &paint.waits(&head), head.len(), &text));
+    }
+    for skip in &pipeline.skips {
+        let releases = skip.release.map_or_else(String::new, |release| format!(" for {release}"));
+        let since = between(now, skip.since);
+        let text =
+            format!("{} is left out{releases} by {} for {since}: {}", skip.scope, skip.by, skip.reason);
+        let head = format!("SKIP {}", skip.number);
         out.push_str(&line(2, &paint.waits(&head), head.len(), &text));
     }
     for o in &pipeline.overrides {
@@ -234,6 +248,11 @@ fn step(step: &StepStatus, width: usize, now: Timestamp, paint: Paint) -> String
     let head = format!("{:width$}  {release:<4} {painted}{pad}", step.name.to_string());
     let mut out = line(2, &head, width + 2 + 5 + 12, &text);
     step.targets.iter().for_each(|t| out.push_str(&target(t, now, paint)));
+    for left in &step.left_out {
+        let head = "left out";
+        let painted = if left.skip.is_some() { paint.waits(head) } else { paint.dim(head) };
+        out.push_str(&line(6, &painted, head.len(), &left.text));
+    }
     if let Some(waiting) = &step.waiting {
         let reasons: Vec<&str> = waiting.reasons.iter().map(|r| r.text.as_str()).collect();
         let text = if reasons.is_empty() { "it enters next".to_owned() } else { reasons.join("; ") };
@@ -247,6 +266,9 @@ fn step(step: &StepStatus, width: usize, now: Timestamp, paint: Paint) -> String
 fn target(target: &TargetStatus, now: Timestamp, paint: Paint) -> String {
     let motion = match &target.motion {
         MotionStatus::Settled => None,
+        MotionStatus::Abandoned { release, asked } => {
+            Some(format!("left half way: {asked} of {} boxes were asked to run {release}", target.boxes))
+        }
         MotionStatus::Forward { release, asked, settled, deadline, trouble } => {
             let trouble = trouble.as_ref().map(|t| format!("; {t}")).unwrap_or_default();
             let left = between(*deadline, now);

@@ -1,14 +1,11 @@
-//! The alarms that every service has without any work by its team (M1, M4), and the expressions that roll them up (M3).
-//! Names are those of the article: `<Service>_High_Fault_Rate`, `<Service>_OneBox_High_P50_Latency`,
-//! `<Service>_High_Severity`.
+//! The alarms that every service has without any work by its team (M1, M4); [`crate::team`] rolls them up. Names are those
+//! of the article: `<Service>_High_Fault_Rate`, `<Service>_OneBox_High_P50_Latency`, `<Service>_High_Severity`.
 
 use super::{
     AlarmName, Comparison, Datapoints, Metric, MetricAlarm, MissingData, Percentile, Period, Quantity,
 };
 use super::{Scope, Statistic};
-use crate::expr::{Expression, ExpressionError};
 use crate::ids::ServiceId;
-use std::collections::BTreeSet;
 
 /// A service's name as alarms have it: `front-end-api` is `FrontEndApi`. Different services never get the same one: a
 /// hyphen is dropped only before a letter, which is then a capital.
@@ -83,38 +80,8 @@ fn name(service: &ServiceId, scope: Scope, what: &str) -> AlarmName {
         .expect("a service's name has at most 63 letters, digits and hyphens")
 }
 
-/// The name under which a service's [`high_severity`] is known: `<Service>_High_Severity`.
+/// The name of the alarm over all of a service's metric alarms but its one-box's: `<Service>_High_Severity`.
 #[must_use]
 pub fn high_severity_name(service: &ServiceId) -> AlarmName {
     name(service, Scope::Service, "High_Severity")
-}
-
-/// Any of the service's standard alarms (its one-box's are apart).
-#[must_use]
-pub fn high_severity(service: &ServiceId) -> Expression {
-    any(service, Scope::Service)
-}
-
-/// Any of the standard alarms of the service's one-box (M4).
-#[must_use]
-pub fn one_box(service: &ServiceId) -> Expression {
-    any(service, Scope::OneBox)
-}
-
-fn any(service: &ServiceId, scope: Scope) -> Expression {
-    let names: Vec<AlarmName> = STANDARD.iter().map(|(what, ..)| name(service, scope, what)).collect();
-    Expression::any_in_alarm(&names).expect("nine valid names make an expression")
-}
-
-/// The team's high-severity aggregate (M3): any service's `<Service>_High_Severity`, or one of `canaries`, such as
-/// `Canaries_High_Severity`.
-///
-/// # Errors
-/// With more names than one expression may hold.
-pub fn aggregate_expression(
-    services: &BTreeSet<ServiceId>,
-    canaries: &BTreeSet<AlarmName>,
-) -> Result<Expression, ExpressionError> {
-    let services: Vec<AlarmName> = services.iter().map(high_severity_name).collect();
-    Expression::any_in_alarm(services.iter().chain(canaries))
 }

@@ -95,6 +95,31 @@ pub enum PipelineEvent {
         /// When it ends.
         expires: Timestamp,
     },
+    /// A person leaves a Region out of the starts of releases.
+    RegionSkipped {
+        /// The Region, in an environment.
+        scope: Scope,
+        /// Only this release.
+        release: Option<ReleaseNo>,
+        /// Who.
+        by: Actor,
+        /// Why.
+        reason: String,
+    },
+    /// A Region takes part again.
+    SkipLifted {
+        /// The skip's number.
+        skip: u64,
+        /// By whom.
+        by: Actor,
+    },
+    /// A person deletes the pipeline.
+    RetireOrdered {
+        /// Who.
+        by: Actor,
+        /// Why.
+        reason: String,
+    },
     /// A person rejects a release: it is rolled back and never goes on by itself.
     RollbackOrdered {
         /// Which release.

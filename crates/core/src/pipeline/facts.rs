@@ -1,16 +1,13 @@
-//! What happened to a pipeline, and how it changes the state. Facts are stored for ever: a variant's shape is a contract.
+//! What happened to a pipeline; how that changes the state is in [`super::apply`]. Facts are stored for ever: a variant's shape is a contract.
 
-use super::{
-    Blind, Build, Capacity, Cause, Change, Cleared, HISTORY_MAX, Hold, Motion, Override, Pipeline, Reason,
-    Release, SeenCommit, SlotState, Standing, StepState, Taint, Trouble, Work,
-};
+use super::{Blind, Capacity, Cause, Change, Cleared, Hold, Override, Reason, Retirement, Skip, Trouble};
 use crate::alarm::AlarmName;
 use crate::bake::BakeClock;
 use crate::change::Commit;
 use crate::decision::{Actor, Awaited, EffectId};
 use crate::definition::PipelineDef;
 use crate::ids::{
-    CommitId, EnvironmentId, PackageDigest, ReleaseNo, RunSpecDigest, SourceId, TargetId, TeamId,
+    CommitId, EnvironmentId, PackageDigest, RegionId, ReleaseNo, RunSpecDigest, SourceId, TargetId, TeamId,
 };
 use crate::plan::{Plan, StepId};
 use crate::scope::Scope;
@@ -130,6 +127,9 @@ pub enum PipelineFact {
         overrides: Vec<u64>,
         /// Alarms that were firing then, under an override.
         masks: BTreeMap<Scope, BTreeSet<AlarmName>>,
+        /// Regions that it does not go to because of these skips.
+        #[serde(default)]
+        without: BTreeMap<RegionId, u64>,
     },
     /// A slot begins to move forward.
     SlotForward {
@@ -323,6 +323,35 @@ pub enum PipelineFact {
         /// For what, by whom, why, until when.
         allowed: Override,
     },
+    /// Starts leave a Region out.
+    RegionSkipped {
+        /// The skip's number.
+        number: u64,
+        /// Where, by whom, why.
+        skip: Skip,
+    },
+    /// A Region takes part again.
+    SkipLifted {
+        /// The skip's number.
+        number: u64,
+        /// By whom.
+        by: Actor,
+    },
+    /// The pipeline was deleted. What was being built, tested or deployed is not any more.
+    Retiring {
+        /// By whom and why.
+        retirement: Retirement,
+    },
+    /// Nothing moves any more.
+    Retired {
+        /// When.
+        at: Timestamp,
+    },
+    /// A deleted pipeline goes on.
+    Revived {
+        /// When.
+        at: Timestamp,
+    },
     /// A person ordered a rollback.
     RollbackOrdered {
         /// Of which release.
@@ -337,296 +366,4 @@ pub enum PipelineFact {
         /// Up to this one.
         before: ReleaseNo,
     },
-}
-
-impl Pipeline {
-    /// The state after a fact.
-    pub fn apply(&mut self, fact: &PipelineFact) {
-        match fact {
-            PipelineFact::Defined { definition, team, plan } => self.define(definition, team, plan),
-            PipelineFact::CommitsSeen { source, head, commits, at } => {
-                let state = self.sources.entry(source.clone()).or_default();
-                state.head = Some(head.clone());
-                state.pending.extend(commits.iter().map(|c| SeenCommit { commit: c.clone(), seen_at: *at }));
-            }
-            PipelineFact::SourceTroubled { source, trouble } => {
-                self.sources.entry(source.clone()).or_default().trouble = Some(trouble.clone());
-            }
-            PipelineFact::SourceRecovered { source } => {
-                self.sources.entry(source.clone()).or_default().trouble = None;
-            }
-            PipelineFact::ReleaseCreated { release, commits, changes, at, effect, awaited } => {
-                for (source, commit) in commits {
-                    let state = self.sources.entry(source.clone()).or_default();
-                    state.released = Some(commit.clone());
-                    state.pending.retain(|s| {
-                        !changes.iter().any(|c| &c.source == source && c.commit.id == s.commit.id)
-                    });
-                }
-                let build = Build::Building { effect: effect.clone(), awaited: *awaited };
-                self.releases.insert(
-                    *release,
-                    Release {
-                        commits: commits.clone(),
-                        changes: changes.clone(),
-                        created_at: *at,
-                        build,
-                        standing: Standing::Good,
-                        suspected: 0,
-                        masks: BTreeMap::new(),
-                    },
-                );
-            }
-            PipelineFact::BuildStarted { release, effect, awaited, .. } => {
-                self.set_build(*release, Build::Building { effect: effect.clone(), awaited: *awaited });
-            }
-            PipelineFact::Built { release, package, run_specs, at } => {
-                let (package, run_specs) = (package.clone(), run_specs.clone());
-                self.set_build(*release, Build::Built { package, run_specs, at: *at });
-            }
-            PipelineFact::BuildFailed { release, why, at } => {
-                self.set_build(*release, Build::Failed { why: why.clone(), at: *at });
-            }
-            PipelineFact::CandidateSet { step, release } => self.step(step).candidate = Some(*release),
-            PipelineFact::Waits { step, reasons, .. } => self.step(step).waiting.clone_from(reasons),
-            PipelineFact::Entered { step, release, at, masks, .. } => {
-                let state = self.step(step);
-                state.candidate = None;
-                state.waiting.clear();
-                state.work = Work::Deploying { release: *release, entered: *at };
-                if let Some(release) = self.releases.get_mut(release) {
-                    for (scope, alarms) in masks {
-                        release.masks.entry(scope.clone()).or_default().extend(alarms.iter().cloned());
-                    }
-                }
-            }
-            PipelineFact::SlotForward { .. }
-            | PipelineFact::SlotBack { .. }
-            | PipelineFact::SlotAsked { .. }
-            | PipelineFact::SlotProgressed { .. }
-            | PipelineFact::SlotTroubled { .. }
-            | PipelineFact::SlotStuck { .. }
-            | PipelineFact::SlotSettled { .. }
-            | PipelineFact::CapacityChanged { .. } => self.apply_to_slot(fact),
-            PipelineFact::TestsStarted { .. }
-            | PipelineFact::BakeStarted { .. }
-            | PipelineFact::Watched { .. }
-            | PipelineFact::StepDone { .. }
-            | PipelineFact::StepRollingBack { .. }
-            | PipelineFact::StepRolledBack { .. } => self.apply_to_step(fact),
-            PipelineFact::Rejected { release, cause, at, taint, first } => {
-                if let Some(state) = self.releases.get_mut(release) {
-                    state.standing = Standing::Rejected { at: *at, cause: cause.clone() };
-                }
-                let taint = Taint { commits: taint.clone(), first: *first, cleared: None };
-                self.taints.insert(*release, taint);
-            }
-            PipelineFact::Suspected { release, scope, cause, at } => {
-                let Some(state) = self.releases.get_mut(release) else { return };
-                if let Standing::Suspect { scopes, .. } = &mut state.standing {
-                    scopes.insert(scope.clone());
-                } else {
-                    let scopes = BTreeSet::from([scope.clone()]);
-                    state.standing = Standing::Suspect { since: *at, scopes, cause: cause.clone() };
-                    state.suspected += 1;
-                }
-            }
-            PipelineFact::SuspectReturned { release } => {
-                if let Some(state) = self.releases.get_mut(release) {
-                    state.standing = Standing::Good;
-                }
-            }
-            PipelineFact::MasksLifted { release, scope, alarms } => {
-                if let Some(masks) = self.releases.get_mut(release).and_then(|r| r.masks.get_mut(scope)) {
-                    masks.retain(|m| !alarms.contains(m));
-                }
-            }
-            PipelineFact::TaintCleared { release, cleared } => {
-                if let Some(taint) = self.taints.get_mut(release) {
-                    taint.cleared = Some(cleared.clone());
-                }
-                if let Some(state) = self.releases.get_mut(release) {
-                    state.standing = Standing::Good;
-                }
-            }
-            PipelineFact::HoldPlaced { number, hold } => {
-                self.last_number = *number;
-                self.holds.insert(*number, hold.clone());
-            }
-            PipelineFact::HoldLifted { number, .. } => {
-                self.holds.remove(number);
-            }
-            PipelineFact::Overridden { number, allowed } => {
-                self.last_number = *number;
-                self.overrides.insert(*number, allowed.clone());
-            }
-            PipelineFact::RollbackOrdered { .. } => {}
-            PipelineFact::ReleasesForgotten { before } => {
-                self.releases = self.releases.split_off(before);
-                self.taints.retain(|release, _| release >= before);
-                self.overrides.retain(|_, o| o.release >= *before);
-            }
-        }
-    }
-
-    fn step(&mut self, id: &StepId) -> &mut StepState {
-        self.steps.entry(id.clone()).or_default()
-    }
-
-    fn set_build(&mut self, release: ReleaseNo, build: Build) {
-        if let Some(state) = self.releases.get_mut(&release) {
-            state.build = build;
-        }
-    }
-
-    /// Steps and targets keep their state by name. What is no longer planned is detached, not dropped.
-    fn define(&mut self, definition: &PipelineDef, team: &TeamId, plan: &Plan) {
-        self.definition = Some(definition.clone());
-        self.team = Some(team.clone());
-        self.plan = plan.clone();
-        for source in &definition.sources {
-            self.sources.entry(source.name.clone()).or_default();
-        }
-        self.sources.retain(|name, _| definition.sources.iter().any(|s| &s.name == name));
-        for (_, step) in plan.steps() {
-            self.steps.entry(step.id.clone()).or_default();
-        }
-        for slot in self.slots.values_mut() {
-            slot.detached = true;
-        }
-        for target in plan.targets() {
-            let slot = self.slots.entry(target.id.clone()).or_insert_with(|| SlotState {
-                generation: 0,
-                boxes: target.boxes,
-                history: Vec::new(),
-                motion: Motion::Settled,
-                capacity: Capacity::Unknown,
-                detached: false,
-            });
-            slot.detached = false;
-            // The size of a fleet that runs is changed by the next release, as everything that affects boxes.
-            if slot.history.is_empty() && slot.motion == Motion::Settled {
-                slot.boxes = target.boxes;
-            }
-        }
-    }
-
-    fn apply_to_slot(&mut self, fact: &PipelineFact) {
-        let planned =
-            |target: &TargetId, plan: &Plan| plan.targets().find(|t| &t.id == target).map(|t| t.boxes);
-        match fact {
-            PipelineFact::SlotForward { target, release, generation, awaited } => {
-                let boxes = planned(target, &self.plan);
-                let Some(slot) = self.slots.get_mut(target) else { return };
-                slot.boxes = boxes.unwrap_or(slot.boxes);
-                slot.generation = *generation;
-                let (release, awaited) = (*release, *awaited);
-                slot.motion = Motion::Forward { release, asked: 0, settled: 0, awaited, trouble: None };
-            }
-            PipelineFact::SlotBack { target, from, to, generation, asked, awaited } => {
-                let Some(slot) = self.slots.get_mut(target) else { return };
-                slot.generation = *generation;
-                let (from, to, asked, awaited) = (from.clone(), *to, *asked, *awaited);
-                slot.motion = Motion::Back { from, to, asked, settled: 0, awaited, trouble: None };
-            }
-            PipelineFact::SlotAsked { target, generation, asked: more } => {
-                let Some(slot) = self.slots.get_mut(target) else { return };
-                slot.generation = *generation;
-                if let Motion::Forward { asked, .. } | Motion::Back { asked, .. } = &mut slot.motion {
-                    *asked = *more;
-                }
-            }
-            PipelineFact::SlotProgressed { target, settled: now, awaited: until } => {
-                let Some(slot) = self.slots.get_mut(target) else { return };
-                if let Motion::Forward { settled, awaited, .. } | Motion::Back { settled, awaited, .. } =
-                    &mut slot.motion
-                {
-                    *settled = *now;
-                    *awaited = *until;
-                }
-            }
-            PipelineFact::SlotTroubled { target, trouble: told } => {
-                let Some(slot) = self.slots.get_mut(target) else { return };
-                if let Motion::Forward { trouble, .. } | Motion::Back { trouble, .. } = &mut slot.motion {
-                    trouble.clone_from(told);
-                }
-            }
-            PipelineFact::SlotStuck { target, awaited: until } => {
-                let Some(slot) = self.slots.get_mut(target) else { return };
-                if let Motion::Back { awaited, .. } = &mut slot.motion {
-                    *awaited = *until;
-                }
-            }
-            PipelineFact::SlotSettled { target, release } => {
-                let Some(slot) = self.slots.get_mut(target) else { return };
-                match (release, &slot.motion) {
-                    // It has no boxes any more: that none is healthy is nobody's trouble.
-                    (None, _) => {
-                        slot.history.clear();
-                        slot.capacity = Capacity::Unknown;
-                    }
-                    (Some(release), Motion::Back { .. }) => {
-                        slot.history.retain(|r| r <= release);
-                        if slot.history.last() != Some(release) {
-                            slot.history.push(*release);
-                        }
-                    }
-                    (Some(release), Motion::Forward { .. } | Motion::Settled) => {
-                        slot.history.push(*release);
-                        let excess = slot.history.len().saturating_sub(HISTORY_MAX + 1);
-                        slot.history.drain(..excess);
-                    }
-                }
-                slot.motion = Motion::Settled;
-            }
-            PipelineFact::CapacityChanged { target, capacity } => {
-                if let Some(slot) = self.slots.get_mut(target) {
-                    slot.capacity = *capacity;
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn apply_to_step(&mut self, fact: &PipelineFact) {
-        match fact {
-            PipelineFact::TestsStarted { step, effect, awaited } => {
-                let state = self.step(step);
-                if let Some((release, entered)) = state.work.under_way() {
-                    let (effect, awaited) = (effect.clone(), *awaited);
-                    state.work = Work::Testing { release, entered, effect, awaited };
-                }
-            }
-            PipelineFact::BakeStarted { step, clock } => {
-                let state = self.step(step);
-                if let Some((release, entered)) = state.work.under_way() {
-                    state.work = Work::Baking { release, entered, clock: clock.clone(), blind: None };
-                }
-            }
-            PipelineFact::Watched { step, clock: after, blind: now_blind } => {
-                if let Work::Baking { clock, blind, .. } = &mut self.step(step).work {
-                    clock.clone_from(after);
-                    blind.clone_from(now_blind);
-                }
-            }
-            PipelineFact::StepDone { step, release, at } => {
-                let state = self.step(step);
-                let entered = state.work.under_way().map_or(*at, |(_, entered)| entered);
-                state.work = Work::Done { release: *release, entered, at: *at };
-                state.done = Some(*release);
-            }
-            PipelineFact::StepRollingBack { step, release, cause, since, done } => {
-                let state = self.step(step);
-                state.work = Work::RollingBack { release: *release, since: *since, cause: cause.clone() };
-                state.done = *done;
-            }
-            PipelineFact::StepRolledBack { step, at } => {
-                let state = self.step(step);
-                if let Work::RollingBack { release, cause, .. } = &state.work {
-                    state.work = Work::RolledBack { release: *release, at: *at, cause: cause.clone() };
-                }
-            }
-            _ => {}
-        }
-    }
 }

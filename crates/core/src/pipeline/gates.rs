@@ -1,14 +1,14 @@
 //! What must be open before a release enters a step. Each gate answers Open or Closed with reasons, and those reasons are
 //! what the CLI, the API and the log show. Rollback takes none of this (X1): see [`super::rollback`].
 
-use super::{Capacity, Hold, Override, Pipeline, Standing, Work};
+use super::{Capacity, Hold, Motion, Override, Pipeline, Standing, Work};
 use crate::alarm::AlarmName;
 use crate::alarm::high_severity_name;
 use crate::decision::Actor;
 use crate::ids::{CommitId, PipelineId, ReleaseNo, Role, TargetId};
 use crate::lease::{Lease, LeaseId};
 use crate::organisation::Organisation;
-use crate::plan::{Stage, Step, StepId};
+use crate::plan::{Stage, Step, StepId, Target};
 use crate::scope::Scope;
 use crate::team::{Team, aggregate_name, one_box_name};
 use crate::units::{Span, Timestamp};
@@ -55,6 +55,32 @@ pub enum Reason {
     NotPassed {
         /// The step before.
         step: StepId,
+    },
+    /// A target of the step has not come to rest yet.
+    Moving {
+        /// Which.
+        target: TargetId,
+    },
+    /// It is being deployed in another step; a release deploys in one wave at a time.
+    DeploysElsewhere {
+        /// Where.
+        target: TargetId,
+    },
+    /// A person leaves the Region out, and no other Region goes through the step.
+    Skipped {
+        /// The skip's number.
+        skip: u64,
+        /// Where.
+        scope: Scope,
+        /// Whose it is.
+        by: Actor,
+        /// Why.
+        reason: String,
+    },
+    /// The Region has not come as far with this release, and no other Region goes through the step.
+    RegionBehind {
+        /// Where.
+        scope: Scope,
     },
     /// The release was rejected.
     Rejected {
@@ -139,6 +165,10 @@ impl Reason {
             Reason::Hold { .. } => Some(Blocker::Hold),
             Reason::StepBusy { .. }
             | Reason::NotPassed { .. }
+            | Reason::Moving { .. }
+            | Reason::DeploysElsewhere { .. }
+            | Reason::Skipped { .. }
+            | Reason::RegionBehind { .. }
             | Reason::Rejected { .. }
             | Reason::Tainted { .. }
             | Reason::SuspectPause { .. }
@@ -155,6 +185,16 @@ impl fmt::Display for Reason {
             Reason::StepBusy { release, phase } => write!(f, "{release} is {phase} here"),
             Reason::NotPassed { step } => {
                 write!(f, "it was taken back from {step} and has to pass there again")
+            }
+            Reason::Moving { target } => write!(f, "{target} has not come to rest yet"),
+            Reason::DeploysElsewhere { target } => {
+                write!(f, "it is being deployed to {target}, and a release deploys in one wave at a time")
+            }
+            Reason::Skipped { skip, scope, by, reason } => {
+                write!(f, "{scope} is skipped by {by}: {reason} (skip {skip}), and no other Region goes on")
+            }
+            Reason::RegionBehind { scope } => {
+                write!(f, "{scope} has not come as far with this release, and no other Region goes on")
             }
             Reason::Rejected { cause } => write!(f, "it was rejected: {cause}"),
             Reason::Tainted { rejected, commits } => {
@@ -216,13 +256,15 @@ pub(super) fn check(
 ) -> Gate {
     let mut reasons = Vec::new();
     order(pipeline, step, release, &mut reasons);
+    reasons.extend(pipeline.nowhere(stage, step, release));
     guilt(pipeline, stage, release, around, &mut reasons);
     if reasons.is_empty() {
+        let movers = pipeline.movers(stage, step, release);
         window(stage, around, &mut reasons);
-        alarms(pipeline, stage, step, release, around, &mut reasons);
+        alarms(pipeline, stage, step, release, &movers, around, &mut reasons);
         holds(pipeline, stage, around.now, &mut reasons);
-        leases(pipeline, step, around, &mut reasons);
-        capacity(pipeline, step, &mut reasons);
+        leases(pipeline, &movers, around, &mut reasons);
+        capacity(pipeline, &movers, &mut reasons);
     }
     let open = overridden(pipeline, step, release, around.now);
     reasons.retain(|r| r.blocker().is_none_or(|b| !open.contains(&b)));
@@ -246,7 +288,21 @@ fn order(pipeline: &Pipeline, step: &Step, release: ReleaseNo, reasons: &mut Vec
         | Work::Baking { release, .. }
         | Work::RollingBack { release, .. } => {
             reasons.push(Reason::StepBusy { release: *release, phase: state.work.phase().to_owned() });
+            return;
         }
+    }
+    let moves = |target: &&Target| {
+        let motion = pipeline.slots.get(&target.id).map(|slot| &slot.motion);
+        matches!(motion, Some(Motion::Forward { .. } | Motion::Back { .. }))
+    };
+    if let Some(target) = step.targets.iter().find(moves) {
+        reasons.push(Reason::Moving { target: target.id.clone() });
+    }
+    let deploys =
+        |motion: &Motion| matches!(motion, Motion::Forward { release: other, .. } if *other == release);
+    let own = |target: &TargetId| step.targets.iter().any(|t| &t.id == target);
+    if let Some((target, _)) = pipeline.slots.iter().find(|(id, slot)| deploys(&slot.motion) && !own(id)) {
+        reasons.push(Reason::DeploysElsewhere { target: target.clone() });
     }
 }
 
@@ -296,10 +352,11 @@ fn alarms(
     stage: &Stage,
     step: &Step,
     release: ReleaseNo,
+    movers: &[&Target],
     around: &Surroundings<'_>,
     reasons: &mut Vec<Reason>,
 ) {
-    let mut scopes: BTreeSet<Scope> = step.targets.iter().map(|t| Scope::of(&t.id)).collect();
+    let mut scopes: BTreeSet<Scope> = movers.iter().map(|t| Scope::of(&t.id)).collect();
     let elsewhere = pipeline
         .slots
         .iter()
@@ -336,8 +393,8 @@ fn holds(pipeline: &Pipeline, stage: &Stage, now: Timestamp, reasons: &mut Vec<R
     }
 }
 
-fn leases(pipeline: &Pipeline, step: &Step, around: &Surroundings<'_>, reasons: &mut Vec<Reason>) {
-    for id in super::orders::leases_of(pipeline, step) {
+fn leases(pipeline: &Pipeline, movers: &[&Target], around: &Surroundings<'_>, reasons: &mut Vec<Reason>) {
+    for id in super::orders::leases_of(pipeline, movers) {
         let holder = match around.leases.get(&id) {
             None | Some(Lease::Free) => continue,
             Some(Lease::Deploying { pipeline, step }) => format!("{pipeline} deploys {step}"),
@@ -352,9 +409,9 @@ fn leases(pipeline: &Pipeline, step: &Step, around: &Surroundings<'_>, reasons: 
 }
 
 /// The other AZs of the step's Regions must be able to carry the load (P6).
-fn capacity(pipeline: &Pipeline, step: &Step, reasons: &mut Vec<Reason>) {
-    let scopes: BTreeSet<Scope> = step.targets.iter().map(|t| Scope::of(&t.id)).collect();
-    let own: BTreeSet<&TargetId> = step.targets.iter().map(|t| &t.id).collect();
+fn capacity(pipeline: &Pipeline, movers: &[&Target], reasons: &mut Vec<Reason>) {
+    let scopes: BTreeSet<Scope> = movers.iter().map(|t| Scope::of(&t.id)).collect();
+    let own: BTreeSet<&TargetId> = movers.iter().map(|t| &t.id).collect();
     for (id, slot) in &pipeline.slots {
         if own.contains(id) || !scopes.contains(&Scope::of(id)) || id.role != Role::Main {
             continue;
@@ -388,6 +445,10 @@ pub(super) fn looks_again(pipeline: &Pipeline, reasons: &[Reason], team: &Team) 
         }
         Reason::StepBusy { .. }
         | Reason::NotPassed { .. }
+        | Reason::Moving { .. }
+        | Reason::DeploysElsewhere { .. }
+        | Reason::Skipped { .. }
+        | Reason::RegionBehind { .. }
         | Reason::Rejected { .. }
         | Reason::Tainted { .. }
         | Reason::SuspectTurn { .. }

@@ -2,13 +2,22 @@
 //! it; [`decide`](super::decide) and the files beside this one decide.
 
 mod advance;
+mod apply;
 mod decide;
+mod enter;
 mod event;
 mod facts;
 mod gates;
+mod observed;
 mod orders;
+mod part;
+mod people;
+mod retire;
 mod review;
 mod rollback;
+mod slot;
+mod step;
+mod watch;
 mod why;
 
 pub(crate) use decide::decide;
@@ -16,11 +25,13 @@ pub use decide::{Snapshots, Switches};
 pub use event::{Grant, Observed, PipelineEvent};
 pub use facts::PipelineFact;
 pub use gates::{Blocker, Gate, Reason};
+pub use part::LeftOut;
 pub use review::{Review, Unreviewed, unreviewed};
+pub use slot::{Capacity, Motion, SlotState};
+pub use step::{Blind, StepState, Work};
 pub use why::{NotFound, Place, Position, StepPosition, Why, why};
 
 use crate::alarm::AlarmName;
-use crate::bake::BakeClock;
 use crate::change::Commit;
 use crate::decision::{Actor, Awaited, EffectId};
 use crate::definition::PipelineDef;
@@ -64,8 +75,56 @@ pub struct Pipeline {
     pub holds: BTreeMap<u64, Hold>,
     /// Overrides that were given, by number.
     pub overrides: BTreeMap<u64, Override>,
-    /// The last number given to a hold or an override.
+    /// Regions that people leave out of starts, by number.
+    #[serde(default)]
+    pub skips: BTreeMap<u64, Skip>,
+    /// The last number given to a hold, an override or a skip.
     pub last_number: u64,
+    /// Whether it goes on, or was deleted.
+    #[serde(default)]
+    pub life: Life,
+}
+
+/// Whether a pipeline goes on.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Life {
+    /// It does.
+    #[default]
+    Active,
+    /// It was deleted: what is being taken back goes on, and nothing else is begun.
+    Retiring(Retirement),
+    /// It was deleted, and nothing moves any more. Its boxes run on, its history stays.
+    Retired(Retirement),
+}
+
+impl Life {
+    /// Who deleted it, why and when; `None` while it goes on.
+    #[must_use]
+    pub fn retirement(&self) -> Option<&Retirement> {
+        match self {
+            Life::Active => None,
+            Life::Retiring(retirement) | Life::Retired(retirement) => Some(retirement),
+        }
+    }
+
+    /// Whether it goes on.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        matches!(self, Life::Active)
+    }
+}
+
+/// A person's word that a pipeline shall end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Retirement {
+    /// Who.
+    pub by: Actor,
+    /// Why.
+    pub reason: String,
+    /// When.
+    pub since: Timestamp,
 }
 
 /// State of a source.
@@ -265,220 +324,6 @@ pub struct Cleared {
     pub at: Timestamp,
 }
 
-/// State of a step.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct StepState {
-    /// The newest release that may enter and has not.
-    pub candidate: Option<ReleaseNo>,
-    /// Why it has not.
-    pub waiting: Vec<Reason>,
-    /// The release in work.
-    pub work: Work,
-    /// The release that passed last and still runs here.
-    pub done: Option<ReleaseNo>,
-}
-
-/// The life of a release in a step.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub enum Work {
-    /// Nothing has entered yet.
-    #[default]
-    Free,
-    /// Boxes are replaced.
-    Deploying {
-        /// By this release.
-        release: ReleaseNo,
-        /// When it entered.
-        entered: Timestamp,
-    },
-    /// The stage's tests run.
-    Testing {
-        /// Against this release.
-        release: ReleaseNo,
-        /// When it entered.
-        entered: Timestamp,
-        /// The effect that runs them.
-        effect: EffectId,
-        /// Until when their result is awaited.
-        awaited: Awaited,
-    },
-    /// It is watched.
-    Baking {
-        /// This release.
-        release: ReleaseNo,
-        /// When it entered.
-        entered: Timestamp,
-        /// What it has earned.
-        clock: BakeClock,
-        /// Alarms without data, since when, if there are any.
-        blind: Option<Blind>,
-    },
-    /// It has passed.
-    Done {
-        /// This release.
-        release: ReleaseNo,
-        /// When it entered.
-        entered: Timestamp,
-        /// When it had passed.
-        at: Timestamp,
-    },
-    /// It is taken back.
-    RollingBack {
-        /// This release.
-        release: ReleaseNo,
-        /// Since when.
-        since: Timestamp,
-        /// Why.
-        cause: Cause,
-    },
-    /// It was taken back.
-    RolledBack {
-        /// This release.
-        release: ReleaseNo,
-        /// When that was complete.
-        at: Timestamp,
-        /// Why.
-        cause: Cause,
-    },
-}
-
-/// Monitoring without data while a release bakes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Blind {
-    /// Since when.
-    pub since: Timestamp,
-    /// Which alarms.
-    pub alarms: BTreeSet<AlarmName>,
-    /// Whether the on-call engineer was told.
-    pub paged: bool,
-}
-
-impl Work {
-    /// The release that is on its way through the step: entered and not yet passed or taken back.
-    #[must_use]
-    pub fn under_way(&self) -> Option<(ReleaseNo, Timestamp)> {
-        match self {
-            Work::Deploying { release, entered }
-            | Work::Testing { release, entered, .. }
-            | Work::Baking { release, entered, .. } => Some((*release, *entered)),
-            Work::Free | Work::Done { .. } | Work::RollingBack { .. } | Work::RolledBack { .. } => None,
-        }
-    }
-
-    /// One word for it.
-    #[must_use]
-    pub fn phase(&self) -> &'static str {
-        match self {
-            Work::Free => "free",
-            Work::Deploying { .. } => "deploying",
-            Work::Testing { .. } => "testing",
-            Work::Baking { .. } => "baking",
-            Work::Done { .. } => "done",
-            Work::RollingBack { .. } => "rolling back",
-            Work::RolledBack { .. } => "rolled back",
-        }
-    }
-}
-
-/// State of a pipeline's slot on a target.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SlotState {
-    /// The newest command's number.
-    pub generation: u64,
-    /// How many boxes it has.
-    pub boxes: u32,
-    /// Releases that were good on it, the one that it runs last; empty if it never ran any.
-    pub history: Vec<ReleaseNo>,
-    /// Whether it moves.
-    pub motion: Motion,
-    /// Whether enough of its boxes are healthy, as last told by the engine.
-    pub capacity: Capacity,
-    /// It is in no step of the definition any more: its boxes run on, and nothing moves it.
-    pub detached: bool,
-}
-
-impl SlotState {
-    /// The release that it runs, apart from what moves.
-    #[must_use]
-    pub fn current(&self) -> Option<ReleaseNo> {
-        self.history.last().copied()
-    }
-
-    /// Every release that may have boxes on it now.
-    #[must_use]
-    pub fn running(&self) -> BTreeSet<ReleaseNo> {
-        let mut all: BTreeSet<ReleaseNo> = self.current().into_iter().collect();
-        match &self.motion {
-            Motion::Settled => {}
-            Motion::Forward { release, .. } => {
-                all.insert(*release);
-            }
-            Motion::Back { from, to, .. } => {
-                all.extend(from.keys());
-                all.extend(to);
-            }
-        }
-        all
-    }
-}
-
-/// How a slot moves.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub enum Motion {
-    /// It does not: all boxes run the current release.
-    Settled,
-    /// A release goes forward.
-    Forward {
-        /// Which.
-        release: ReleaseNo,
-        /// How many boxes of it were asked for.
-        asked: u32,
-        /// How many of them have been healthy for long enough.
-        settled: u32,
-        /// Until when another one has to be.
-        awaited: Awaited,
-        /// What the engine or unhealthy boxes said last.
-        trouble: Option<String>,
-    },
-    /// Releases are taken back.
-    Back {
-        /// These, and how many boxes each had.
-        from: BTreeMap<ReleaseNo, u32>,
-        /// To this one; `None` drains and stops the slot.
-        to: Option<ReleaseNo>,
-        /// How many boxes of it were asked for.
-        asked: u32,
-        /// How many are healthy.
-        settled: u32,
-        /// Until when another one has to be, or the on-call engineer is paged again.
-        awaited: Awaited,
-        /// What the engine or unhealthy boxes said last.
-        trouble: Option<String>,
-    },
-}
-
-/// Healthy boxes of a target against its minimum.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub enum Capacity {
-    /// Never deployed to, or not told yet.
-    Unknown,
-    /// At or above the minimum.
-    Enough,
-    /// Below it.
-    Short {
-        /// Healthy boxes.
-        healthy: u32,
-        /// How many there must be.
-        minimum: u32,
-    },
-}
-
 /// A person's stop of all new starts. Several may stand; all must be lifted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -515,6 +360,22 @@ pub struct Override {
     pub expires: Timestamp,
 }
 
+/// A person's word that releases start without a Region. What runs there stays, and catches up through its own steps.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Skip {
+    /// The Region, in an environment.
+    pub scope: Scope,
+    /// Only this release; without one, all of them until it is lifted.
+    pub release: Option<ReleaseNo>,
+    /// Who.
+    pub by: Actor,
+    /// Why.
+    pub reason: String,
+    /// Since when.
+    pub since: Timestamp,
+}
+
 impl Pipeline {
     /// The RunSpec of a release in an environment; `None` if it is not built or not meant for it.
     #[must_use]
@@ -529,19 +390,5 @@ impl Pipeline {
     #[must_use]
     pub fn newest(&self) -> Option<(ReleaseNo, &Release)> {
         self.releases.last_key_value().map(|(no, release)| (*no, release))
-    }
-
-    /// Whether a release's way through a stage has ended: its last step is Done with it or with a newer one.
-    #[must_use]
-    pub fn finished(&self, stage: &crate::plan::Stage, release: ReleaseNo) -> bool {
-        let last = stage.steps.last().and_then(|step| self.steps.get(&step.id));
-        last.is_some_and(|step| step.done.is_some_and(|done| done >= release))
-    }
-
-    /// Releases that have finished every stage; the newest of them is everywhere.
-    #[must_use]
-    pub fn everywhere(&self) -> Option<ReleaseNo> {
-        let last = self.plan.steps().last()?;
-        self.steps.get(&last.1.id)?.done
     }
 }

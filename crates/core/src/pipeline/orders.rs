@@ -10,7 +10,7 @@ use crate::engine::{Desired, Share};
 use crate::ids::{
     EnvironmentId, PackageDigest, ReleaseNo, Role, RunSpecDigest, ServiceId, SlotId, SourceId, TargetId,
 };
-use crate::plan::{Stage, Step};
+use crate::plan::{Stage, Step, Target};
 use crate::rollout::{Direction, minimum_healthy, surges};
 use crate::run_spec::{RunSpec, Workload};
 use crate::units::Span;
@@ -62,7 +62,7 @@ impl Deciding<'_> {
         let rolling = self.rolling();
         let share = |release: ReleaseNo, boxes: u32| spec(release).map(|run_spec| Share { run_spec, boxes });
         let (shares, condemned, direction): (Vec<Option<Share>>, Vec<RunSpecDigest>, _) = match &slot.motion {
-            Motion::Settled => return None,
+            Motion::Settled | Motion::Abandoned { .. } => return None,
             Motion::Forward { release, asked, .. } => {
                 let rest = slot.boxes.saturating_sub(*asked);
                 let old = slot.current().filter(|_| rest > 0).map(|old| share(old, rest));
@@ -133,7 +133,7 @@ impl Deciding<'_> {
         let super::Build::Built { package, .. } = &self.p.releases.get(&release)?.build else { return None };
         let stage_def = definition.stages.iter().find(|s| s.environment == stage.environment)?;
         let limit = stage.tests.iter().fold(Span::ZERO, |sum, t| sum.plus(t.time_limit));
-        let regions: BTreeSet<_> = step.regions().into_iter().cloned().collect();
+        let regions: BTreeSet<_> = self.p.bakes_in(stage, step, release).into_iter().cloned().collect();
         // Each Region's tests run one after the other.
         let limit = Span(limit.millis().saturating_mul(regions.len() as u64));
         let order = TestOrder {
@@ -184,10 +184,10 @@ impl Deciding<'_> {
     }
 }
 
-/// The leases that a step needs.
-pub(super) fn leases_of(pipeline: &Pipeline, step: &Step) -> BTreeSet<crate::lease::LeaseId> {
+/// The leases that targets need to move.
+pub(super) fn leases_of(pipeline: &Pipeline, targets: &[&Target]) -> BTreeSet<crate::lease::LeaseId> {
     let Some(definition) = &pipeline.definition else { return BTreeSet::new() };
-    step.targets
+    targets
         .iter()
         .map(|t| crate::lease::LeaseId::new(&definition.service, crate::scope::Scope::of(&t.id)))
         .collect()

@@ -4,7 +4,7 @@
 //! pipeline, writes facts, seizes leases and orders effects of the rollback lane.
 
 use super::decide::Deciding;
-use super::{Cause, Motion, Pipeline, PipelineFact, Standing, Work};
+use super::{Cause, Motion, Pipeline, PipelineFact, SlotState, Standing, Work};
 use crate::decision::{Effect, RollbackEffect, Severity};
 use crate::definition::RollbackScope;
 use crate::ids::{CommitId, ReleaseNo, TargetId};
@@ -52,7 +52,7 @@ fn in_effect(pipeline: &Pipeline, commit: &CommitId, release: ReleaseNo, depth: 
 }
 
 /// Whether a target may be returned to this release, and whether it may stay on it.
-fn is_good(pipeline: &Pipeline, release: ReleaseNo) -> bool {
+pub(super) fn is_good(pipeline: &Pipeline, release: ReleaseNo) -> bool {
     pipeline.releases.get(&release).is_some_and(|r| r.standing == Standing::Good)
         && tainted(pipeline, release).is_empty()
 }
@@ -187,18 +187,15 @@ impl Deciding<'_> {
             return;
         }
         let taken = back.iter().filter_map(|(_, from)| *from).max().unwrap_or(release);
-        let done = planned
-            .targets
-            .iter()
-            .map(|t| match self.p.slots.get(&t.id) {
-                Some(slot) => match &slot.motion {
-                    Motion::Back { to, .. } => *to,
-                    Motion::Settled | Motion::Forward { .. } => slot.current(),
-                },
-                None => None,
-            })
-            .min()
-            .flatten();
+        // What had stayed behind before has no say in what has passed.
+        let before = self.p.steps.get(step).and_then(|s| s.done);
+        let after = |slot: &SlotState| match &slot.motion {
+            Motion::Back { to, .. } => *to,
+            Motion::Settled | Motion::Forward { .. } | Motion::Abandoned { .. } => slot.current(),
+        };
+        let slots = planned.targets.iter().filter_map(|t| self.p.slots.get(&t.id));
+        let with_say = slots.filter(|slot| slot.current() >= before);
+        let done = with_say.map(after).chain([before]).min().flatten();
         if let Some(Work::Testing { effect, .. }) = self.p.steps.get(step).map(|s| &s.work) {
             self.out.cancelled.push(effect.clone());
         }
@@ -213,14 +210,14 @@ impl Deciding<'_> {
     }
 
     /// Returns one slot at once; false if it is on its way to a good release already.
-    fn return_slot(&mut self, target: &TargetId) -> bool {
+    pub(super) fn return_slot(&mut self, target: &TargetId) -> bool {
         let Some(slot) = self.p.slots.get(target) else { return false };
         let boxes = slot.boxes;
         let from: BTreeMap<ReleaseNo, u32> = match &slot.motion {
             Motion::Settled => slot.current().map(|r| (r, boxes)).into_iter().collect(),
             // A good release that replaces a condemned one is the way out.
             Motion::Forward { release, .. } if is_good(&self.p, *release) => return false,
-            Motion::Forward { release, asked, .. } => {
+            Motion::Forward { release, asked, .. } | Motion::Abandoned { release, asked } => {
                 let rest = slot.current().map(|r| (r, boxes.saturating_sub(*asked)));
                 rest.into_iter().chain([(*release, *asked)]).collect()
             }
@@ -257,11 +254,6 @@ impl Deciding<'_> {
 }
 
 impl Pipeline {
-    /// Whether a release's wave is not finished there: until then all of its steps are watched, and return together.
-    pub(super) fn unfinished(&self, target: &TargetId, release: ReleaseNo) -> bool {
-        self.plan.step_of(target).is_some_and(|(stage, _)| !self.finished(stage, release))
-    }
-
     fn in_production(&self, target: &TargetId) -> bool {
         self.plan.step_of(target).is_some_and(|(stage, _)| stage.production)
     }

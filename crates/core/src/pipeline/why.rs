@@ -1,6 +1,6 @@
 //! "Why is my commit not in production?": one exact answer (X5), from the same values that the gates decided with.
 
-use super::{Build, Cause, Pipeline, Standing, Work, review};
+use super::{Build, Cause, LeftOut, Pipeline, Standing, Work, review};
 use crate::bake::Missing;
 use crate::ids::{CommitId, ReleaseNo, SourceId};
 use crate::pipeline::gates::Reason;
@@ -85,6 +85,8 @@ pub struct Place {
     pub step: StepId,
     /// What it does with it.
     pub position: StepPosition,
+    /// Regions of the step that run an older release, although the commit has come this far or somebody skips them.
+    pub left_out: Vec<LeftOut>,
 }
 
 /// What a step does with a commit.
@@ -189,9 +191,16 @@ fn in_release(pipeline: &Pipeline, release: ReleaseNo) -> (Position, Vec<Place>)
     let steps: Vec<Place> = pipeline
         .plan
         .steps()
-        .map(|(_, step)| Place { step: step.id.clone(), position: at_step(pipeline, &step.id, release) })
+        .map(|(_, step)| {
+            let position = at_step(pipeline, &step.id, release);
+            let passed = matches!(position, StepPosition::Passed { .. });
+            let mut left_out = pipeline.older_than(step, release);
+            left_out.retain(|left| passed || left.skip.is_some());
+            Place { step: step.id.clone(), position, left_out }
+        })
         .collect();
-    let passed_all = steps.iter().all(|s| matches!(s.position, StepPosition::Passed { .. }));
+    let passed = |s: &Place| matches!(s.position, StepPosition::Passed { .. }) && s.left_out.is_empty();
+    let passed_all = steps.iter().all(passed);
     let position = match (&state.build, &state.standing) {
         _ if passed_all && !steps.is_empty() => Position::Everywhere { release },
         (_, Standing::Rejected { cause, .. }) => Position::Rejected { release, cause: cause.clone() },

@@ -1,8 +1,10 @@
 //! Definitions that change under what runs (X8, C2).
 
-use crate::scenario::{R1, R2, Scenario, organisation_json, pipeline_json};
+use crate::scenario::{R1, R2, R3, Scenario, organisation_json, pipeline_json};
 use serde_json::json;
-use tidegate_core::pipeline::PipelineEvent;
+use tidegate_core::decision::Fact;
+use tidegate_core::lease::Lease;
+use tidegate_core::pipeline::{Motion, PipelineEvent, PipelineFact, Standing};
 use tidegate_core::units::Span;
 
 #[test]
@@ -48,6 +50,122 @@ fn a_new_region_is_filled_with_the_release_that_is_everywhere() {
     }
     assert_eq!(s.runs("frontend", "frontend/production/west/a/one-box"), Some(R1));
     assert_eq!(s.runs("frontend", "frontend/production/west/a/main"), Some(R1));
+}
+
+#[test]
+fn a_new_az_is_filled_through_its_own_step_and_returns_alone() {
+    let mut s = Scenario::running();
+    let facts = s.log.len();
+    let mut organisation = organisation_json();
+    organisation["regions"][0]["azs"] = json!(["a", "b", "c"]);
+    s.apply_organisation(&organisation);
+    s.tick();
+    assert_eq!(s.phase("frontend", "wave-1/az-3"), "baking");
+    assert_eq!(forward(&s, facts), ["frontend/production/north/c/main", "frontend/gamma/north/c/main"]);
+    s.fires("production/north", "Frontend_High_Fault_Rate");
+    assert_eq!(s.runs("frontend", "frontend/production/north/c/main"), None, "it ran nothing before");
+    assert_eq!(
+        s.runs("frontend", "frontend/production/north/a/main"),
+        Some(R1),
+        "its wave was finished long ago"
+    );
+}
+
+#[test]
+fn a_new_region_with_more_azs_than_its_wave_goes_az_by_az_and_holds_nobody_up() {
+    let mut s = Scenario::running();
+    s.release("frontend");
+    s.reach("frontend", "wave-2/az-1", R2);
+    let facts = s.log.len();
+    let mut organisation = organisation_json();
+    let west = json!({"name": "west", "azs": ["a", "b", "c", "d"], "traffic": 5});
+    organisation["regions"].as_array_mut().unwrap().push(west);
+    s.apply_organisation(&organisation);
+    let mut edited = pipeline_json("frontend", "frontend");
+    edited["stages"][1]["waves"] = json!([{"regions": ["north"]}, {"regions": ["east", "west"]}]);
+    s.apply(&edited);
+    s.quiet_everywhere();
+    for _ in 0..120 {
+        s.watch(Span::minutes(30));
+    }
+    assert_eq!(s.pipeline("frontend").everywhere(), Some(R2));
+    let to_r2 = s.log[facts..].iter().filter_map(|(_, fact)| match fact {
+        Fact::Pipeline(PipelineFact::SlotForward { target, release: R2, .. }) => Some(target.to_string()),
+        _ => None,
+    });
+    let west: Vec<String> = to_r2.filter(|t| t.contains("west")).collect();
+    let name = |t: &str| format!("frontend/production/west/{t}");
+    let in_order = ["a/one-box", "a/main", "b/main", "c/main", "d/main"].map(name);
+    assert_eq!(west, in_order, "each once, in its own order");
+    assert!(s.pipeline("frontend").steps.values().all(|step| step.candidate.is_none()));
+}
+
+/// The targets that were moved forward since then.
+fn forward(s: &Scenario, since: usize) -> Vec<String> {
+    let moved = s.log[since..].iter().filter_map(|(_, fact)| match fact {
+        Fact::Pipeline(PipelineFact::SlotForward { target, .. }) => Some(target.to_string()),
+        _ => None,
+    });
+    moved.collect()
+}
+
+/// Without the Region east, and so without the second wave.
+fn without_east() -> serde_json::Value {
+    let mut edited = pipeline_json("frontend", "frontend");
+    edited["stages"][1]["regions"] = json!(["north"]);
+    edited
+}
+
+#[test]
+fn a_removed_target_finishes_what_it_does_and_is_left_alone() {
+    let mut s = Scenario::running();
+    s.release("frontend");
+    s.stop_engines("production/east");
+    s.reach("frontend", "wave-2/one-box", R2);
+    s.apply(&without_east());
+    let one_box = || "frontend/production/east/a/one-box".parse().unwrap();
+    let slot = s.pipeline("frontend").slots[&one_box()].clone();
+    assert!(slot.detached && matches!(slot.motion, Motion::Forward { release: R2, .. }));
+    s.start_all();
+    let slot = s.pipeline("frontend").slots[&one_box()].clone();
+    assert_eq!((slot.motion, slot.history.last()), (Motion::Settled, Some(&R2)));
+    assert_eq!(s.lease("frontend", "production/east"), Lease::Free);
+    // What comes later is not its business, neither forward nor back.
+    s.release("frontend");
+    s.reach("frontend", "wave-1/az-1", R3);
+    s.rollback("frontend", R2);
+    assert_eq!(s.runs("frontend", "frontend/production/east/a/one-box"), Some(R2));
+    assert_eq!(s.runs("frontend", "frontend/production/east/a/main"), Some(R1));
+}
+
+#[test]
+fn a_removed_target_whose_boxes_do_not_become_healthy_returns() {
+    let mut s = Scenario::running();
+    s.release("frontend");
+    s.stop_engines("production/east");
+    s.reach("frontend", "wave-2/one-box", R2);
+    s.apply(&without_east());
+    s.wait(Span::minutes(11));
+    s.start_all();
+    assert_eq!(s.runs("frontend", "frontend/production/east/a/one-box"), Some(R1));
+    assert_eq!(s.lease("frontend", "production/east"), Lease::Free);
+}
+
+#[test]
+fn tests_of_a_step_that_is_removed_convict_nobody() {
+    let mut s = Scenario::empty();
+    let mut tested = pipeline_json("frontend", "frontend");
+    tested["stages"][0]["tests"] = json!([{"name": "smoke", "run": ["bin/smoke"]}]);
+    s.apply(&tested);
+    s.stop_tests();
+    s.release("frontend");
+    assert_eq!(s.phase("frontend", "gamma/one-box"), "testing");
+    let mut edited = tested.clone();
+    edited["stages"].as_array_mut().unwrap().remove(0);
+    s.apply(&edited);
+    assert_eq!(s.cancelled.len(), 1, "nobody awaits their result");
+    s.wait(Span::hours(10));
+    assert_eq!(s.pipeline("frontend").releases[&R1].standing, Standing::Good);
 }
 
 #[test]

@@ -48,6 +48,8 @@ pub(crate) struct Scenario {
     tests_stopped: bool,
     /// Orders and builds that nobody has done yet.
     pub(crate) undone: VecDeque<NewEffect>,
+    /// Effects that need not be done any more.
+    pub(crate) cancelled: BTreeSet<EffectId>,
     commits: u64,
     heads: BTreeMap<PipelineId, CommitId>,
 }
@@ -106,6 +108,7 @@ impl Scenario {
             builds_stopped: false,
             tests_stopped: false,
             undone: VecDeque::new(),
+            cancelled: BTreeSet::new(),
             commits: 0,
             heads: BTreeMap::new(),
         };
@@ -202,6 +205,8 @@ impl Scenario {
                 };
                 crate::rules::check(self, pipeline);
             }
+            self.undone.retain(|new| !decision.cancelled.contains(&new.id));
+            self.cancelled.extend(decision.cancelled);
             for new in decision.effects {
                 match new.effect {
                     Effect::Forward(ForwardEffect::Page(page)) => self.pages.push(page),
@@ -411,6 +416,17 @@ impl Scenario {
         panic!("{release} does not reach {step}: {:#?}", self.pipeline(pipeline).steps);
     }
 
+    /// Watches until the one-box of gamma has passed, and lets engines tell for a while.
+    pub(crate) fn pass_one_box(&mut self) {
+        for _ in 0..200 {
+            if self.phase("frontend", "gamma/one-box") == "done" {
+                return;
+            }
+            self.watch(Span::minutes(5));
+        }
+        panic!("the one-box does not pass");
+    }
+
     pub(crate) fn finish(&mut self, pipeline: &str, release: ReleaseNo) {
         self.pass(pipeline, "wave-2/az-3", release);
     }
@@ -599,7 +615,7 @@ impl Scenario {
         });
         let slots = p.slots.values().filter_map(|s| match &s.motion {
             Motion::Forward { awaited, .. } | Motion::Back { awaited, .. } => Some(awaited.deadline),
-            Motion::Settled => None,
+            Motion::Settled | Motion::Abandoned { .. } => None,
         });
         let tests = p.steps.values().filter_map(|s| match &s.work {
             Work::Testing { awaited, .. } => Some(awaited.deadline),

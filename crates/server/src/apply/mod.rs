@@ -47,7 +47,10 @@ pub fn organisation(runtime: &Runtime, text: &str, by: &Actor, dry_run: bool) ->
             break;
         }
         let Some(pipeline) = runtime.pipeline(&id)? else { continue };
-        let Some(of_pipeline) = &pipeline.definition else { continue };
+        // A retired pipeline holds nobody; whoever revives it has it checked then.
+        let Some(of_pipeline) = pipeline.definition.as_ref().filter(|_| pipeline.life.is_active()) else {
+            continue;
+        };
         findings.extend(
             lint::pipeline(of_pipeline, &definition)
                 .into_iter()
@@ -76,7 +79,8 @@ pub fn pipeline(runtime: &Runtime, text: &str, by: &Actor, dry_run: bool) -> Res
     refuse(placed(lint::pipeline(&definition, organisation), text))?;
     let name = definition.name.clone();
     let before = runtime.pipeline(&name)?;
-    let mut changed = before.is_none_or(|p| p.definition.as_ref() != Some(&definition));
+    let mut changed =
+        before.is_none_or(|p| p.definition.as_ref() != Some(&definition) || !p.life.is_active());
     if !dry_run {
         let event = PipelineEvent::Applied { definition: Box::new(definition) };
         changed = !runtime.submit(&Event::Pipeline(name.clone(), event), by)?.facts.is_empty();

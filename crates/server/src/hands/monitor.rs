@@ -195,11 +195,16 @@ fn has_run(hands: &Hands, service: &ServiceId, scope: &Scope) -> bool {
 }
 
 fn baking(pipeline: &Pipeline) -> BTreeSet<Scope> {
-    let bakes = |step: &tidegate_core::plan::Step| {
-        pipeline.steps.get(&step.id).is_some_and(|s| matches!(s.work, Work::Baking { .. }))
-    };
-    let steps = pipeline.plan.steps().map(|(_, step)| step).filter(|step| bakes(step));
-    steps.flat_map(|step| step.targets.iter().map(|t| Scope::of(&t.id))).collect()
+    let mut scopes = BTreeSet::new();
+    for (stage, step) in pipeline.plan.steps() {
+        if let Some(Work::Baking { clock, .. }) = pipeline.steps.get(&step.id).map(|s| &s.work) {
+            let environment = || stage.environment.clone();
+            scopes.extend(
+                clock.regions.keys().map(|r| Scope { environment: environment(), region: r.clone() }),
+            );
+        }
+    }
+    scopes
 }
 
 /// Where boxes stand, whether they report or not: silence is blindness, not absence.

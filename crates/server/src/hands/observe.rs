@@ -94,7 +94,9 @@ fn matters(hands: &Hands, seen: &Observation) -> bool {
     if slot.motion != Motion::Settled {
         return true;
     }
-    let Some(definition) = &pipeline.definition else { return false };
+    let Some(definition) = pipeline.definition.as_ref().filter(|_| pipeline.life.is_active()) else {
+        return false;
+    };
     let minimum = tidegate_core::rollout::minimum_healthy(&definition.rolling, slot.boxes);
     let healthy = seen.boxes.iter().filter(|b| b.health.is_healthy()).count();
     let enough = u32::try_from(healthy).unwrap_or(u32::MAX) >= minimum;

@@ -50,11 +50,7 @@ pub(super) fn steer(
     id: &PipelineId,
     event: PipelineEvent,
 ) -> Result<Outcome, ApiError> {
-    let pipeline = runtime.pipeline(id)?.filter(|p| p.definition.is_some());
-    let team = pipeline.and_then(|p| p.team.clone());
-    let team = team.ok_or_else(|| {
-        ApiError::not_found(format!("there is no pipeline '{id}'"), "see 'tidegate status' for their names")
-    })?;
+    let team = owner(runtime, id)?;
     let organisation = runtime.organisation()?;
     if !(Rights { user: &caller.0, organisation: organisation.definition.as_ref() }).member(&team) {
         let message = format!("{} is not a member of the team '{team}', which owns '{id}'", caller.0);
@@ -63,12 +59,36 @@ pub(super) fn steer(
     Ok(runtime.submit(&Event::Pipeline(id.clone(), event), &caller.actor())?)
 }
 
-/// The number of the hold or override that came of an order.
+/// The team that owns a pipeline.
+fn owner(runtime: &Runtime, id: &PipelineId) -> Result<TeamId, ApiError> {
+    let pipeline = runtime.pipeline(id)?.filter(|p| p.definition.is_some());
+    pipeline.and_then(|p| p.team.clone()).ok_or_else(|| {
+        ApiError::not_found(format!("there is no pipeline '{id}'"), "see 'tidegate status' for their names")
+    })
+}
+
+/// Deletes a pipeline. Definitions are the administrators', and so is their end.
+pub(super) fn retire(
+    runtime: &Runtime,
+    caller: &Caller,
+    id: &PipelineId,
+    text: &str,
+) -> Result<Done, ApiError> {
+    administrator(runtime, caller)?;
+    owner(runtime, id)?;
+    let event = PipelineEvent::RetireOrdered { by: caller.actor(), reason: reason(text)? };
+    runtime.submit(&Event::Pipeline(id.clone(), event), &caller.actor())?;
+    Ok(done(format!("{id} is retired; its boxes run on, and applying its definition revives it")))
+}
+
+/// The number of the hold, override or skip that came of an order.
 pub(super) fn number(outcome: &Outcome) -> Option<u64> {
     outcome.facts.iter().find_map(|(_, fact)| match fact {
-        Fact::Pipeline(PipelineFact::HoldPlaced { number, .. } | PipelineFact::Overridden { number, .. }) => {
-            Some(*number)
-        }
+        Fact::Pipeline(
+            PipelineFact::HoldPlaced { number, .. }
+            | PipelineFact::Overridden { number, .. }
+            | PipelineFact::RegionSkipped { number, .. },
+        ) => Some(*number),
         _ => None,
     })
 }

@@ -7,11 +7,12 @@ use axum::Json;
 use axum::extract::{Path, State};
 use tidegate_api::{
     AlarmRequest, ApprovalRequest, Done, ErrorAnswer, HoldRequest, NotifyRequest, OverrideRequest,
-    RetryRequest, RollbackRequest, TokenCreated, TokenRequest, VERSION,
+    RetireRequest, RetryRequest, RollbackRequest, SkipRequest, TokenCreated, TokenRequest, VERSION,
 };
 use tidegate_core::alarm::AlarmName;
-use tidegate_core::ids::PipelineId;
+use tidegate_core::ids::{EnvironmentId, PipelineId};
 use tidegate_core::pipeline::PipelineEvent;
+use tidegate_core::scope::Scope;
 
 /// Approves exactly one commit. Members of the team may; an approval by the commit's author does not count.
 #[utoipa::path(post, path = "/v1/approvals", request_body = ApprovalRequest, security(("token" = [])),
@@ -98,6 +99,68 @@ pub(super) async fn override_blockers(
         Ok(Done { version: VERSION, text: format!("{release} of {id} may pass"), number })
     });
     done.await.map(Json)
+}
+
+/// Leaves a Region out of starts. Members of the team may.
+#[utoipa::path(post, path = "/v1/pipelines/{pipeline}/skips", request_body = SkipRequest, security(("token" = [])),
+    params(("pipeline" = String, Path)),
+    responses((status = 200, body = Done), (status = 403, body = ErrorAnswer), (status = 409, body = ErrorAnswer)))]
+pub(super) async fn skip_region(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(id): Path<String>,
+    Body(request): Body<SkipRequest>,
+) -> Result<Json<Done>, ApiError> {
+    let id = PipelineId::new(id)?;
+    let environment = request.environment.map_or_else(|| EnvironmentId::new("production"), Ok)?;
+    let scope = Scope { environment, region: request.region };
+    let done = api.run(move |runtime| {
+        let event = PipelineEvent::RegionSkipped {
+            scope: scope.clone(),
+            release: request.release,
+            by: caller.actor(),
+            reason: act::reason(&request.reason)?,
+        };
+        let number = act::number(&act::steer(runtime, &caller, &id, event)?);
+        let text = format!("{id} leaves {scope} out; 'tidegate unskip' with the skip's number ends that");
+        Ok(Done { version: VERSION, text, number })
+    });
+    done.await.map(Json)
+}
+
+/// Lets a Region take part again. Members of the team may.
+#[utoipa::path(delete, path = "/v1/pipelines/{pipeline}/skips/{number}", security(("token" = [])),
+    params(("pipeline" = String, Path), ("number" = u64, Path)),
+    responses((status = 200, body = Done), (status = 409, body = ErrorAnswer)))]
+pub(super) async fn lift_skip(
+    State(api): State<Api>,
+    caller: Caller,
+    Path((id, number)): Path<(String, String)>,
+) -> Result<Json<Done>, ApiError> {
+    let id = PipelineId::new(id)?;
+    let skip: u64 =
+        number.parse().map_err(|_| ApiError::bad("a skip's number is expected", "see 'tidegate status'"))?;
+    let done = api.run(move |runtime| {
+        let event = PipelineEvent::SkipLifted { skip, by: caller.actor() };
+        act::steer(runtime, &caller, &id, event)?;
+        Ok(act::done(format!("skip {skip} of {id} is lifted; the Region catches up through its own steps")))
+    });
+    done.await.map(Json)
+}
+
+/// Deletes a pipeline. What is being taken back goes on; everything else is cancelled; boxes run on. Applying its definition
+/// again revives it. Only administrators may.
+#[utoipa::path(delete, path = "/v1/pipelines/{pipeline}", request_body = RetireRequest, security(("token" = [])),
+    params(("pipeline" = String, Path)),
+    responses((status = 200, body = Done), (status = 403, body = ErrorAnswer), (status = 409, body = ErrorAnswer)))]
+pub(super) async fn retire(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(id): Path<String>,
+    Body(request): Body<RetireRequest>,
+) -> Result<Json<Done>, ApiError> {
+    let id = PipelineId::new(id)?;
+    api.run(move |runtime| act::retire(runtime, &caller, &id, &request.reason)).await.map(Json)
 }
 
 /// Rejects a release and rolls it back. Members of the team may; nothing holds it.

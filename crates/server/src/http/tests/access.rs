@@ -41,6 +41,8 @@ async fn only_those_who_may_do_it_do_it() {
         ("POST", "/v1/approvals".to_owned(), json!({"commit": "aaaaaaa"}), [401, 401, 403, 200, 403]),
         ("POST", on("holds"), reason.clone(), [401, 401, 403, 200, 403]),
         ("DELETE", on("holds/1"), json!(null), [401, 401, 403, 200, 403]),
+        ("POST", on("skips"), json!({"region": "eu-1", "reason": "because"}), [401, 401, 403, 200, 403]),
+        ("DELETE", on("skips/2"), json!(null), [401, 401, 403, 200, 403]),
         // There is no release 9: whoever may, learns that.
         ("POST", on("overrides"), passing, [401, 401, 403, 409, 403]),
         ("POST", on("rollbacks"), release.clone(), [401, 401, 403, 409, 403]),
@@ -49,6 +51,7 @@ async fn only_those_who_may_do_it_do_it() {
         ("DELETE", "/v1/alarms/storm".to_owned(), json!(null), [401, 401, 403, 403, 200]),
         ("POST", "/v1/tokens".to_owned(), json!({"user": "bob"}), [401, 401, 403, 403, 200]),
         ("PUT", "/v1/organisation".to_owned(), organisation(), [401, 401, 403, 403, 200]),
+        ("DELETE", "/v1/pipelines/frontend".to_owned(), json!({"reason": "over"}), [401, 401, 403, 403, 200]),
         ("PUT", "/v1/pipelines".to_owned(), pipeline(), [401, 401, 403, 403, 200]),
     ] {
         check(&world, method, &path, &body, expected).await;

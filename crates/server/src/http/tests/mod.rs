@@ -3,6 +3,7 @@
 mod access;
 mod definitions;
 mod events;
+mod orders;
 mod reading;
 
 use super::{Api, Collaborators, router};

@@ -87,6 +87,7 @@ async fn what_is_not_there_is_said_in_the_same_form() {
         ("POST", "/v1/status", 400, "TG005"),
         ("DELETE", "/v1/alarms/storm", 409, "TG004"),
         ("POST", "/v1/notify", 400, "TG005"),
+        ("DELETE", "/v1/pipelines/frontend", 400, "TG005"),
     ] {
         let (found, answer) = world.call(method, path, &world.admin, "").await;
         let said = (found.as_u16(), answer["error"]["code"].as_str().unwrap_or("none"));
@@ -140,7 +141,15 @@ async fn the_server_describes_itself() {
     let world = empty();
     let (_, openapi) = world.call("GET", "/v1/openapi.json", "", "").await;
     assert!(openapi["openapi"].as_str().unwrap().starts_with("3.1"), "{}", openapi["openapi"]);
-    for path in ["/v1/status", "/v1/events", "/v1/alarms/{name}", "/v1/pipelines/{pipeline}/holds/{number}"] {
+    let paths = [
+        "/v1/status",
+        "/v1/events",
+        "/v1/alarms/{name}",
+        "/v1/pipelines/{pipeline}",
+        "/v1/pipelines/{pipeline}/holds/{number}",
+        "/v1/pipelines/{pipeline}/skips/{number}",
+    ];
+    for path in paths {
         assert!(openapi["paths"][path].is_object(), "{path}");
     }
     assert!(openapi["components"]["schemas"]["WorkStatus"]["oneOf"].is_array());

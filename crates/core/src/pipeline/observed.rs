@@ -1,0 +1,276 @@
+//! What sources, builds, tests, engines and monitoring tell.
+
+use super::decide::Deciding;
+use super::{Blind, Build, Capacity, Cause, Grant, Motion, PENDING_COMMITS_MAX, PipelineFact, Trouble, Work};
+use crate::alarm::AlarmName;
+use crate::bake::WatchedInterval;
+use crate::change::SourceObservation;
+use crate::decision::{Effect, EffectId, ForwardEffect, Illegal, RollbackEffect};
+use crate::engine::{BoxHealth, Observation};
+use crate::ids::{PackageDigest, ReleaseNo, Role, SourceId, TargetId};
+use crate::lease::LeaseId;
+use crate::rollout::{self, Direction, Next};
+use crate::scope::Scope;
+use std::collections::{BTreeMap, BTreeSet};
+
+impl Deciding<'_> {
+    pub(super) fn source_observed(
+        &mut self,
+        source: &SourceId,
+        seen: &SourceObservation,
+    ) -> Result<(), Illegal> {
+        let Some(state) = self.p.sources.get(source) else {
+            return Err(Illegal::new(format!("{} has no source '{source}'", self.id)));
+        };
+        let trouble = if seen.rewritten {
+            let known = state.head.as_ref().map_or("", |h| h.short());
+            Some(format!(
+                "the history was rewritten: {known} is no ancestor of {} any more; no source moves backward, so push \
+                 a mainline that contains {known}",
+                seen.head.short()
+            ))
+        } else if state.pending.len() + seen.commits.len() > PENDING_COMMITS_MAX {
+            Some(format!(
+                "more than {PENDING_COMMITS_MAX} commits wait for review; name the history that was there before as 'since'"
+            ))
+        } else {
+            None
+        };
+        if let Some(why) = trouble {
+            return self.source_failed(source, &why);
+        }
+        let (had_trouble, new_head) = (state.trouble.is_some(), state.head.as_ref() != Some(&seen.head));
+        let known: BTreeSet<_> = state.pending.iter().map(|s| s.commit.id.clone()).collect();
+        if had_trouble {
+            self.fact(PipelineFact::SourceRecovered { source: source.clone() });
+        }
+        if new_head {
+            let commits = seen.commits.iter().filter(|c| !known.contains(&c.id)).cloned().collect();
+            let (source, head, at) = (source.clone(), seen.head.clone(), self.now);
+            self.fact(PipelineFact::CommitsSeen { source, head, commits, at });
+        }
+        Ok(())
+    }
+
+    pub(super) fn source_failed(&mut self, source: &SourceId, why: &str) -> Result<(), Illegal> {
+        let Some(state) = self.p.sources.get(source) else {
+            return Err(Illegal::new(format!("{} has no source '{source}'", self.id)));
+        };
+        if state.trouble.as_ref().is_none_or(|t| t.why != why) {
+            let since = state.trouble.as_ref().map_or(self.now, |t| t.since);
+            let trouble = Trouble { why: why.to_owned(), since };
+            self.fact(PipelineFact::SourceTroubled { source: source.clone(), trouble });
+        }
+        Ok(())
+    }
+
+    /// The first result of the build that is awaited counts; any other is late and changes nothing.
+    pub(super) fn build_ended(&mut self, effect: &EffectId, result: &Result<PackageDigest, String>) {
+        let awaited = self.p.releases.iter().find(|(_, release)| {
+            matches!(&release.build, Build::Building { effect: awaited, .. } if awaited == effect)
+        });
+        let Some(release) = awaited.map(|(no, _)| *no) else { return };
+        let at = self.now;
+        match result {
+            Ok(package) => {
+                let Some(definition) = self.p.definition.clone() else { return };
+                let specs = self.run_specs(&definition, package);
+                let run_specs = specs.iter().map(|(e, spec)| (e.clone(), spec.digest())).collect();
+                // Environments that call the same endpoints share one.
+                let unique: BTreeMap<_, _> = specs.into_values().map(|spec| (spec.digest(), spec)).collect();
+                self.out.run_specs.extend(unique);
+                self.fact(PipelineFact::Built { release, package: package.clone(), run_specs, at });
+                let first = self.p.plan.steps().next().map(|(_, step)| step.id.clone());
+                if let Some(first) = first {
+                    self.candidate(&first, release);
+                }
+            }
+            Err(why) => self.build_failed(release, why),
+        }
+    }
+
+    pub(super) fn build_failed(&mut self, release: ReleaseNo, why: &str) {
+        let at = self.now;
+        self.fact(PipelineFact::BuildFailed { release, why: why.to_owned(), at });
+        let title = format!("{}: {release} cannot be built", self.id);
+        let text = format!("{why}\nNext: push a fix, or tidegate retry {release} --pipeline {}", self.id);
+        self.page(&format!("build/{release}"), crate::decision::Severity::Low, title, text);
+    }
+
+    /// Makes a release the candidate of a step, unless a newer one is.
+    pub(super) fn candidate(&mut self, step: &crate::plan::StepId, release: ReleaseNo) {
+        let newer = self.p.steps.get(step).is_some_and(|s| s.candidate.is_some_and(|c| c >= release));
+        if !newer {
+            self.fact(PipelineFact::CandidateSet { step: step.clone(), release });
+        }
+    }
+
+    pub(super) fn tests_ended(&mut self, effect: &EffectId, result: &Result<(), String>) {
+        let awaited = self.p.steps.iter().find_map(|(id, step)| match &step.work {
+            Work::Testing { release, effect: awaited, .. } if awaited == effect => {
+                Some((id.clone(), *release))
+            }
+            _ => None,
+        });
+        let Some((step, release)) = awaited else { return };
+        match result {
+            Ok(()) => self.start_bake(&step),
+            Err(why) => self.reject(release, Cause::Tests { step, why: why.clone() }, false),
+        }
+    }
+
+    pub(super) fn slot_observed(&mut self, seen: &Observation) {
+        let target = &seen.slot.target;
+        let Some(slot) = self.p.slots.get(target).filter(|_| &seen.slot.pipeline == self.id) else { return };
+        if seen.fence.generation < slot.generation {
+            return;
+        }
+        self.note_capacity(seen);
+        let Some(slot) = self.p.slots.get(target) else { return };
+        let (direction, wanted, asked, settled, had_trouble) = match &slot.motion {
+            Motion::Settled | Motion::Abandoned { .. } => return,
+            Motion::Forward { release, asked, settled, trouble, .. } => {
+                (Direction::Forward, Some(*release), *asked, *settled, trouble.clone())
+            }
+            Motion::Back { to, asked, settled, trouble, .. } => {
+                (Direction::Back, *to, *asked, *settled, trouble.clone())
+            }
+        };
+        let Some(wanted) = wanted else {
+            if seen.boxes.is_empty() {
+                self.fact(PipelineFact::SlotSettled { target: target.clone(), release: None });
+            }
+            return;
+        };
+        let Some(new) = self.p.run_spec(wanted, &target.environment).cloned() else { return };
+        let boxes = slot.boxes;
+        let of_new = || seen.boxes.iter().filter(|b| b.run_spec == new);
+        let healthy = of_new().filter(|b| b.health.is_healthy()).count();
+        let healthy = u32::try_from(healthy).unwrap_or(boxes);
+        let sick = of_new().find_map(|b| match &b.health {
+            BoxHealth::Unhealthy { reason } => Some(format!("box {}: {reason}", b.id)),
+            _ => None,
+        });
+        // A box that starts again says nothing: what it said last stands until it is healthy.
+        let starts = of_new().any(|b| matches!(b.health, BoxHealth::Starting { .. }));
+        let before = || had_trouble.clone().filter(|_| starts);
+        let trouble = seen.trouble.clone().or(sick).or_else(before);
+        if trouble != had_trouble {
+            self.fact(PipelineFact::SlotTroubled { target: target.clone(), trouble });
+        }
+        if healthy != settled {
+            // Only more healthy boxes are progress; boxes that come and go do not put the deadline off.
+            let awaited = if healthy > settled { self.progress_deadline() } else { self.awaited(target) };
+            self.fact(PipelineFact::SlotProgressed { target: target.clone(), settled: healthy, awaited });
+        }
+        match rollout::next(&self.rolling(), direction, boxes, &new, asked, &seen.boxes, self.now) {
+            Next::Ask(more) => self.ask(target, more, direction),
+            // Moving slots are observed again at least every second.
+            Next::Wait | Next::WaitUntil(_) => {}
+            Next::Complete => {
+                self.fact(PipelineFact::SlotSettled { target: target.clone(), release: Some(wanted) })
+            }
+        }
+    }
+
+    pub(super) fn awaited(&self, target: &TargetId) -> crate::decision::Awaited {
+        match self.p.slots.get(target).map(|s| &s.motion) {
+            Some(Motion::Forward { awaited, .. } | Motion::Back { awaited, .. }) => *awaited,
+            Some(Motion::Settled | Motion::Abandoned { .. }) | None => self.progress_deadline(),
+        }
+    }
+
+    pub(super) fn ask(&mut self, target: &TargetId, asked: u32, direction: Direction) {
+        // A rollback of another pipeline may have taken the lease: then nothing more is replaced until it is back.
+        if direction == Direction::Forward && !self.holds_lease(target) {
+            return;
+        }
+        let Some(generation) = self.p.slots.get(target).map(|s| s.generation + 1) else { return };
+        self.fact(PipelineFact::SlotAsked { target: target.clone(), generation, asked });
+        let Some(order) = self.order(target) else { return };
+        let effect = match direction {
+            Direction::Forward => Effect::Forward(ForwardEffect::Deploy(order)),
+            Direction::Back => Effect::Rollback(RollbackEffect::Return(order)),
+        };
+        self.effect(format!("{target}/{generation}"), effect);
+    }
+
+    /// Whether the lease that the target's deployment took is still its own, or is it again.
+    pub(super) fn holds_lease(&self, target: &TargetId) -> bool {
+        let id = LeaseId::new(&target.service, Scope::of(target));
+        self.leases.get(&id).is_some_and(|lease| lease.is_deploying(self.id))
+    }
+
+    pub(super) fn note_capacity(&mut self, seen: &Observation) {
+        let target = &seen.slot.target;
+        let Some(slot) = self.p.slots.get(target).filter(|_| target.role == Role::Main) else { return };
+        if slot.history.is_empty() {
+            return;
+        }
+        let minimum = rollout::minimum_healthy(&self.rolling(), slot.boxes);
+        let healthy = seen.boxes.iter().filter(|b| b.health.is_healthy()).count();
+        let healthy = u32::try_from(healthy).unwrap_or(u32::MAX);
+        let capacity =
+            if healthy >= minimum { Capacity::Enough } else { Capacity::Short { healthy, minimum } };
+        if slot.capacity != capacity {
+            self.fact(PipelineFact::CapacityChanged { target: target.clone(), capacity });
+        }
+    }
+
+    pub(super) fn watched(&mut self, grant: &Grant) {
+        let baking: Vec<_> = self
+            .p
+            .plan
+            .steps()
+            .filter(|(stage, _)| stage.environment == grant.scope.environment)
+            .filter_map(|(_, step)| match &self.p.steps.get(&step.id)?.work {
+                Work::Baking { release, clock, blind, .. }
+                    if clock.regions.contains_key(&grant.scope.region) =>
+                {
+                    Some((step.id.clone(), step.role, *release, clock.clone(), blind.clone()))
+                }
+                _ => None,
+            })
+            .collect();
+        for (step, role, release, mut clock, was_blind) in baking {
+            let watch = self.watch(&grant.scope, role, release);
+            // What this grant says is newer than what the team's alarms last recorded.
+            let blind: BTreeSet<_> = watch
+                .blind
+                .union(&grant.blind.intersection(&watch.leaves).cloned().collect())
+                .cloned()
+                .collect();
+            let nothing = BTreeMap::new();
+            let spec = self.p.run_spec(release, &grant.scope.environment);
+            let interval = WatchedInterval {
+                from: grant.from,
+                until: grant.until,
+                quiet: blind.is_empty() && !watch.in_alarm,
+                requests: spec.and_then(|s| grant.requests.get(s)).unwrap_or(&nothing),
+            };
+            let before = clock.clone();
+            clock.credit(&grant.scope.region, &interval, self.now);
+            let blind = still_blind(was_blind.as_ref(), grant, blind);
+            if clock != before || blind != was_blind {
+                self.fact(PipelineFact::Watched { step, clock, blind });
+            }
+        }
+    }
+}
+
+/// What is blind after a Region was watched: the others are as blind as before.
+fn still_blind(was: Option<&Blind>, grant: &Grant, alarms: BTreeSet<AlarmName>) -> Option<Blind> {
+    let mut regions = was.map(|b| b.regions.clone()).unwrap_or_default();
+    if alarms.is_empty() {
+        regions.remove(&grant.scope.region);
+    } else {
+        regions.insert(grant.scope.region.clone());
+    }
+    if regions.is_empty() {
+        return None;
+    }
+    let (since, paged) = was.map_or((grant.from, false), |b| (b.since, b.paged));
+    let others = was.filter(|_| alarms.is_empty() || regions.len() > 1).map(|b| b.alarms.clone());
+    let alarms = others.into_iter().flatten().chain(alarms).collect();
+    Some(Blind { since, regions, alarms, paged })
+}

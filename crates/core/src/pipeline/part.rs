@@ -1,0 +1,204 @@
+//! Which targets take part when a release enters a step, and where a wave is finished. A target stays behind when a person
+//! skips its Region, or when its Region has not come as far as this step: no Region skips a step of its own (rule 3), so it
+//! catches up from its first step on.
+
+use super::{Motion, Pipeline, Reason, Skip, SlotState};
+use crate::ids::{RegionId, ReleaseNo, TargetId};
+use crate::plan::{Stage, Step, StepId, Target};
+use crate::scope::Scope;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::fmt;
+
+/// A Region in which a step's target runs an older release than the step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LeftOut {
+    /// The Region.
+    pub region: RegionId,
+    /// What it runs; `None` if it never ran any.
+    pub runs: Option<ReleaseNo>,
+    /// The number of the skip that a person placed there, if one stands, and the skip.
+    pub skip: Option<(u64, Skip)>,
+}
+
+impl fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.runs {
+            Some(release) => write!(f, "{} still runs {release}", self.region)?,
+            None => write!(f, "{} runs nothing yet", self.region)?,
+        }
+        match &self.skip {
+            Some((number, skip)) => write!(f, ": skipped by {}: {} (skip {number})", skip.by, skip.reason),
+            None => f.write_str(" and catches up"),
+        }
+    }
+}
+
+impl Pipeline {
+    /// The skip that keeps a release from starting in a Region, and its number.
+    #[must_use]
+    pub fn skip_of(&self, scope: &Scope, release: ReleaseNo) -> Option<(u64, &Skip)> {
+        let applies = |skip: &Skip| &skip.scope == scope && skip.release.is_none_or(|r| r == release);
+        self.skips.iter().find(|(_, skip)| applies(skip)).map(|(number, skip)| (*number, skip))
+    }
+
+    /// Regions that run an older release than the step has in work or has passed, with the reason.
+    #[must_use]
+    pub fn left_out(&self, step: &Step) -> Vec<LeftOut> {
+        let Some(state) = self.steps.get(&step.id) else { return Vec::new() };
+        let Some(release) = state.work.under_way().map(|(r, _)| r).max(state.done) else { return Vec::new() };
+        self.older_than(step, release)
+    }
+
+    /// Regions of a step that run an older release than this one.
+    pub(super) fn older_than(&self, step: &Step, release: ReleaseNo) -> Vec<LeftOut> {
+        let older = |slot: &SlotState| slot.current() < Some(release) && !slot.running().contains(&release);
+        let slots = step.targets.iter().filter_map(|t| Some((&t.id, self.slots.get(&t.id)?)));
+        slots
+            .filter(|(_, slot)| older(slot))
+            .map(|(target, slot)| LeftOut {
+                region: target.region.clone(),
+                runs: slot.current(),
+                skip: self.skip_of(&Scope::of(target), release).map(|(number, skip)| (number, skip.clone())),
+            })
+            .collect()
+    }
+
+    /// The targets that a release moves if it enters the step now.
+    pub(super) fn movers<'a>(&self, stage: &Stage, step: &'a Step, release: ReleaseNo) -> Vec<&'a Target> {
+        let moves = |target: &&Target| {
+            self.slots.get(&target.id).is_some_and(|slot| slot.is_behind(release))
+                && self.skip_of(&Scope::of(&target.id), release).is_none()
+                && self.came_along(stage, &step.id, &target.id.region, release)
+        };
+        step.targets.iter().filter(moves).collect()
+    }
+
+    /// Whether a Region's targets in the earlier steps of the stage run the release, or a newer one, and have passed there.
+    fn came_along(&self, stage: &Stage, step: &StepId, region: &RegionId, release: ReleaseNo) -> bool {
+        earlier(stage, step, region).all(|(step, target)| {
+            let passes = self.steps.get(&step.id).and_then(|state| state.work.under_way());
+            self.slots.get(target).is_some_and(|slot| slot.current() >= Some(release))
+                && passes.is_none_or(|(passes, _)| passes != release)
+        })
+    }
+
+    /// Whether some Region carries the release on through this step: it runs it in all its targets up to here, or will when
+    /// the release enters. A Region with fewer AZs than the others carries it through steps in which it has no target.
+    fn carried(&self, stage: &Stage, step: &Step, release: ReleaseNo) -> bool {
+        stage.regions().into_iter().any(|region| {
+            let own = step.targets.iter().find(|t| &t.id.region == region);
+            let here = match own {
+                Some(target) => {
+                    self.skip_of(&Scope::of(&target.id), release).is_none()
+                        || self.slots.get(&target.id).is_some_and(|slot| slot.current() >= Some(release))
+                }
+                None => earlier(stage, &step.id, region).next().is_some(),
+            };
+            here && self.came_along(stage, &step.id, region, release)
+        })
+    }
+
+    /// Why a release has nowhere to go in a step; nothing if it has.
+    pub(super) fn nowhere(&self, stage: &Stage, step: &Step, release: ReleaseNo) -> Vec<Reason> {
+        let again = self.steps.get(&step.id).is_some_and(|s| s.done >= Some(release));
+        if !self.movers(stage, step, release).is_empty() || !again && self.carried(stage, step, release) {
+            return Vec::new();
+        }
+        let reason = |target: &Target| {
+            let scope = Scope::of(&target.id);
+            match self.skip_of(&scope, release) {
+                Some((skip, of)) => {
+                    Reason::Skipped { skip, scope, by: of.by.clone(), reason: of.reason.clone() }
+                }
+                None => Reason::RegionBehind { scope },
+            }
+        };
+        let behind = |t: &&Target| self.slots.get(&t.id).is_some_and(|slot| slot.current() < Some(release));
+        step.targets.iter().filter(behind).map(reason).collect()
+    }
+
+    /// Whether a release's way through its wave has not ended on a target: until then its boxes are watched, and return
+    /// together with the rest of the wave. What is in no step any more, and does not move, is left alone.
+    #[must_use]
+    pub fn unfinished(&self, target: &TargetId, release: ReleaseNo) -> bool {
+        self.slots.get(target).is_some_and(|slot| {
+            slot.finished.is_none_or(|finished| finished < release)
+                && !(slot.detached && slot.motion == Motion::Settled)
+        })
+    }
+
+    /// Whether a target runs a release whose wave is unfinished there.
+    #[must_use]
+    pub fn is_watched(&self, target: &TargetId, release: ReleaseNo) -> bool {
+        self.slots.get(target).is_some_and(|slot| slot.running().contains(&release))
+            && self.unfinished(target, release)
+    }
+
+    /// The Regions in which a release bakes in a step: where the step's targets run it; or, where it only passes through
+    /// because the Regions that it goes to have no target in the step, where the wave does.
+    pub(super) fn bakes_in<'a>(
+        &self,
+        stage: &'a Stage,
+        step: &'a Step,
+        release: ReleaseNo,
+    ) -> BTreeSet<&'a RegionId> {
+        let regions = |targets: &mut dyn Iterator<Item = &'a Target>| -> BTreeSet<&'a RegionId> {
+            targets.filter(|t| self.is_watched(&t.id, release)).map(|t| &t.id.region).collect()
+        };
+        let own = regions(&mut step.targets.iter());
+        let wave =
+            if own.is_empty() { regions(&mut stage.steps.iter().flat_map(|s| &s.targets)) } else { own };
+        if wave.is_empty() { step.regions() } else { wave }
+    }
+
+    /// The newest release that has finished every wave; `None` before there is one.
+    #[must_use]
+    pub fn everywhere(&self) -> Option<ReleaseNo> {
+        let finished = |stage: &Stage| {
+            let targets = stage.steps.iter().flat_map(|step| &step.targets);
+            targets.filter_map(|t| self.slots.get(&t.id)?.finished).max()
+        };
+        self.plan.stages.iter().map(finished).min().flatten()
+    }
+
+    /// Notes which Regions of a step's stage have finished it: the stage's last step has passed, and all of the Region's
+    /// targets run what has passed.
+    pub(super) fn finish(&mut self, step: &StepId) {
+        let Some((stage, _)) = self.plan.step(step) else { return };
+        let last = stage.steps.last().and_then(|last| self.steps.get(&last.id)).and_then(|last| last.done);
+        let mut finished: Vec<(TargetId, ReleaseNo)> = Vec::new();
+        for region in stage.regions() {
+            let own = || stage.steps.iter().filter(|s| s.targets.iter().any(|t| &t.id.region == region));
+            let targets: Vec<&TargetId> =
+                own().flat_map(|s| &s.targets).map(|t| &t.id).filter(|t| &t.region == region).collect();
+            let oldest =
+                targets.iter().map(|t| self.slots.get(*t).and_then(SlotState::current)).min().flatten();
+            let Some(release) = oldest.filter(|release| Some(*release) <= last) else { continue };
+            let passing = |s: &Step| {
+                let work = self.steps.get(&s.id).map(|state| &state.work);
+                work.and_then(super::Work::under_way).is_some_and(|(r, _)| r == release)
+            };
+            if !own().any(passing) {
+                finished.extend(targets.into_iter().map(|t| (t.clone(), release)));
+            }
+        }
+        for (target, release) in finished {
+            if let Some(slot) = self.slots.get_mut(&target) {
+                slot.finished = slot.finished.max(Some(release));
+            }
+        }
+    }
+}
+
+/// A Region's targets in the steps of a stage before this one.
+fn earlier<'a>(
+    stage: &'a Stage,
+    step: &'a StepId,
+    region: &'a RegionId,
+) -> impl Iterator<Item = (&'a Step, &'a TargetId)> {
+    let before = stage.steps.iter().take_while(move |s| &s.id != step);
+    let targets = before.flat_map(|s| s.targets.iter().map(move |t| (s, &t.id)));
+    targets.filter(move |(_, target)| &target.region == region)
+}

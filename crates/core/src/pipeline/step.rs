@@ -1,0 +1,131 @@
+//! A step: what waits before it, what is in work in it, and what has passed it.
+
+use super::{Cause, Reason};
+use crate::alarm::AlarmName;
+use crate::bake::BakeClock;
+use crate::decision::{Awaited, EffectId};
+use crate::ids::{RegionId, ReleaseNo};
+use crate::units::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+
+/// State of a step.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StepState {
+    /// The newest release that may enter and has not.
+    pub candidate: Option<ReleaseNo>,
+    /// Why it has not.
+    pub waiting: Vec<Reason>,
+    /// The release in work.
+    pub work: Work,
+    /// The release that passed last and still runs here.
+    pub done: Option<ReleaseNo>,
+}
+
+/// The life of a release in a step.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Work {
+    /// Nothing has entered yet.
+    #[default]
+    Free,
+    /// Boxes are replaced.
+    Deploying {
+        /// By this release.
+        release: ReleaseNo,
+        /// When it entered.
+        entered: Timestamp,
+    },
+    /// The stage's tests run.
+    Testing {
+        /// Against this release.
+        release: ReleaseNo,
+        /// When it entered.
+        entered: Timestamp,
+        /// The effect that runs them.
+        effect: EffectId,
+        /// Until when their result is awaited.
+        awaited: Awaited,
+    },
+    /// It is watched.
+    Baking {
+        /// This release.
+        release: ReleaseNo,
+        /// When it entered.
+        entered: Timestamp,
+        /// What it has earned.
+        clock: BakeClock,
+        /// Alarms without data, since when, if there are any.
+        blind: Option<Blind>,
+    },
+    /// It has passed.
+    Done {
+        /// This release.
+        release: ReleaseNo,
+        /// When it entered.
+        entered: Timestamp,
+        /// When it had passed.
+        at: Timestamp,
+    },
+    /// It is taken back.
+    RollingBack {
+        /// This release.
+        release: ReleaseNo,
+        /// Since when.
+        since: Timestamp,
+        /// Why.
+        cause: Cause,
+    },
+    /// It was taken back.
+    RolledBack {
+        /// This release.
+        release: ReleaseNo,
+        /// When that was complete.
+        at: Timestamp,
+        /// Why.
+        cause: Cause,
+    },
+}
+
+/// Monitoring without data while a release bakes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Blind {
+    /// Since when.
+    pub since: Timestamp,
+    /// Where.
+    #[serde(default)]
+    pub regions: BTreeSet<RegionId>,
+    /// Which alarms.
+    pub alarms: BTreeSet<AlarmName>,
+    /// Whether the on-call engineer was told.
+    pub paged: bool,
+}
+
+impl Work {
+    /// The release that is on its way through the step: entered and not yet passed or taken back.
+    #[must_use]
+    pub fn under_way(&self) -> Option<(ReleaseNo, Timestamp)> {
+        match self {
+            Work::Deploying { release, entered }
+            | Work::Testing { release, entered, .. }
+            | Work::Baking { release, entered, .. } => Some((*release, *entered)),
+            Work::Free | Work::Done { .. } | Work::RollingBack { .. } | Work::RolledBack { .. } => None,
+        }
+    }
+
+    /// One word for it.
+    #[must_use]
+    pub fn phase(&self) -> &'static str {
+        match self {
+            Work::Free => "free",
+            Work::Deploying { .. } => "deploying",
+            Work::Testing { .. } => "testing",
+            Work::Baking { .. } => "baking",
+            Work::Done { .. } => "done",
+            Work::RollingBack { .. } => "rolling back",
+            Work::RolledBack { .. } => "rolled back",
+        }
+    }
+}
