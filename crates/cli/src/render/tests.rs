@@ -70,6 +70,12 @@ fn step(name: &str, work: Value, done: Value, waiting: Value, targets: Value) ->
     json!({"name": name, "role": "main", "work": work, "done": done, "waiting": waiting, "targets": targets})
 }
 
+fn left_out(mut step: Value) -> Value {
+    let text = "us-1 still runs r6: skipped by bob: a cable is cut (skip 3)";
+    step["left_out"] = json!([{"region": "us-1", "text": text, "skip": 3}]);
+    step
+}
+
 fn stages() -> Value {
     let settled = json!({"kind": "settled"});
     let enough = json!({"state": "enough"});
@@ -97,7 +103,7 @@ fn stages() -> Value {
             step("wave-1/az-3", json!({"phase": "rolled-back", "release": 8, "at": ago(3), "cause": cause()}), json!(6), json!(null), json!([])),
         ]},
         {"name": "wave-2", "environment": "production", "production": true, "steps": [
-            step("wave-2/one-box", json!({"phase": "free"}), json!(null), json!(null), json!([])),
+            left_out(step("wave-2/one-box", json!({"phase": "free"}), json!(null), json!(null), json!([]))),
         ]},
     ])
 }
@@ -131,6 +137,9 @@ fn constructed() -> Status {
             "holds": [{"number": 1, "by": {"user": "alice"}, "reason": "audit", "since": ago(60), "until": NOW + 3_600_000, "stage": "beta"}],
             "overrides": [{"number": 2, "release": 7, "blockers": ["organisation-alarm"], "steps": [], "by": {"user": "bob"},
                 "reason": "it mends the network", "at": ago(10), "expires": NOW + 1_800_000}],
+            "skips": [{"number": 3, "scope": "production/us-1", "release": null, "by": {"user": "bob"},
+                "reason": "a cable is cut", "since": ago(600)}],
+            "retirement": {"complete": false, "by": {"user": "root"}, "reason": "one service less", "since": ago(3)},
         }],
         "next": "gateway",
     });
@@ -157,7 +166,9 @@ fn the_status_shows_every_state_with_its_reason() {
           the suspect release of frontend is on its way back
 
         frontend  service frontend, team web
+          RETIRING  by root 3s ago: one service less; its boxes run on
           HOLD 1  beta by alice for 60s, ends in 60m: audit
+          SKIP 3  production/us-1 is left out by bob for 10m: a cable is cut
           OVERRIDE 2  r7 may pass organisation-alarm by bob, ends in 30m: it mends the network
           source code  at ffffffffff, 1 commit is in no release yet
             TROUBLE  since 5m: the repository does not answer
@@ -188,6 +199,7 @@ fn the_status_shows_every_state_with_its_reason() {
           wave-1/az-3     r8   rolled back   3s ago to r6: alarm Frontend_OneBox_High_Severity in
                                              production/eu-1 (fault rate 12.5 % > 1 % in 2 of 3 periods)
           wave-2/one-box  -    free          nothing has come here yet
+              left out  us-1 still runs r6: skipped by bob: a cable is cut (skip 3)
 
         there are more pipelines: tidegate status --after gateway
     "#]]

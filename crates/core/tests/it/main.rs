@@ -7,6 +7,7 @@ mod definitions;
 mod fleet;
 mod following;
 mod lint;
+mod looking;
 mod overrides;
 mod retiring;
 mod returning;
