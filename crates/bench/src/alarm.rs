@@ -1,7 +1,7 @@
 //! How fast a bad release loses its requests: from the close of the last period that makes its one-box's alarm fire to the
 //! box's weight at zero, through monitoring, core and fleet. The clock is the same on both ends: it is one machine.
 
-use crate::load::{Load, Plan};
+use crate::load::Load;
 use crate::report::{Figure, median, percentile};
 use crate::scene::Scene;
 use crate::shop::Shop;
@@ -18,9 +18,6 @@ use tidegate_fleet::FleetClient;
 
 /// How many bad releases are caught.
 const COUNT: usize = 20;
-/// Clients, and their requests a second: the one-box gets a tenth of them.
-const CONNECTIONS: u32 = 16;
-const PER_SECOND: u32 = 400;
 /// The longest time from the close of the period to the weight at zero that is the goal, in milliseconds.
 const GOAL_MS: f64 = 1_000.0;
 /// How long a bad release may serve at all.
@@ -34,10 +31,8 @@ struct Caught {
 
 /// Measures.
 pub(crate) async fn take(scene: &Scene) -> Result<Figure> {
-    let mut shop = Shop::open(scene, "alarm", true).await?;
-    let plan =
-        Plan { address: shop.address, connections: CONNECTIONS, per_second: Some(PER_SECOND), posts: true };
-    let load = Load::start(plan)?;
+    let mut shop = Shop::open(scene, "alarm", "5s").await?;
+    let load = Load::start(shop.customers())?;
     let mut all = Vec::new();
     for _ in 0..COUNT {
         all.push(catch(&mut shop).await?);

@@ -9,6 +9,7 @@ use crate::machine::{self, Cpu};
 use crate::report::{Figure, median};
 use crate::scene::{self, BOX_START, Scene, until, until_listening};
 use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -216,13 +217,11 @@ async fn trace(one: &Contender) -> BTreeMap<String, f64> {
         command.args(["-p", &pid.to_string()]);
     }
     let Ok(tracer) = command.kill_on_drop(true).spawn() else { return BTreeMap::new() };
-    let Some(pid) =
-        tracer.id().and_then(|pid| i32::try_from(pid).ok()).and_then(rustix::process::Pid::from_raw)
-    else {
+    let Some(pid) = tracer.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw) else {
         return BTreeMap::new();
     };
     let Ok(load) = call(one.address, TRACE.as_secs_f64()).await else { return BTreeMap::new() };
-    let _ = rustix::process::kill_process(pid, rustix::process::Signal::INT);
+    let _ = kill_process(pid, Signal::INT);
     let Ok(Ok(output)) = tokio::time::timeout(scene::START_MAX, tracer.wait_with_output()).await else {
         return BTreeMap::new();
     };
@@ -302,10 +301,20 @@ async fn start_fleet(scene: &Scene, dir: &Path) -> Result<(Contender, SocketAddr
     Ok((Contender::new("tidegate", address, Some(pid)), upstream))
 }
 
-/// Another proxy; it ends with this value.
+/// Another proxy; it and its workers end with this value.
 struct Other {
     child: Child,
     address: SocketAddr,
+}
+
+impl Drop for Other {
+    fn drop(&mut self) {
+        let group = self.child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
+        if let Some(group) = group {
+            // It may have ended by itself.
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+    }
 }
 
 /// Tries another port when somebody else took the one that was free.

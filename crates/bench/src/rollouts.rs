@@ -1,27 +1,21 @@
 //! Deployments and rollbacks in a row under load, through the whole of tidegate: how many requests fail. None may.
 
-use crate::load::{Load, Plan};
+use crate::load::Load;
 use crate::report::{Figure, median, percentile};
 use crate::scene::Scene;
-use crate::shop::Shop;
+use crate::shop::{CONNECTIONS, PER_SECOND, Shop};
 use anyhow::Result;
 use serde_json::json;
 use std::time::Instant;
 
 /// Deployments, and as many rollbacks.
 const COUNT: usize = 100;
-/// Clients; they keep their connections and never repeat a request.
-const CONNECTIONS: u32 = 16;
-/// Requests a second, every second one a POST with a body.
-const PER_SECOND: u32 = 400;
 
 /// Measures.
 pub(crate) async fn take(scene: &Scene) -> Result<Figure> {
-    let mut shop = Shop::open(scene, "rollouts", false).await?;
+    let mut shop = Shop::open(scene, "rollouts", "0s").await?;
     let first = tidegate_core::ids::ReleaseNo(1);
-    let plan =
-        Plan { address: shop.address, connections: CONNECTIONS, per_second: Some(PER_SECOND), posts: true };
-    let load = Load::start(plan)?;
+    let load = Load::start(shop.customers())?;
     let (mut forward, mut back) = (Vec::new(), Vec::new());
     for _ in 0..COUNT {
         let begun = Instant::now();
@@ -42,7 +36,7 @@ pub(crate) async fn take(scene: &Scene) -> Result<Figure> {
         format!("median {:.2} s, longest {:.2} s", of(0.5), of(1.0))
     };
     let mut text = format!(
-        "rollouts: {COUNT} deployments and {COUNT} rollbacks of 3 boxes in a row, {CONNECTIONS} connections, {PER_SECOND} \
+        "rollouts: {COUNT} deployments and {COUNT} rollbacks of 4 boxes (a one-box, then 3) in a row, {CONNECTIONS} connections, {PER_SECOND} \
          requests/s, half of them POSTs\nfailed requests: {failed} of {sent}\nfrom the commit to its last box: {}\nfrom the \
          order to the last box back: {}\np99 of the requests: {:.1} ms\n",
         spread(&forward),

@@ -2,6 +2,7 @@
 //! through git, review, sandboxed build, signature, gates and rolling deployment. Health checks and bakes are short because
 //! this definition says so.
 
+use crate::load::{Load, Plan};
 use crate::scene::{self, BOX_START, Scene};
 use crate::server::{Caller, Server};
 use anyhow::{Context, Result, bail};
@@ -18,6 +19,10 @@ use tidegate_core::pipeline::PipelineFact;
 use tidegate_fleet::FleetClient;
 use tidegate_fleet::protocol::{EndpointKey, SetEndpoint};
 
+/// Clients; they keep their connections and never repeat a request.
+pub(crate) const CONNECTIONS: u32 = 16;
+/// Requests a second, every second one a POST with a body.
+pub(crate) const PER_SECOND: u32 = 400;
 /// How long anything in the life of a release may take.
 const FACT_MAX: Duration = Duration::from_secs(60);
 /// The pause between two looks at the log.
@@ -31,7 +36,7 @@ pub(crate) struct Shop {
     bob: Caller,
     repository: PathBuf,
     /// Where the service is called.
-    pub(crate) address: SocketAddr,
+    address: SocketAddr,
     pub(crate) fleet: FleetClient,
     /// The newest entry of the log that was read.
     position: u64,
@@ -40,8 +45,8 @@ pub(crate) struct Shop {
 }
 
 impl Shop {
-    /// Sets it up, and brings a first good release everywhere.
-    pub(crate) async fn open(scene: &Scene, name: &str, one_box: bool) -> Result<Shop> {
+    /// Sets it up, and brings a first good release everywhere. `one_box_bake` as in a definition, such as `5s`.
+    pub(crate) async fn open(scene: &Scene, name: &str, one_box_bake: &str) -> Result<Shop> {
         let dir = scene.folder(name)?;
         let repository = dir.join("repository");
         empty_repository(&repository)?;
@@ -54,7 +59,7 @@ impl Shop {
         let admin = server.admin();
         admin.call::<Value>(Method::PUT, "/v1/organisation", &organisation()).await?;
         let bob = server.login("bob").await?;
-        admin.call::<Value>(Method::PUT, "/v1/pipelines", &pipeline(&repository, one_box)?).await?;
+        admin.call::<Value>(Method::PUT, "/v1/pipelines", &pipeline(&repository, one_box_bake)?).await?;
         let fleet = server.fleet();
         let endpoint = EndpointKey {
             service: "shop".parse()?,
@@ -64,9 +69,17 @@ impl Shop {
         let made = fleet.set_endpoint(&SetEndpoint { endpoint, listen: None }).await?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, made.port));
         let mut shop = Shop { server, bob, repository, address, fleet, position: 0, newest: None };
+        // Without requests its alarms would be blind, and a release that nobody watches goes nowhere.
+        let load = Load::start(shop.customers())?;
         let first = shop.push("good").await?;
         shop.done(first).await?;
+        load.end().await?;
         Ok(shop)
+    }
+
+    /// Who calls the service; a one-box gets a tenth of it.
+    pub(crate) fn customers(&self) -> Plan {
+        Plan { address: self.address, connections: CONNECTIONS, per_second: Some(PER_SECOND), posts: true }
     }
 
     /// A reviewed commit comes to the mainline; the release that is made of it. It mends the one before, so that a rejected
@@ -92,7 +105,7 @@ impl Shop {
         .await
     }
 
-    /// Waits until all boxes of the main fleet run this release.
+    /// Waits until all boxes of the main fleet run this release; the one-box is always there before.
     pub(crate) async fn settled(&mut self, wanted: ReleaseNo) -> Result<()> {
         self.until(&format!("{wanted} is deployed"), |entry| match &entry.fact {
             Fact::Pipeline(PipelineFact::SlotSettled { release: Some(release), target })
@@ -200,9 +213,8 @@ pub(crate) fn organisation() -> Value {
 }
 
 /// Of the one service, from this repository.
-pub(crate) fn pipeline(repository: &Path, one_box: bool) -> Result<Value> {
-    let bake =
-        json!({"one_box": "1s", "az": "0s", "first_wave": "0s", "second_wave": "0s", "last_wave": "0s"});
+pub(crate) fn pipeline(repository: &Path, one_box_bake: &str) -> Result<Value> {
+    let bake = json!({"one_box": one_box_bake, "az": "0s", "first_wave": "0s", "second_wave": "0s", "last_wave": "0s"});
     Ok(json!({
         "schema": "tidegate.pipeline/1",
         "name": PIPELINE,
@@ -218,7 +230,7 @@ pub(crate) fn pipeline(repository: &Path, one_box: bool) -> Result<Value> {
             }},
             "environment": scene::box_environment()?
         },
-        "stages": [{"environment": "production", "boxes_per_az": 3, "one_box": one_box, "bake": bake}],
+        "stages": [{"environment": "production", "boxes_per_az": 3, "one_box": true, "bake": bake}],
         "rolling": {"healthy_for": "0s", "progress_deadline": "30s"}
     }))
 }

@@ -128,7 +128,7 @@ async fn apply_many(scene: &Scene, data: &Path) -> Result<f64> {
     server.admin().call::<Value>(Method::PUT, "/v1/organisation", &organisation).await?;
     let begun = Instant::now();
     for n in 0..PIPELINES {
-        let mut pipeline = shop::pipeline(&repository, true)?;
+        let mut pipeline = shop::pipeline(&repository, "1s")?;
         pipeline["name"] = json!(format!("{}-app", name(n)));
         pipeline["service"] = json!(name(n));
         pipeline["sources"][0]["poll"] = json!("1d");

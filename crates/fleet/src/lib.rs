@@ -3,7 +3,7 @@
 //!
 //! Who does what: [`protocol`] and [`client`] are what the control plane sees; `slots` accepts commands and reconciles,
 //! by the pure `plan`; `boxes` is the life of one box, `start` its start; `board` is what is so, and who gets requests;
-//! `proxy`, `pool`, `answer` and `listen` are the path of a request; `metrics` and `collect` count; `handover` is the
+//! `proxy`, `pool`, `answer`, `listen` and `threads` are the path of a request; `metrics` and `collect` count; `handover` is the
 //! upgrade without a failed request; [`package`] verifies what runs.
 //!
 //! What must hold: a box runs only bytes that were verified just before; boxes and their supervisor die independently;
@@ -33,6 +33,7 @@ mod route;
 mod shared;
 mod slots;
 mod start;
+mod threads;
 mod validate;
 
 pub use boxes::{RESTART_DELAY_MAX_MS, RESTART_DELAY_MIN_MS};
@@ -160,6 +161,8 @@ fn share(
     let ports = process::Ports::new();
     let metrics = Arc::<collect::Metrics>::default();
     let endpoints = endpoints::EndpointTable::load(&data, &ports, &metrics, listeners)?;
+    let clients = listen::Clients::new(config.request_limit)
+        .map_err(FleetError::disk("start", "the proxy's threads"))?;
     Ok(Arc::new(Shared {
         fleet_id: data.identity()?,
         packages,
@@ -167,7 +170,7 @@ fn share(
         metrics,
         board: board::Board::new(),
         endpoints: Arc::new(endpoints),
-        clients: Arc::new(listen::Clients::new(config.request_limit)),
+        clients: Arc::new(clients),
         open_files,
         starts: Arc::new(Semaphore::new(STARTS_AT_ONCE_MAX as usize)),
         rollback_starts: Arc::new(Semaphore::new(STARTS_AT_ONCE_MAX as usize)),

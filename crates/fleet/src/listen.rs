@@ -5,6 +5,7 @@
 
 use crate::proxy;
 use crate::route::Route;
+use crate::threads::Threads;
 use hyper::header::HeaderValue;
 use hyper::server::conn::http1::Builder;
 use hyper::service::service_fn;
@@ -41,16 +42,19 @@ pub(crate) struct Clients {
     leaving: AtomicBool,
     slots: Arc<Semaphore>,
     closed: Notify,
+    threads: Threads,
 }
 
 impl Clients {
-    pub(crate) fn new(request_limit: Duration) -> Clients {
-        Clients {
+    /// Starts the threads that serve them.
+    pub(crate) fn new(request_limit: Duration) -> std::io::Result<Clients> {
+        Ok(Clients {
+            threads: Threads::start()?,
             request_limit,
             leaving: AtomicBool::new(false),
             slots: Arc::new(Semaphore::new(CLIENT_CONNECTIONS_MAX)),
             closed: Notify::new(),
-        }
+        })
     }
 
     /// From now on (or no longer) each answer asks its client to come back on a new connection.
@@ -133,7 +137,8 @@ pub(crate) async fn accept(
             _ = accepting.wait_for(|accepting| !*accepting) => return,
             accepted = listener.accept() => accepted,
         };
-        let (stream, peer) = match accepted {
+        // From here on a connection belongs to the thread that serves it.
+        let (stream, peer) = match accepted.and_then(|(stream, peer)| Ok((stream.into_std()?, peer))) {
             Ok(accepted) => accepted,
             Err(error) => {
                 tracing::debug!(%error, endpoint = %route.key, "failed to accept a client");
@@ -149,11 +154,13 @@ pub(crate) async fn accept(
             peer,
             clients: Arc::clone(&clients),
         });
-        let clients = Arc::clone(&clients);
-        tokio::spawn(async move {
-            serve(stream, client).await;
+        let shared = Arc::clone(&clients);
+        clients.threads.spawn(async move {
+            if let Ok(stream) = TcpStream::from_std(stream) {
+                serve(stream, client).await;
+            }
             drop(permit);
-            clients.closed.notify_waiters();
+            shared.closed.notify_waiters();
         });
     }
 }

@@ -1,5 +1,6 @@
 //! Connections to boxes. A connection is driven by the request that uses it and by nobody while it is idle, so a request
-//! costs no change of task or thread. Whether an idle one was closed meanwhile is seen when it is taken.
+//! costs no change of task or thread: each of the proxy's threads keeps its own. Whether an idle one was closed meanwhile is
+//! seen when it is taken.
 //!
 //! What must hold: a connection returns to the pool only when its last exchange is wholly done; none is used that was
 //! idle for longer than [`IDLE_MAX_MS`], which is well below the time after which servers close idle connections (the
@@ -8,6 +9,7 @@
 use crate::listen::ClientSide;
 use crate::metrics::lock;
 use crate::route::Upstream;
+use crate::threads;
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::client::conn::http1::{Builder, Connection as Driver, SendRequest};
@@ -15,7 +17,7 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
@@ -93,6 +95,41 @@ pub(crate) struct Connection {
     idle_since: Instant,
 }
 
+/// Idle connections to one box by the thread that drives them; the newest last.
+#[derive(Debug)]
+pub(crate) struct Idle(Vec<Mutex<Vec<Connection>>>);
+
+impl Default for Idle {
+    fn default() -> Idle {
+        Idle((0..threads::count()).map(|_| Mutex::default()).collect())
+    }
+}
+
+impl Idle {
+    fn pop(&self) -> Option<Connection> {
+        lock(self.0.get(threads::current())?).pop()
+    }
+
+    fn push(&self, connection: Connection) {
+        let Some(own) = self.0.get(threads::current()) else { return };
+        let mut own = lock(own);
+        if own.len() < IDLE_PER_BOX_MAX / self.0.len() {
+            own.push(connection);
+        }
+    }
+
+    /// Closes those of all threads that were idle for longer.
+    fn close(&self, longer_than: Duration) {
+        for idle in &self.0 {
+            let mut idle = lock(idle);
+            let old = idle.partition_point(|c| c.idle_since.elapsed() >= longer_than);
+            let old: Vec<Connection> = idle.drain(..old).collect();
+            drop(idle);
+            drop(old);
+        }
+    }
+}
+
 /// Why there is no answer.
 #[derive(Debug)]
 pub(crate) enum Failed {
@@ -121,10 +158,10 @@ impl Connection {
     /// An idle connection that is still open and has not been idle for too long.
     pub(crate) fn take_idle(upstream: &Upstream) -> Option<Connection> {
         loop {
-            let mut connection = lock(&upstream.idle).pop()?;
+            let mut connection = upstream.idle.pop()?;
             if connection.idle_since.elapsed() > Duration::from_millis(IDLE_MAX_MS) {
                 // Those below it have been idle for longer.
-                close_idle(upstream);
+                close_old(upstream);
                 return None;
             }
             connection.drive(&mut Context::from_waker(std::task::Waker::noop()));
@@ -163,10 +200,7 @@ impl Connection {
             return;
         }
         self.idle_since = Instant::now();
-        let mut idle = lock(&upstream.idle);
-        if idle.len() < IDLE_PER_BOX_MAX {
-            idle.push(self);
-        }
+        upstream.idle.push(self);
     }
 
     /// After an answer with status 101: the bare connection, and what was read from it already.
@@ -183,15 +217,10 @@ impl Connection {
 
 /// Closes all idle connections to a box.
 pub(crate) fn close_idle(upstream: &Upstream) {
-    let idle = std::mem::take(&mut *lock(&upstream.idle));
-    drop(idle);
+    upstream.idle.close(Duration::ZERO);
 }
 
 /// Closes those that were idle for too long.
 pub(crate) fn close_old(upstream: &Upstream) {
-    let mut idle = lock(&upstream.idle);
-    let old = idle.partition_point(|c| c.idle_since.elapsed() > Duration::from_millis(IDLE_MAX_MS));
-    let old: Vec<Connection> = idle.drain(..old).collect();
-    drop(idle);
-    drop(old);
+    upstream.idle.close(Duration::from_millis(IDLE_MAX_MS));
 }

@@ -5,12 +5,12 @@
 //! draw more requests, because errors are fast; a box that hangs is passed over.
 
 use crate::metrics::{BoxMeter, Labels};
-use crate::pool::Connection;
+use crate::pool::Idle;
 use crate::protocol::EndpointKey;
 use arc_swap::ArcSwap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use tidegate_core::ids::Role;
 use tokio::sync::Notify;
 
@@ -27,8 +27,8 @@ pub(crate) struct Upstream {
     pub(crate) address: SocketAddr,
     pub(crate) role: Role,
     pub(crate) meter: Arc<BoxMeter>,
-    /// Connections without a request; the newest last.
-    pub(crate) idle: Mutex<Vec<Connection>>,
+    /// Connections without a request.
+    pub(crate) idle: Idle,
     in_flight: AtomicU32,
     leaving: AtomicBool,
     drained: Notify,
@@ -42,7 +42,7 @@ impl Upstream {
             address,
             role,
             meter,
-            idle: Mutex::default(),
+            idle: Idle::default(),
             in_flight: AtomicU32::new(0),
             leaving: AtomicBool::new(false),
             drained: Notify::new(),

@@ -16,7 +16,7 @@ use tidegate_core::scope::Scope;
 use tidegate_core::team::{Team, TeamEvent};
 use tidegate_core::units::Timestamp;
 use tidegate_fleet::protocol::{EndpointKey, MetricsPage, SetEndpoint};
-use tidegate_workers::canary::{CanaryKey, CanaryTarget};
+use tidegate_workers::canary::{CanaryCell, CanaryKey, CanaryTarget};
 use tidegate_workers::monitor::{Found, KEPT_SECONDS, Monitor, Standing};
 use tokio_util::sync::CancellationToken;
 
@@ -29,6 +29,7 @@ const CANARIES_EVERY: i64 = 2;
 struct Watcher {
     monitor: Monitor,
     standing: Standing,
+    /// Up to where (exclusive) seconds were evaluated.
     evaluated: i64,
     /// Since when a pipeline's Region has been watched without a gap, up to where it was granted.
     granted: BTreeMap<(PipelineId, Scope), i64>,
@@ -37,14 +38,7 @@ struct Watcher {
 }
 
 pub(super) async fn run(hands: Arc<Hands>, stop: CancellationToken) {
-    let mut watcher = Watcher {
-        monitor: Monitor::default(),
-        standing: Standing::default(),
-        evaluated: begin(&hands).await,
-        granted: BTreeMap::new(),
-        last_blind: BTreeMap::new(),
-        canaries_at: 0,
-    };
+    let mut watcher = Watcher::new(begin(&hands).await);
     while !stop.is_cancelled() {
         if let Err(why) = watcher.round(&hands).await {
             tracing::warn!("monitoring is blind: {why}");
@@ -77,22 +71,46 @@ async fn begin(hands: &Arc<Hands>) -> i64 {
 }
 
 impl Watcher {
-    async fn round(&mut self, hands: &Arc<Hands>) -> Result<(), String> {
-        // Alarms look back further than the first second that is evaluated.
-        let after = if self.monitor.complete_until() == 0 {
-            self.evaluated - KEPT_SECONDS
-        } else {
-            self.monitor.complete_until() - 1
-        };
-        let page: MetricsPage = hands.engines.fleet.metrics(after).await.map_err(|e| causes(&e))?;
-        if page.complete_until <= self.monitor.complete_until() {
-            return Ok(());
+    fn new(evaluated: i64) -> Watcher {
+        Watcher {
+            monitor: Monitor::default(),
+            standing: Standing::default(),
+            evaluated,
+            granted: BTreeMap::new(),
+            last_blind: BTreeMap::new(),
+            canaries_at: 0,
+        }
+    }
+
+    /// The newest second that was taken: everything after it is asked for. Alarms look back further than the first second
+    /// that is evaluated.
+    fn taken(&self) -> i64 {
+        match self.monitor.complete_until() {
+            0 => self.evaluated - KEPT_SECONDS,
+            until => until - 1,
+        }
+    }
+
+    /// Takes what came after [`Watcher::taken`]; whether there is anything new to be evaluated. The fleet's page reaches up to
+    /// and with its second, which has ended when it is told; the monitor's end is the first second that is still open.
+    fn take(&mut self, page: &MetricsPage, mut canaries: Vec<CanaryCell>) -> bool {
+        let until = page.complete_until + 1;
+        if until <= self.evaluated {
+            return false;
         }
         // Canary runs of seconds that are not closed for the fleet yet come with the next round.
-        let mut canaries = hands.canaries.cells_after(after);
-        canaries.retain(|cell| cell.second < page.complete_until);
+        canaries.retain(|cell| cell.second < until);
         self.monitor.take_canaries(&canaries);
-        self.monitor.take_metrics(&page.cells, &page.unrouted, page.complete_until);
+        self.monitor.take_metrics(&page.cells, &page.unrouted, until);
+        true
+    }
+
+    async fn round(&mut self, hands: &Arc<Hands>) -> Result<(), String> {
+        let taken = self.taken();
+        let page: MetricsPage = hands.engines.fleet.metrics(taken).await.map_err(|e| causes(&e))?;
+        if !self.take(&page, hands.canaries.cells_after(taken)) {
+            return Ok(());
+        }
         let slots = hands.engines.fleet.slots().await.map_err(|e| causes(&e))?;
         self.standing = standing(&slots.observations);
         let teams = hands.blocking(|h| h.runtime.teams()).await.map_err(|e| causes(&e))?;
@@ -249,4 +267,51 @@ async fn set_canaries(hands: &Arc<Hands>, teams: &[TeamId], standing: &Standing)
         }
     }
     hands.canaries.set(targets).map_err(|e| causes(&e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tidegate_core::ids::RunSpecDigest;
+    use tidegate_core::metrics::{ApiCell, Cell};
+
+    const START: i64 = 1_700_000_000;
+
+    fn cell(second: i64) -> Cell {
+        let counted = ApiCell { requests: 10, ..ApiCell::default() };
+        Cell {
+            second,
+            target: "shop/production/eu-1/a/main".parse().unwrap(),
+            box_id: "1".to_owned(),
+            run_spec: RunSpecDigest::new("a".repeat(64)).unwrap(),
+            apis: [("GET /".to_owned(), counted)].into(),
+            cpu_millicores: 0,
+            memory_kib: 0,
+            disk_kib: 0,
+            log_errors: 0,
+            healthy: true,
+        }
+    }
+
+    /// What a fleet answers whose newest closed second is this one.
+    fn page(after: i64, newest: i64) -> MetricsPage {
+        let cells = (START..=newest).filter(|second| *second > after).map(cell).collect();
+        MetricsPage { cells, unrouted: Vec::new(), complete_until: newest.max(0) }
+    }
+
+    #[test]
+    fn a_closed_second_is_taken_at_once_and_once() {
+        let mut watcher = Watcher::new(START);
+        assert!(!watcher.take(&page(watcher.taken(), 0), Vec::new()), "the fleet has closed no second yet");
+        let (service, scope) = ("shop".parse().unwrap(), "production/eu-1".to_owned().try_into().unwrap());
+        for newest in START..START + 5 {
+            assert!(watcher.take(&page(watcher.taken(), newest), Vec::new()));
+            assert_eq!(watcher.monitor.complete_until(), newest + 1);
+            let requests = watcher.monitor.requests(&service, &scope, START, newest + 1);
+            let counted: u64 = requests.values().flat_map(BTreeMap::values).sum();
+            assert_eq!(counted, 10 * u64::try_from(newest + 1 - START).unwrap());
+            watcher.evaluated = newest + 1;
+            assert!(!watcher.take(&page(watcher.taken(), newest), Vec::new()), "nothing new");
+        }
+    }
 }
