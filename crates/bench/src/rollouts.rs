@@ -4,7 +4,7 @@ use crate::load::Load;
 use crate::report::{Figure, median, percentile};
 use crate::scene::Scene;
 use crate::shop::{CONNECTIONS, PER_SECOND, Shop};
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use serde_json::json;
 use std::time::Instant;
 
@@ -15,6 +15,7 @@ const COUNT: usize = 100;
 pub(crate) async fn take(scene: &Scene) -> Result<Figure> {
     let mut shop = Shop::open(scene, "rollouts", "0s").await?;
     let first = tidegate_core::ids::ReleaseNo(1);
+    let good = shop.running().await?;
     let load = Load::start(shop.customers())?;
     let (mut forward, mut back) = (Vec::new(), Vec::new());
     for _ in 0..COUNT {
@@ -22,10 +23,12 @@ pub(crate) async fn take(scene: &Scene) -> Result<Figure> {
         let release = shop.push("good").await?;
         shop.settled(release).await?;
         forward.push(begun.elapsed().as_secs_f64());
+        ensure!(shop.running().await? != good, "nothing was deployed");
         let begun = Instant::now();
         shop.roll_back(release).await?;
         shop.settled(first).await?;
         back.push(begun.elapsed().as_secs_f64());
+        ensure!(shop.running().await? == good, "nothing was taken back");
     }
     let outcome = load.end().await?;
     drop(shop);
@@ -36,7 +39,8 @@ pub(crate) async fn take(scene: &Scene) -> Result<Figure> {
         format!("median {:.2} s, longest {:.2} s", of(0.5), of(1.0))
     };
     let mut text = format!(
-        "rollouts: {COUNT} deployments and {COUNT} rollbacks of 4 boxes (a one-box, then 3) in a row, {CONNECTIONS} connections, {PER_SECOND} \
+        "rollouts: {COUNT} deployments and {COUNT} rollbacks of 4 boxes (a one-box, then 3) in a row, {CONNECTIONS} \
+         connections, {PER_SECOND} \
          requests/s, half of them POSTs\nfailed requests: {failed} of {sent}\nfrom the commit to its last box: {}\nfrom the \
          order to the last box back: {}\np99 of the requests: {:.1} ms\n",
         spread(&forward),

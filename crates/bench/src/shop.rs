@@ -5,7 +5,7 @@
 use crate::load::{Load, Plan};
 use crate::scene::{self, BOX_START, Scene};
 use crate::server::{Caller, Server};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -14,7 +14,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 use tidegate_api::{LogEntry, LogPage, RollbackRequest};
 use tidegate_core::decision::Fact;
-use tidegate_core::ids::ReleaseNo;
+use tidegate_core::ids::{ReleaseNo, RunSpecDigest};
 use tidegate_core::pipeline::PipelineFact;
 use tidegate_fleet::FleetClient;
 use tidegate_fleet::protocol::{EndpointKey, SetEndpoint};
@@ -86,12 +86,12 @@ impl Shop {
     /// one does not keep it out.
     pub(crate) async fn push(&mut self, mode: &str) -> Result<ReleaseNo> {
         std::fs::write(self.repository.join("mode"), mode)?;
+        // No two releases have the same bytes: else there would be nothing to deploy.
+        let before = self.newest.as_deref().unwrap_or("none");
+        std::fs::write(self.repository.join("version"), format!("after {before}\n"))?;
         let mends = self.newest.as_ref().map(|commit| format!("\n\nFixes: {commit}")).unwrap_or_default();
         git(&self.repository, &["add", "--all"])?;
-        git(
-            &self.repository,
-            &["commit", "--quiet", "--allow-empty", "--message", &format!("a {mode} release{mends}")],
-        )?;
+        git(&self.repository, &["commit", "--quiet", "--message", &format!("a {mode} release{mends}")])?;
         let commit = git(&self.repository, &["rev-parse", "HEAD"])?;
         self.bob.call::<Value>(Method::POST, "/v1/approvals", &json!({ "commit": commit })).await?;
         git(&self.repository, &["update-ref", "refs/heads/main", &commit])?;
@@ -105,17 +105,28 @@ impl Shop {
         .await
     }
 
-    /// Waits until all boxes of the main fleet run this release; the one-box is always there before.
+    /// Waits until one-box and main fleet run this release.
     pub(crate) async fn settled(&mut self, wanted: ReleaseNo) -> Result<()> {
-        self.until(&format!("{wanted} is deployed"), |entry| match &entry.fact {
-            Fact::Pipeline(PipelineFact::SlotSettled { release: Some(release), target })
-                if *release == wanted && target.role == tidegate_core::ids::Role::Main =>
-            {
-                Some(())
-            }
-            _ => None,
-        })
-        .await
+        for _both in ["one-box", "main fleet"] {
+            self.until(&format!("{wanted} is deployed"), |entry| match &entry.fact {
+                Fact::Pipeline(PipelineFact::SlotSettled { release, .. }) if *release == Some(wanted) => {
+                    Some(())
+                }
+                _ => None,
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// What every box of the service runs; fails when they do not all run the same.
+    pub(crate) async fn running(&self) -> Result<RunSpecDigest> {
+        let slots = self.fleet.slots().await?.observations;
+        let mut all =
+            slots.iter().flat_map(|slot| &slot.boxes).filter(|b| b.health.is_healthy()).map(|b| &b.run_spec);
+        let first = all.next().context("there is no healthy box")?.clone();
+        ensure!(all.all(|other| *other == first), "the boxes do not run the same");
+        Ok(first)
     }
 
     /// Waits until this release has passed the last step.
@@ -220,7 +231,8 @@ pub(crate) fn pipeline(repository: &Path, one_box_bake: &str) -> Result<Value> {
         "name": PIPELINE,
         "service": "shop",
         "sources": [{"name": "code", "url": repository, "poll": "1m"}],
-        "build": {"package": [{"from": "start", "to": "start"}, {"from": "mode", "to": "mode"}]},
+        "build": {"package": [{"from": "start", "to": "start"}, {"from": "mode", "to": "mode"},
+            {"from": "version", "to": "version"}]},
         "run": {
             "engine": {"process": {
                 "command": ["./start"],
