@@ -91,7 +91,7 @@ fn shortage(hands: &Hands, seen: &Observation) -> Option<(usize, u32)> {
 fn matters(hands: &Hands, seen: &Observation) -> bool {
     let Ok(Some(pipeline)) = hands.runtime.pipeline(&seen.slot.pipeline) else { return false };
     let Some(slot) = pipeline.slots.get(&seen.slot.target) else { return false };
-    if slot.motion != Motion::Settled {
+    if matches!(slot.motion, Motion::Forward { .. } | Motion::Back { .. }) {
         return true;
     }
     let Some(definition) = pipeline.definition.as_ref().filter(|_| pipeline.life.is_active()) else {
