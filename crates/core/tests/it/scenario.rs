@@ -14,15 +14,11 @@ use tidegate_core::decision::{
 };
 use tidegate_core::definition::{OrganisationDef, PipelineDef};
 use tidegate_core::engine::Observation;
-use tidegate_core::ids::{CommitId, PackageDigest, PipelineId, ReleaseNo, SlotId, TargetId, TeamId, UserId};
-use tidegate_core::lease::{Lease, LeaseId};
-use tidegate_core::organisation::{Organisation, OrganisationEvent};
-use tidegate_core::pipeline::{
-    Build, Grant, Motion, Pipeline, PipelineEvent, PipelineFact, Snapshots, StepState, Work,
-};
-use tidegate_core::plan::StepId;
+use tidegate_core::ids::{CommitId, PackageDigest, PipelineId, ReleaseNo, SlotId, TeamId, UserId};
+use tidegate_core::organisation::OrganisationEvent;
+use tidegate_core::pipeline::{Grant, Motion, PipelineEvent, Snapshots};
 use tidegate_core::scope::Scope;
-use tidegate_core::team::{Report, Team, TeamEvent, metric_alarms};
+use tidegate_core::team::{Report, TeamEvent, metric_alarms};
 use tidegate_core::units::{Span, Timestamp};
 
 /// Follow-ups of one verb: more mean that the world runs in a circle.
