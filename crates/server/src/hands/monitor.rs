@@ -119,9 +119,10 @@ impl Watcher {
             self.canaries_at = until + CANARIES_EVERY;
             set_canaries(hands, &teams, &self.standing).await?;
         }
+        let baking = hands.blocking(bakes).await;
         for end in self.evaluated + 1..=until {
             for team in &teams {
-                self.evaluate(hands, team, end).await?;
+                self.evaluate(hands, team, baking.get(team), end).await?;
             }
         }
         self.evaluated = until;
@@ -129,10 +130,18 @@ impl Watcher {
         Ok(())
     }
 
-    /// Tells the team which alarms are in another state than it has recorded.
-    async fn evaluate(&mut self, hands: &Arc<Hands>, id: &TeamId, end: i64) -> Result<(), String> {
+    /// Tells the team which alarms are in another state than it has recorded, wherever it has boxes or something bakes.
+    async fn evaluate(
+        &mut self,
+        hands: &Arc<Hands>,
+        id: &TeamId,
+        baking: Option<&BTreeSet<Scope>>,
+        end: i64,
+    ) -> Result<(), String> {
         let Ok(team) = hands.runtime.team(id) else { return Ok(()) };
-        for scope in scopes(&team, &self.standing) {
+        let mut scopes = scopes(&team, &self.standing);
+        scopes.extend(baking.into_iter().flatten().cloned());
+        for scope in scopes {
             let Found { at, reports, blind, .. } = self.monitor.evaluate(&team, &scope, end, &self.standing);
             self.last_blind.insert((id.clone(), scope.clone()), blind);
             let changed: BTreeMap<_, _> = reports
@@ -210,6 +219,18 @@ fn has_run(hands: &Hands, service: &ServiceId, scope: &Scope) -> bool {
     let all = hands.runtime.pipelines().unwrap_or_default();
     // One that cannot be read may well run boxes.
     all.iter().any(|id| hands.runtime.pipeline(id).map_or(true, |p| p.is_some_and(|p| runs(&p))))
+}
+
+/// Where each team's pipelines bake at present.
+fn bakes(hands: &Hands) -> BTreeMap<TeamId, BTreeSet<Scope>> {
+    let mut all: BTreeMap<TeamId, BTreeSet<Scope>> = BTreeMap::new();
+    for id in hands.runtime.pipelines().unwrap_or_default() {
+        let Ok(Some(pipeline)) = hands.runtime.pipeline(&id) else { continue };
+        if let Some(team) = &pipeline.team {
+            all.entry(team.clone()).or_default().extend(baking(&pipeline));
+        }
+    }
+    all
 }
 
 fn baking(pipeline: &Pipeline) -> BTreeSet<Scope> {
