@@ -62,13 +62,13 @@ async fn a_retired_pipeline_shows_why_takes_no_orders_and_is_revived_by_its_defi
     assert_eq!(delete(&world, "/v1/pipelines/frontend").await, StatusCode::OK);
     let shown = status(&world).await["retirement"].clone();
     assert_eq!((&shown["complete"], &shown["reason"]), (&json!(true), &json!("one service less")));
-    assert_eq!(shown["by"], json!({"user": "root"}));
+    assert_eq!(shown["by"], json!({"user": "admin"}));
     let alice = world.token("alice");
     let (code, answer) =
         world.call("POST", "/v1/pipelines/frontend/holds", &alice, &json!({"reason": "x"}).to_string()).await;
     let message = answer["error"]["message"].as_str().unwrap();
     assert_eq!(code, StatusCode::CONFLICT);
-    assert!(message.contains("was retired by root") && message.contains("revives it"), "{message}");
+    assert!(message.contains("was retired by admin") && message.contains("revives it"), "{message}");
     assert_eq!(delete(&world, "/v1/pipelines/frontend").await, StatusCode::CONFLICT, "once is enough");
     // Its service may go: a retired pipeline holds no definition up.
     let mut organisation = organisation();
