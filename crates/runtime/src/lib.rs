@@ -29,7 +29,7 @@ use cache::Cache;
 use codec::{Entry, Shared, decode, parse_id};
 use std::fmt;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use submit::{With, run_spec_key};
 use tidegate_core::decision::{Actor, AggregateId, Effect, EffectId, Event, Fact};
 use tidegate_core::ids::{PipelineId, RunSpecDigest, TeamId};
@@ -137,6 +137,9 @@ pub struct Runtime {
     turns: Vec<Mutex<()>>,
     /// The newest time that was recorded: for the runtime it is never earlier than that.
     newest_ms: AtomicI64,
+    /// Held by each commit from before it is in the store until it is in the cache as well, and taken whole by whoever reads
+    /// effects: so what performs an effect never sees a state from before it was ordered.
+    publishing: RwLock<()>,
 }
 
 impl fmt::Debug for Runtime {
@@ -180,7 +183,7 @@ impl Runtime {
             );
         }
         let newest_ms = AtomicI64::new(newest);
-        Ok(Runtime { store, clock, options, epoch, cache, turns, newest_ms })
+        Ok(Runtime { store, clock, options, epoch, cache, turns, newest_ms, publishing: RwLock::default() })
     }
 
     /// What every command to an engine is fenced with.
@@ -221,13 +224,15 @@ impl Runtime {
         Ok(due.map(Timestamp))
     }
 
-    /// Effects of the lane that may be performed now, those that are being performed included.
+    /// Effects of the lane that may be performed now, those that are being performed included. The states that ordered them
+    /// can be read from here on.
     ///
     /// # Errors
     /// If the store fails or holds something unknown.
     pub fn effects(&self, lane: Lane, limit: usize) -> Result<Vec<PendingEffect>, RuntimeError> {
         let due =
             self.store.effects(lane, self.now().0, limit).map_err(|source| read("the effects", source))?;
+        drop(self.publishing.write().unwrap_or_else(PoisonError::into_inner));
         let pending = due.into_iter().map(|record| {
             Ok(PendingEffect {
                 effect: decode(&record.body, || format!("effect {}", record.id))?,

@@ -126,9 +126,13 @@ impl Runtime {
     ) -> Result<Try, SubmitError> {
         let (writes, entries) = writes(own, &seen, with.timer.or(seen.entries[own].due), &decision, &after)?;
         let commit = self.make_commit(own, cause, with, &seen, &decision, writes, lane)?;
+        let publishing = self.publishing.read().unwrap_or_else(PoisonError::into_inner);
         match self.store.commit(&commit) {
             Ok(()) => {
-                self.committed(own, &commit, entries, &decision);
+                let changed: Vec<AggregateId> = entries.keys().cloned().collect();
+                self.publish(&commit, entries);
+                drop(publishing);
+                self.tell(own, &commit, &changed, &decision);
                 let effects = decision.effects.into_iter().map(|e| e.id).collect();
                 Ok(Try::Done(Outcome { at: seen.now, facts: decision.facts, effects }))
             }
@@ -189,22 +193,19 @@ impl Runtime {
         })
     }
 
-    /// What is done in memory after a commit was made.
-    fn committed(
-        &self,
-        own: &AggregateId,
-        commit: &Commit,
-        entries: BTreeMap<AggregateId, Entry>,
-        decision: &Decision,
-    ) {
+    /// Brings what was committed into memory.
+    fn publish(&self, commit: &Commit, entries: BTreeMap<AggregateId, Entry>) {
         self.newest_ms.fetch_max(commit.at, Ordering::SeqCst);
-        let changed: Vec<AggregateId> = entries.keys().cloned().collect();
         for (id, entry) in entries {
             self.cache.committed(&id, entry);
         }
         for id in commit.wake.iter().filter_map(|id| parse_id(id).ok()) {
             self.cache.woken(&id, Timestamp(commit.at));
         }
+    }
+
+    /// Tells whoever listens of a commit.
+    fn tell(&self, own: &AggregateId, commit: &Commit, changed: &[AggregateId], decision: &Decision) {
         let lanes: BTreeSet<Lane> = decision.effects.iter().map(|e| lane_of(&e.effect)).collect();
         debug!(
             aggregate = %own,
@@ -216,7 +217,7 @@ impl Runtime {
             "committed"
         );
         if let Some(listener) = &self.options.listener {
-            listener.committed(&changed, &lanes.into_iter().collect::<Vec<_>>());
+            listener.committed(changed, &lanes.into_iter().collect::<Vec<_>>());
         }
     }
 

@@ -2,11 +2,17 @@
 
 use crate::world::{World, event, id, on_both, tidegate};
 use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use tidegate_core::decision::Event;
 use tidegate_core::lease::Lease;
 use tidegate_core::pipeline::{Motion, PipelineEvent};
 use tidegate_core::team::TeamEvent;
-use tidegate_runtime::{Options, Runtime};
+use tidegate_runtime::{Lane, Options, Runtime};
+use tidegate_store::{
+    Commit, CommitError, Due, EffectRecord, FactRecord, Loaded, MemoryStore, Reserve, Start, Store,
+    StoreError,
+};
 
 fn hold(reason: String) -> PipelineEvent {
     PipelineEvent::HoldPlaced { by: tidegate(), reason, until: None, stage: None }
@@ -107,5 +113,89 @@ fn threads_lose_nothing() {
         assert_eq!(shared.holds.len(), THREADS * EACH);
         assert_eq!(w.runtime.team(&"shop".parse().unwrap()).unwrap().approvals.len(), THREADS * EACH);
         w.runtime.verify_log(None).unwrap();
+    });
+}
+
+/// A store whose commits are visible for a while before they return, when the gate is set: each commit that orders an effect
+/// tells that it was made and then waits.
+#[derive(Default)]
+struct SlowToReturn {
+    inner: MemoryStore,
+    gate: Mutex<Option<(Sender<()>, Receiver<()>)>>,
+}
+
+impl Store for SlowToReturn {
+    fn commit_many(&self, commits: &[Commit]) -> Vec<Result<(), CommitError>> {
+        let made = self.inner.commit_many(commits);
+        if commits.iter().any(|c| !c.new_effects.is_empty())
+            && let Some((made, go_on)) = self.gate.lock().unwrap().take()
+        {
+            made.send(()).unwrap();
+            go_on.recv().unwrap();
+        }
+        made
+    }
+    fn load(&self, id: &str) -> Result<Option<Loaded>, StoreError> {
+        self.inner.load(id)
+    }
+    fn list(&self, prefix: &str, after: &str, limit: usize) -> Result<Vec<String>, StoreError> {
+        self.inner.list(prefix, after, limit)
+    }
+    fn due(&self, now: i64, limit: usize) -> Result<Vec<Due>, StoreError> {
+        self.inner.due(now, limit)
+    }
+    fn next_due(&self) -> Result<Option<i64>, StoreError> {
+        self.inner.next_due()
+    }
+    fn effects(&self, lane: Lane, now: i64, limit: usize) -> Result<Vec<EffectRecord>, StoreError> {
+        self.inner.effects(lane, now, limit)
+    }
+    fn next_effect_at(&self, lane: Lane) -> Result<Option<i64>, StoreError> {
+        self.inner.next_effect_at(lane)
+    }
+    fn effect(&self, id: &str) -> Result<Option<EffectRecord>, StoreError> {
+        self.inner.effect(id)
+    }
+    fn facts(&self, of: Option<&str>, start: Start, limit: usize) -> Result<Vec<FactRecord>, StoreError> {
+        self.inner.facts(of, start, limit)
+    }
+    fn document(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        self.inner.document(key)
+    }
+    fn meta(&self, key: &str) -> Result<Option<String>, StoreError> {
+        self.inner.meta(key)
+    }
+    fn set_meta(&self, key: &str, value: &str) -> Result<(), CommitError> {
+        self.inner.set_meta(key, value)
+    }
+    fn acquire_epoch(&self, above: u64) -> Result<u64, CommitError> {
+        self.inner.acquire_epoch(above)
+    }
+    fn tend(&self) -> Result<Reserve, StoreError> {
+        self.inner.tend()
+    }
+}
+
+#[test]
+fn whoever_performs_an_effect_sees_the_state_that_ordered_it() {
+    let store = Arc::new(SlowToReturn::default());
+    let w = World::on(store.clone(), None, None);
+    let (made, was_made) = channel();
+    let (let_go, go_on) = channel();
+    *store.gate.lock().unwrap() = Some((made, go_on));
+    std::thread::scope(|scope| {
+        scope.spawn(|| w.commit(1));
+        was_made.recv().unwrap();
+        let (tell, told) = channel();
+        let runtime = &w.runtime;
+        scope.spawn(move || {
+            let ordered = runtime.effects(Lane::Forward, 8).unwrap();
+            let releases = runtime.pipeline(&id("frontend")).unwrap().unwrap().releases.len();
+            tell.send((ordered.len(), releases)).unwrap();
+        });
+        // Either it does not return before the commit has, or it knows the release already.
+        let early = told.recv_timeout(std::time::Duration::from_millis(300));
+        let_go.send(()).unwrap();
+        assert_eq!(early.or_else(|_| told.recv()).unwrap(), (1, 1));
     });
 }

@@ -112,7 +112,7 @@ impl World {
         World::on(memory.clone(), Some(memory), None)
     }
 
-    fn on(store: Arc<dyn Store>, memory: Option<Arc<MemoryStore>>, dir: Option<TempDir>) -> World {
+    pub(crate) fn on(store: Arc<dyn Store>, memory: Option<Arc<MemoryStore>>, dir: Option<TempDir>) -> World {
         let clock = Arc::new(HandClock::default());
         clock.set(START);
         let ear = Arc::new(Ear::default());
