@@ -144,6 +144,23 @@ impl Fixture {
     }
 }
 
+impl Drop for Fixture {
+    /// The tool's helpers never end by themselves, and the engine ends those of a run only before the next one: whoever
+    /// has this fixture's folder in its environment ends here.
+    fn drop(&mut self) {
+        let control = format!("CONTROL={}", self.control().display());
+        for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let environment = fs::read(process.path().join("environ")).unwrap_or_default();
+            let pid = process.file_name().to_str().and_then(|pid| pid.parse().ok());
+            if environment.split(|byte| *byte == 0).any(|variable| variable == control.as_bytes())
+                && let Some(pid) = pid.and_then(rustix::process::Pid::from_raw)
+            {
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
+    }
+}
+
 fn store(dir: &Path) -> PackageStore {
     PackageStore::open(&dir.join("packages")).unwrap()
 }
