@@ -93,3 +93,29 @@ fn data_points_are_needed_as_well_and_count_only_on_boxes_of_the_release() {
         assert_eq!(s.phase("frontend", "gamma/one-box"), phase);
     }
 }
+
+#[test]
+fn one_region_that_stays_blind_is_paged_for_although_the_others_are_watched() {
+    let mut s = Scenario::empty();
+    let mut one_wave = pipeline_json("frontend", "frontend");
+    one_wave["stages"][1]["waves"] = serde_json::json!([{"regions": ["north", "east"]}]);
+    s.apply(&one_wave);
+    s.release("frontend");
+    s.reach("frontend", "wave-1/one-box", R1);
+    let alarm: AlarmName = AlarmName::new("Frontend_High_Fault_Rate").unwrap();
+    for _ in 0..11 {
+        let from = s.now;
+        s.now = from + Span::minutes(1);
+        let until = s.now;
+        let grant = |region: &str, blind: BTreeSet<AlarmName>| Grant {
+            scope: scope(&format!("production/{region}")),
+            from,
+            until,
+            blind,
+            requests: BTreeMap::new(),
+        };
+        let grants = vec![grant("north", BTreeSet::from([alarm.clone()])), grant("east", BTreeSet::new())];
+        s.pipeline_event("frontend", PipelineEvent::Watched { grants }).unwrap();
+    }
+    assert_eq!(s.paged("monitoring is blind"), 1);
+}
