@@ -7,6 +7,7 @@ use super::load::{LoadGenerator, LoadRequest, LoadTarget};
 use super::repo::{ASSETS, BACKEND, FRONTEND, INFRASTRUCTURE, Repo};
 use crate::Global;
 use crate::client::Client;
+use crate::commands::fleet::end;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -15,13 +16,11 @@ use std::time::{Duration, Instant};
 use tidegate_api::{LogEntry, LogPage, Status};
 use tidegate_fleet::FleetConfig;
 use tidegate_fleet::client::FleetClient;
-use tidegate_fleet::protocol::{EndpointKey, SetEndpoint, Stop};
+use tidegate_fleet::protocol::{EndpointKey, SetEndpoint};
 use tokio::process::{Child, Command};
 
 /// How long the server may take until it answers.
 const START_MAX: Duration = Duration::from_secs(60);
-/// How long the fleet may take until all of its boxes have ended.
-const FLEET_END_MAX: Duration = Duration::from_secs(30);
 /// Requests a second to each production endpoint of the frontend; elsewhere and to the backend fewer.
 const PRODUCTION_RATE: u32 = 20;
 
@@ -190,14 +189,8 @@ impl World {
 async fn end_fleet(dir: &Path) {
     let fleet = FleetClient::new(FleetConfig::socket(&dir.join("data").join("fleet")));
     let Ok(status) = fleet.status().await else { return };
-    if let Err(error) = fleet.stop(Stop { boxes: true }).await {
-        eprintln!("the fleet did not take its end: {error}");
-    }
-    let begun = Instant::now();
-    // A process that has ended and that nobody has waited for has an empty command line.
-    let runs = || std::fs::read(format!("/proc/{}/cmdline", status.pid)).is_ok_and(|line| !line.is_empty());
-    while runs() && begun.elapsed() < FLEET_END_MAX {
-        tokio::time::sleep(Duration::from_millis(50)).await;
+    if !matches!(end(&fleet, &status, true).await, Ok(true)) {
+        eprintln!("the fleet (process {}) did not end", status.pid);
     }
 }
 

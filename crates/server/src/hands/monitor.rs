@@ -92,17 +92,18 @@ impl Watcher {
     }
 
     /// Takes what came after [`Watcher::taken`]; whether there is anything new to be evaluated. The fleet's page reaches up to
-    /// and with its second, which has ended when it is told; the monitor's end is the first second that is still open.
+    /// and with its second, which has ended when it is told; the monitor's end is the first second that is still open. A page
+    /// has an end, so after a restart the first ones may well end before the first second that is evaluated.
     fn take(&mut self, page: &MetricsPage, mut canaries: Vec<CanaryCell>) -> bool {
-        let until = page.complete_until + 1;
-        if until <= self.evaluated {
+        if page.complete_until <= self.taken() {
             return false;
         }
+        let until = page.complete_until + 1;
         // Canary runs of seconds that are not closed for the fleet yet come with the next round.
         canaries.retain(|cell| cell.second < until);
         self.monitor.take_canaries(&canaries);
         self.monitor.take_metrics(&page.cells, &page.unrouted, until);
-        true
+        until > self.evaluated
     }
 
     async fn round(&mut self, hands: &Arc<Hands>) -> Result<(), String> {
@@ -318,6 +319,18 @@ mod tests {
     fn page(after: i64, newest: i64) -> MetricsPage {
         let cells = (START..=newest).filter(|second| *second > after).map(cell).collect();
         MetricsPage { cells, unrouted: Vec::new(), complete_until: newest.max(0) }
+    }
+
+    #[test]
+    fn pages_that_end_before_what_is_evaluated_lead_to_those_that_do_not() {
+        let mut watcher = Watcher::new(START + 100);
+        let mut pages = 0;
+        // The fleet tells at most forty seconds at once.
+        while !watcher.take(&page(watcher.taken().max(START - 1), START + 40 * (pages + 1)), Vec::new()) {
+            pages += 1;
+            assert!(pages < 10, "it asks for the same seconds again and again");
+        }
+        assert_eq!(watcher.monitor.complete_until(), START + 121);
     }
 
     #[test]
