@@ -89,6 +89,8 @@ struct LoadOptions {
 }
 
 fn main() -> ExitCode {
+    // The HTTP client needs one, although nothing here is encrypted. It fails only if there is one already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     match Cli::parse().command {
         Command::Run(options) => told(in_runtime(true, run(options))),
         Command::Box { mode } => told(in_runtime(false, box_server::run(mode == Mode::Bad))),

@@ -60,6 +60,27 @@ impl Scene {
     }
 }
 
+impl Drop for Scene {
+    /// What a panic has left running.
+    fn drop(&mut self) {
+        if self.fleets.get_mut().is_ok_and(|fleets| fleets.is_empty()) {
+            return;
+        }
+        let ended = std::thread::scope(|scope| {
+            let end = || {
+                tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build()
+                    .map(|r| r.block_on(self.end()))
+            };
+            scope.spawn(end).join()
+        });
+        if !matches!(ended, Ok(Ok(()))) {
+            eprintln!("fleets in {} may still run", self.dir.path().display());
+        }
+    }
+}
+
 /// Ends the fleet in this folder with its boxes, and waits until it has.
 pub(crate) async fn end_fleet(data: &Path) -> Result<()> {
     let fleet = FleetClient::new(FleetConfig::socket(data));
