@@ -90,17 +90,20 @@ impl Story<'_> {
         let into_two = self
             .wait("the second release in wave 2", FRONTEND, mark, |f| entered(f, "wave-2/one-box", second))
             .await?;
-        let behind = self
-            .wait("the third release in wave 1", FRONTEND, next, |f| entered(f, "wave-1/one-box", third))
-            .await?;
         self.done_everywhere(FRONTEND, second, mark).await?;
         let out_of_two = self
             .find(FRONTEND, mark, |f| done_with(f, "wave-2/az-3", second))
             .map_or(u64::MAX, |e| e.position);
-        if !(into_two.position < behind.position && behind.position < out_of_two) {
-            return Err(format!("{third} did not enter wave 1 while {second} was in wave 2"));
-        }
-        self.ok(&format!("{third} entered wave 1 while {second} was in wave 2 (P3)"));
+        // A third that was quick is in the one-box already when the second leaves the wave.
+        let window = into_two.position..out_of_two;
+        let behind = ["wave-1/one-box", "wave-1/az-1", "wave-1/az-2"]
+            .into_iter()
+            .find(|step| {
+                let entry = self.find(FRONTEND, next, |f| entered(f, step, third));
+                entry.is_some_and(|e| window.contains(&e.position))
+            })
+            .ok_or_else(|| format!("{third} entered nothing of wave 1 while {second} was in wave 2"))?;
+        self.ok(&format!("{third} entered {behind} while {second} was in wave 2 (P3)"));
         let during = self.world.load.snapshot().since(&before);
         self.nothing_failed(&during)?;
         for pipeline in ["frontend-assets", "frontend-infrastructure"] {
