@@ -94,7 +94,7 @@ impl Story<'_> {
         let out_of_two = self
             .find(FRONTEND, mark, |f| done_with(f, "wave-2/az-3", second))
             .map_or(u64::MAX, |e| e.position);
-        // A third that was quick is in the one-box already when the second leaves the wave.
+        // A third that was quick is in the one-box already when the second enters wave 2.
         let window = into_two.position..out_of_two;
         let behind = ["wave-1/one-box", "wave-1/az-1", "wave-1/az-2"]
             .into_iter()

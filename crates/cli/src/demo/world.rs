@@ -21,6 +21,8 @@ use tokio::process::{Child, Command};
 
 /// How long the server may take until it answers.
 const START_MAX: Duration = Duration::from_secs(60);
+/// How long it is tried to remove the demo's folder.
+const REMOVE_MAX: Duration = Duration::from_secs(10);
 /// Requests a second to each production endpoint of the frontend; elsewhere and to the backend fewer.
 const PRODUCTION_RATE: u32 = 20;
 
@@ -57,7 +59,7 @@ impl World {
         let made = World::make(&dir, disabled).await;
         if made.is_err() {
             end_fleet(&dir).await;
-            let _ = std::fs::remove_dir_all(&dir);
+            remove(&dir).await;
         }
         made
     }
@@ -181,7 +183,21 @@ impl World {
             let _ = self.server.kill().await;
         }
         end_fleet(&self.dir).await;
-        let _ = std::fs::remove_dir_all(&self.dir);
+        remove(&self.dir).await;
+    }
+}
+
+/// Removes the demo's folder; a build that is being ended may still write to it for a moment.
+async fn remove(dir: &Path) {
+    let begun = Instant::now();
+    while let Err(error) = std::fs::remove_dir_all(dir) {
+        if error.kind() == std::io::ErrorKind::NotFound {
+            return;
+        }
+        if begun.elapsed() > REMOVE_MAX {
+            return eprintln!("{} cannot be removed: {error}", dir.display());
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
