@@ -45,7 +45,12 @@ fn service(name: &str, canary: &str) -> Value {
     let prefix = if name == "frontend" { "Frontend" } else { "Backend" };
     let alarm = |what: &str, scope: &str, metric: Value, threshold: u64, min_samples: u64| {
         // A one-box has few requests and a short bake: one bad period is enough.
-        let datapoints = if scope == "one-box" { "1 of 2" } else { "2 of 3" };
+        // The first boxes of an environment are all starting, for longer where CPU is wanting.
+        let datapoints = match (what, scope) {
+            ("High_Failing_Health_Checks", _) => "5 of 6",
+            (_, "one-box") => "1 of 2",
+            _ => "2 of 3",
+        };
         json!({
             "name": format!("{prefix}_{what}"), "scope": scope, "metric": metric, "threshold": threshold,
             "period": "2s", "datapoints": datapoints, "min_samples": min_samples
