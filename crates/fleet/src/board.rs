@@ -144,8 +144,14 @@ impl Board {
         self.wake();
     }
 
-    /// How many boxes could serve.
-    pub(crate) fn able_to_serve(&self) -> usize {
+    /// Waits until so many boxes could serve.
+    pub(crate) async fn until_serving(&self, boxes: usize) {
+        let mut changes = self.changes();
+        // Not within `wait_for`: its condition is asked under the lock that whoever publishes waits for.
+        while self.able_to_serve() < boxes && changes.changed().await.is_ok() {}
+    }
+
+    fn able_to_serve(&self) -> usize {
         let state = lock(&self.state);
         state.slots.values().flat_map(|entry| &entry.view.boxes).filter(|b| b.serves.is_some()).count()
     }
@@ -200,4 +206,36 @@ fn observe(slot: &SlotId, view: &SlotView, weight_of: impl Fn(&Option<Arc<Upstre
         .collect();
     boxes.sort_by(|a, b| a.id.cmp(&b.id));
     Observation { slot: slot.clone(), fence: view.fence, boxes, trouble: view.trouble.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    /// Who waits for boxes and who publishes them never wait for each other.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn waiting_for_boxes_holds_no_publisher_up() {
+        const ROUNDS: u64 = 2_000;
+        let board = Arc::new(Board::new());
+        let slot: SlotId = serde_json::from_value(serde_json::json!({
+            "target": "shop/production/eu-1/a/main", "pipeline": "app"
+        }))
+        .unwrap();
+        let route = Arc::new(Route::new(EndpointKey::of(&slot.target)));
+        let waiting = tokio::spawn({
+            let board = Arc::clone(&board);
+            async move { board.until_serving(1).await }
+        });
+        let publisher = Arc::clone(&board);
+        let published = tokio::task::spawn_blocking(move || {
+            for generation in 1..=ROUNDS {
+                let fence = Fence { epoch: 1, generation };
+                publisher.publish(&slot, &route, SlotView { fence, boxes: Vec::new(), trouble: None });
+            }
+        });
+        tokio::time::timeout(Duration::from_secs(30), published).await.expect("publishing hangs").unwrap();
+        assert!(!waiting.is_finished(), "no box could serve");
+        waiting.abort();
+    }
 }

@@ -84,10 +84,8 @@ impl Supervisor {
     /// Waits, for so long at most, until the boxes that were healthy when they were adopted serve.
     pub(crate) async fn adopted_serve(&self, limit: Duration) {
         let board = &self.shared.board;
-        let mut changes = board.changes();
-        let all = changes.wait_for(|_| board.able_to_serve() >= self.were_healthy);
         // Those that do not pass their first check are taken in when they do.
-        let _ = tokio::time::timeout(limit, all).await;
+        let _ = tokio::time::timeout(limit, board.until_serving(self.were_healthy)).await;
         board.release();
     }
 
