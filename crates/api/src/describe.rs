@@ -120,6 +120,7 @@ fn pipeline(fact: &PipelineFact) -> String {
                 releases(from.keys())
             )
         }
+        F::SlotResized { target, boxes } => format!("{target} has {boxes} boxes to configure"),
         F::SlotAsked { target, asked, .. } => format!("{target}: {asked} boxes asked for"),
         F::SlotProgressed { target, settled, .. } => format!("{target}: {settled} boxes settled"),
         F::SlotTroubled { target, trouble: Some(trouble) } => format!("{target}: in the way: {trouble}"),

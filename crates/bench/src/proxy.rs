@@ -284,7 +284,13 @@ async fn start_fleet(scene: &Scene, dir: &Path) -> Result<(Contender, SocketAddr
     let set = SetSlot {
         slot,
         fence: Fence { epoch: 1, generation: 1 },
-        desired: Desired { split: vec![share], condemned: Vec::new(), minimum_serving: 0, surge: false },
+        desired: Desired {
+            split: vec![share],
+            condemned: Vec::new(),
+            minimum_serving: 0,
+            surge: false,
+            rest: None,
+        },
         run_specs: vec![run_spec],
         secrets: BTreeMap::new(),
         rollback: false,

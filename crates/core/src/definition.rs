@@ -10,7 +10,7 @@ use crate::ids::{
     AzId, CommitId, EnvironmentId, PipelineId, RegionId, SecretName, ServiceId, SourceId, StageId, TeamId,
     UserId,
 };
-use crate::run_spec::{CommandSpec, ProcessSpec};
+use crate::run_spec::{CommandSpec, ConfigurationSpec, ProcessSpec};
 use crate::units::{Percent, Span};
 use crate::window::Windows;
 use schemars::JsonSchema;
@@ -344,6 +344,9 @@ pub enum EngineDef {
     Process(ProcessSpec),
     /// The team's own commands.
     Command(CommandSpec),
+    /// Values for the boxes of the same service that another pipeline's processes are: as many as there are of those, so
+    /// `boxes_per_az` says nothing here.
+    Configuration(ConfigurationSpec),
 }
 
 /// An environment that releases pass: beta, gamma, or production with its waves.

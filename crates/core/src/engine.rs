@@ -47,6 +47,19 @@ pub struct Desired {
     pub minimum_serving: u32,
     /// Start the new box and see it healthy before the old one is drained (fleets of fewer than three boxes).
     pub surge: bool,
+    /// What boxes beyond the split have, where another slot says how many boxes there are: of configuration only.
+    #[serde(default)]
+    pub rest: Option<Rest>,
+}
+
+/// What boxes beyond a split have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Rest {
+    /// Nothing of the slot.
+    Nothing,
+    /// This.
+    RunSpec(RunSpecDigest),
 }
 
 /// What an engine says of one box.
@@ -57,9 +70,10 @@ pub struct BoxObservation {
     pub id: String,
     /// Grows with each start of the box's process.
     pub incarnation: u32,
-    /// What it runs.
+    /// What it runs. Of a configuration slot: what it is to have; a box without any of the slot's is told with what its
+    /// process runs.
     pub run_spec: RunSpecDigest,
-    /// How it is.
+    /// How it is. Of a configuration slot: healthy if its process is and works with these values.
     pub health: BoxHealth,
     /// Its share of the Region's requests relative to the other boxes'; 0 is none.
     pub weight: u32,

@@ -294,6 +294,28 @@ fn engine(f: &mut Findings, def: &PipelineDef, organisation: &OrganisationDef) {
                 );
             }
         }
+        EngineDef::Configuration(configuration) => {
+            let place = "/run/engine/configuration";
+            if !configuration.reload.starts_with('/') {
+                f.add("TG114", format!("{place}/reload"), "a path begins with '/'", "write /reload");
+            }
+            if configuration.timeout.millis() == 0 {
+                f.add("TG126", format!("{place}/timeout"), "it is longer than nothing", "write 1s or more");
+            }
+            let given = [
+                ("environment", def.run.environment.is_empty()),
+                ("secrets", def.run.secrets.is_empty()),
+                ("calls", def.run.calls.is_empty()),
+            ];
+            for (field, _) in given.iter().filter(|(_, empty)| !empty) {
+                f.add(
+                    "TG141",
+                    format!("/run/{field}"),
+                    "configuration runs nothing that it could be given to",
+                    "write it in the pipeline of the service's processes",
+                );
+            }
+        }
         EngineDef::Command(command) => {
             for (field, run) in [("deploy", &command.deploy), ("observe", &command.observe)] {
                 if run.is_empty() {

@@ -20,6 +20,9 @@ pub struct Cell {
     pub box_id: String,
     /// What the box ran.
     pub run_spec: RunSpecDigest,
+    /// The configuration that it worked with, of each configuration pipeline.
+    #[serde(default)]
+    pub configuration: Vec<RunSpecDigest>,
     /// Requests by API, such as `POST /orders`; an API without requests in this second may be absent.
     pub apis: BTreeMap<String, ApiCell>,
     /// CPU time used, in thousandths of one core over this second.

@@ -104,6 +104,10 @@ pub fn next(
         }
     }
     let wait = settles_at.map_or(Next::Wait, Next::WaitUntil);
+    if asked == 0 && boxes == 0 {
+        // Configuration for a fleet that is not there yet: whatever starts there is to start with it.
+        return Next::Ask(1);
+    }
     if asked >= boxes {
         return if settled >= boxes && old_total == 0 { Next::Complete } else { wait };
     }

@@ -54,6 +54,8 @@ pub enum Workload {
     Process(ProcessSpec),
     /// A team's own commands (infrastructure, static assets, a tool, a platform of the team's own).
     Command(CommandSpec),
+    /// Values for the processes of the same service, taken up while they run.
+    Configuration(ConfigurationSpec),
 }
 
 /// A server process.
@@ -135,6 +137,27 @@ pub struct BoxLimits {
     /// Open files (RLIMIT_NOFILE).
     #[serde(default)]
     pub open_files: u64,
+}
+
+/// Configuration and feature flags (S5): the package's files, given to the running boxes of the service's own processes on
+/// the same target. A box finds them in the folder `$TIDEGATE_CONFIGURATION/<pipeline>`, which changes as a whole; a box
+/// that starts, starts with those that it is to have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ConfigurationSpec {
+    /// Path and query, beginning with '/', that is called with POST at a box whose files have changed, from the box's own
+    /// machine. A 2xx answer says that the box works with them now. After any other, or none, the box has its files of
+    /// before again; it counts as unhealthy with the new ones, and its answer is the reason.
+    pub reload: String,
+    /// Limit of one such call; longer than nothing.
+    #[serde(default = "ConfigurationSpec::default_timeout")]
+    pub timeout: Span,
+}
+
+impl ConfigurationSpec {
+    fn default_timeout() -> Span {
+        Span::seconds(5)
+    }
 }
 
 /// A team's own `deploy`, `observe` and `rollback`, run from the unpacked package. Each must be idempotent.

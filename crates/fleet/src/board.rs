@@ -4,7 +4,7 @@
 use crate::metrics::lock;
 use crate::protocol::{EndpointKey, Observations};
 use crate::route::{Route, Table, Upstream, weights};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tidegate_core::engine::{BoxHealth, BoxObservation, Fence, Observation};
@@ -28,6 +28,13 @@ pub(crate) struct SlotView {
     pub(crate) fence: Fence,
     pub(crate) boxes: Vec<BoxView>,
     pub(crate) trouble: Option<String>,
+}
+
+impl SlotView {
+    /// Of a slot that has accepted this command and has no boxes.
+    pub(crate) fn empty(fence: Fence) -> SlotView {
+        SlotView { fence, boxes: Vec::new(), trouble: None }
+    }
 }
 
 #[derive(Debug)]
@@ -183,7 +190,13 @@ impl Board {
 
     /// How many boxes there are.
     pub(crate) fn boxes(&self) -> usize {
-        lock(&self.state).slots.values().map(|entry| entry.view.boxes.len()).sum()
+        let state = lock(&self.state);
+        // A box that is configured is in a slot for each of its configurations as well.
+        let of = |(slot, entry): (&'_ SlotId, &'_ Entry)| {
+            let target = slot.target.clone();
+            entry.view.boxes.iter().map(move |b| (target.clone(), b.id.clone())).collect::<Vec<_>>()
+        };
+        state.slots.iter().flat_map(of).collect::<BTreeSet<_>>().len()
     }
 
     /// Whether the slot has boxes.

@@ -4,6 +4,7 @@
 //! its process again, whenever this one dies; a box that leaves finishes the requests in flight, within its limit.
 
 use crate::collect::LOG_NAME;
+use crate::configuration::{Files, Held, Keeper, Wanted};
 use crate::disk::{self, Durable};
 use crate::health;
 use crate::metrics::BoxMeter;
@@ -22,7 +23,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tidegate_core::engine::BoxHealth;
-use tidegate_core::ids::{RunSpecDigest, SecretName, SlotId};
+use tidegate_core::ids::{PipelineId, RunSpecDigest, SecretName, SlotId};
 use tidegate_core::run_spec::{ProcessSpec, RunSpec};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -90,6 +91,8 @@ pub(crate) struct BoxState {
     pub(crate) upstream: Option<Arc<Upstream>>,
     /// Why it cannot even be started.
     pub(crate) trouble: Option<String>,
+    /// What it has of each configuration pipeline.
+    pub(crate) configuration: BTreeMap<PipelineId, Held>,
     pub(crate) gone: bool,
 }
 
@@ -98,6 +101,8 @@ pub(crate) struct BoxState {
 pub(crate) struct BoxHandle {
     pub(crate) run_spec: RunSpecDigest,
     pub(crate) order: watch::Sender<Order>,
+    /// What it is to have of each configuration pipeline.
+    pub(crate) wanted: watch::Sender<Arc<Wanted>>,
     pub(crate) state: Arc<Mutex<BoxState>>,
     pub(crate) task: tokio::task::JoinHandle<()>,
 }
@@ -118,14 +123,17 @@ pub(crate) fn spawn(
     record: BoxRecord,
     process: Option<Process>,
     meter: Arc<BoxMeter>,
+    wanted: Wanted,
 ) -> BoxHandle {
     let order = if record.leaving { Order::Leave } else { Order::Run };
     let (sender, receiver) = watch::channel(order);
+    let (wanted_sender, wanted) = watch::channel(Arc::new(wanted));
     let state = Arc::new(Mutex::new(BoxState {
         incarnation: record.incarnation,
         health: BoxHealth::Starting { since: now() },
         upstream: None,
         trouble: None,
+        configuration: BTreeMap::new(),
         gone: false,
     }));
     let run_spec = record.run_spec.digest();
@@ -136,12 +144,16 @@ pub(crate) fn spawn(
         signals: Arc::clone(signals),
         state: Arc::clone(&state),
         order: receiver,
+        wanted,
+        files: Files::default(),
+        healthy: watch::Sender::new(false),
         meter,
         failures: 0,
         _alive: shared.lives.subscribe(),
         record,
     };
-    BoxHandle { run_spec, order: sender, state, task: tokio::spawn(life.live(process)) }
+    let task = tokio::spawn(life.live(process));
+    BoxHandle { run_spec, order: sender, wanted: wanted_sender, state, task }
 }
 
 struct Life {
@@ -152,6 +164,10 @@ struct Life {
     meter: Arc<BoxMeter>,
     state: Arc<Mutex<BoxState>>,
     order: watch::Receiver<Order>,
+    wanted: watch::Receiver<Arc<Wanted>>,
+    files: Files,
+    /// As in the state; its configuration waits for it.
+    healthy: watch::Sender<bool>,
     failures: u32,
     _alive: watch::Receiver<()>,
 }
@@ -173,8 +189,7 @@ impl Life {
             }
             let (running, adopted) = match process.take() {
                 Some(running) => (running, adopted),
-                None => match start::start(&self.shared, &self.signals, &mut self.record, &self.folder).await
-                {
+                None => match self.start().await {
                     Ok(started) => (started, false),
                     Err(trouble) => {
                         self.set(|state| {
@@ -194,6 +209,11 @@ impl Life {
         }
     }
 
+    async fn start(&mut self) -> Result<Process, String> {
+        let (wanted, files) = (Arc::clone(&self.wanted.borrow()), self.files.clone());
+        start::start(&self.shared, &self.signals, &mut self.record, &self.folder, wanted, files).await
+    }
+
     /// From a running process to its end; why it has to be started again, unless it was told to leave.
     async fn run(&mut self, process: Process, adopted: bool) -> Option<String> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.record.port));
@@ -210,7 +230,12 @@ impl Life {
         });
         let spec = self.shared.process_spec(&self.record.run_spec);
         let since = Instant::now();
-        let end = self.watch_over(&process, &upstream, &spec, adopted && self.record.was_healthy).await;
+        let keeper = self.keeper(&upstream).keep();
+        let end = tokio::select! {
+            end = self.watch_over(&process, &upstream, &spec, adopted && self.record.was_healthy) => end,
+            never = keeper => match never {},
+        };
+        self.healthy.send_replace(false);
         if self.meter.healthy.swap(false, Ordering::SeqCst)
             && since.elapsed() > Duration::from_millis(RESTART_DELAY_RESET_MS)
         {
@@ -244,6 +269,22 @@ impl Life {
             }
         });
         reason
+    }
+
+    /// Gives the running process its configuration.
+    fn keeper(&self, upstream: &Arc<Upstream>) -> Keeper {
+        Keeper {
+            shared: Arc::clone(&self.shared),
+            signals: Arc::clone(&self.signals),
+            state: Arc::clone(&self.state),
+            meter: Arc::clone(&self.meter),
+            upstream: Arc::clone(upstream),
+            files: self.files.clone(),
+            ended: Arc::default(),
+            folder: self.folder.clone(),
+            wanted: self.wanted.clone(),
+            healthy: self.healthy.subscribe(),
+        }
     }
 
     async fn watch_over(
@@ -280,6 +321,7 @@ impl Life {
                     if watch.healthy && watch.failed >= health.unhealthy_after.max(1) {
                         (watch.healthy, watch.since) = (false, Instant::now());
                         self.meter.healthy.store(false, Ordering::SeqCst);
+                        self.healthy.send_replace(false);
                         let reason = self.with_last_line(why);
                         self.set(|state| state.health = BoxHealth::Unhealthy { reason });
                     } else if !watch.healthy && watch.since.elapsed() >= Duration::from(health.start_timeout)
@@ -302,6 +344,7 @@ impl Life {
         let _ = self.record.write(&self.folder);
         self.meter.healthy.store(true, Ordering::SeqCst);
         self.set(|state| state.health = BoxHealth::Healthy { since: now() });
+        self.healthy.send_replace(true);
     }
 
     /// Drains, then ends the process.

@@ -201,6 +201,7 @@ impl Sample {
             target: meter.target.clone(),
             box_id: meter.box_id.clone(),
             run_spec: meter.run_spec.clone(),
+            configuration: lock(&meter.configuration).clone(),
             apis: meter.take(),
             cpu_millicores: u32::try_from(millicores).unwrap_or(u32::MAX),
             memory_kib: pages.saturating_mul(rustix::param::page_size() as u64) / 1024,

@@ -2,7 +2,8 @@
 //! as `tidegate fleet`, so that the control plane can come and go without a request noticing.
 //!
 //! Who does what: [`protocol`] and [`client`] are what the control plane sees; `slots` accepts commands and reconciles,
-//! by the pure `plan`; `boxes` is the life of one box, `start` its start; `board` is what is so, and who gets requests;
+//! by the pure `plan`; `boxes` is the life of one box, `start` its start, `configuration` the values it takes up while it
+//! runs; `board` is what is so, and who gets requests;
 //! `proxy`, `pool`, `answer`, `listen` and `threads` are the path of a request; `metrics` and `collect` count; `handover` is the
 //! upgrade without a failed request; [`package`] verifies what runs.
 //!
@@ -15,6 +16,7 @@ mod board;
 mod boxes;
 pub mod client;
 mod collect;
+mod configuration;
 mod disk;
 mod endpoints;
 mod error;

@@ -171,6 +171,8 @@ pub(crate) struct BoxMeter {
     pub(crate) target: TargetId,
     pub(crate) box_id: String,
     pub(crate) run_spec: RunSpecDigest,
+    /// The configuration that it works with.
+    pub(crate) configuration: Mutex<Vec<RunSpecDigest>>,
     /// Where its log and its files are.
     pub(crate) folder: PathBuf,
     /// How much of its log was there, in bytes, when this process began to watch it.
@@ -205,6 +207,7 @@ impl BoxMeter {
             target,
             box_id,
             run_spec,
+            configuration: Mutex::default(),
             folder,
             log_seen,
             labels,

@@ -112,6 +112,7 @@ mod tests {
             condemned: condemned.chars().map(spec).collect(),
             minimum_serving: minimum,
             surge,
+            rest: None,
         };
         let boxes: Vec<Present> = boxes
             .split_whitespace()

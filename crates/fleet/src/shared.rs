@@ -54,11 +54,13 @@ impl Shared {
         self.data.path(Path::new("boxes").join(target.to_string().replace('/', ".")))
     }
 
-    /// The process of a RunSpec; the fleet accepts no other kind.
+    /// The process of a box's RunSpec; the fleet makes boxes of no other kind.
     pub(crate) fn process_spec(&self, run_spec: &RunSpec) -> ProcessSpec {
         match &run_spec.workload {
             Workload::Process(spec) => spec.clone(),
-            Workload::Command(_) => unreachable!("a slot with a command workload is refused when it is set"),
+            Workload::Command(_) | Workload::Configuration(_) => {
+                unreachable!("a slot of boxes with another workload is refused when it is set")
+            }
         }
     }
 

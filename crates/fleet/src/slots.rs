@@ -6,7 +6,8 @@
 
 use crate::board::{BoxView, SlotView};
 use crate::boxes::{self, BoxHandle, BoxRecord, BoxState, Order, RECORD_NAME, SlotSignals};
-use crate::disk;
+use crate::configuration::{self, OfTarget, Wanted, WantedValues};
+use crate::disk::{self, DataDir};
 use crate::endpoints::Place;
 use crate::error::FleetError;
 use crate::metrics::{BoxMeter, lock};
@@ -22,7 +23,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tidegate_core::engine::{BoxHealth, Fence};
-use tidegate_core::ids::{SlotId, TargetId};
+use tidegate_core::ids::{PipelineId, SlotId, TargetId};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -33,9 +34,45 @@ pub(crate) const BOXES_PER_SLOT_MAX: u32 = 10_000;
 #[derive(Debug)]
 pub(crate) struct Supervisor {
     shared: Arc<Shared>,
-    slots: Mutex<BTreeMap<SlotId, Slot>>,
+    slots: Mutex<Slots>,
     /// How many adopted boxes were healthy under the process before.
     were_healthy: usize,
+}
+
+#[derive(Debug, Default)]
+struct Slots {
+    /// Those that have boxes.
+    processes: BTreeMap<SlotId, Slot>,
+    /// Those that give values to the boxes of a target.
+    configurations: BTreeMap<TargetId, watch::Sender<Arc<OfTarget>>>,
+}
+
+impl Slots {
+    /// The newest command of a slot.
+    fn newest(&self, id: &SlotId) -> Option<Arc<SetSlot>> {
+        let process = self.processes.get(id).map(|slot| Arc::clone(&slot.set.borrow()));
+        process.or_else(|| self.configurations.get(&id.target)?.borrow().commands.get(&id.pipeline).cloned())
+    }
+
+    fn configuration(&mut self, target: &TargetId) -> &watch::Sender<Arc<OfTarget>> {
+        self.configurations.entry(target.clone()).or_default()
+    }
+
+    fn configure(&mut self, set: SetSlot) {
+        self.configuration(&set.slot.target).send_modify(|all| {
+            Arc::make_mut(all).commands.insert(set.slot.pipeline.clone(), Arc::new(set));
+        });
+    }
+
+    fn has_boxes(&mut self, id: &SlotId) {
+        self.configuration(&id.target).send_if_modified(|all| {
+            let other = all.boxes_of.as_ref() != Some(id);
+            if other {
+                Arc::make_mut(all).boxes_of = Some(id.clone());
+            }
+            other
+        });
+    }
 }
 
 #[derive(Debug)]
@@ -54,13 +91,10 @@ struct Adopted {
 impl Supervisor {
     /// Takes up all slots that are on disk, with the boxes that still run.
     pub(crate) fn start(shared: &Arc<Shared>) -> Result<Supervisor, FleetError> {
-        let mut sets = Vec::new();
-        for path in disk::entries(&shared.data.path("slots"))? {
-            if path.extension().is_some_and(|e| e == "json")
-                && let Some(set) = disk::read_json::<SetSlot>(&path)?
-            {
-                sets.push(set);
-            }
+        let sets = commands(&shared.data, PROCESSES)?;
+        let mut slots = Slots::default();
+        for set in commands(&shared.data, CONFIGURATIONS)? {
+            slots.configure(set);
         }
         // Until the boxes that were healthy have passed a check, requests go where they went.
         shared.board.hold();
@@ -68,17 +102,29 @@ impl Supervisor {
         let was_healthy =
             |b: &&(BoxRecord, Option<Process>)| b.1.is_some() && b.0.was_healthy && !b.0.leaving;
         let were_healthy = adopted.boxes.values().flatten().filter(was_healthy).count();
-        let supervisor = Supervisor { shared: Arc::clone(shared), slots: Mutex::default(), were_healthy };
-        for set in sets {
-            let key = EndpointKey::of(&set.slot.target);
-            let route = shared.endpoints.route(&key).ok_or_else(|| FleetError::TakeOver {
-                why: format!("the endpoint {key} of slot {} is not on disk", set.slot),
-            })?;
-            let boxes = adopted.boxes.remove(&set.slot).unwrap_or_default();
-            let slot = spawn_slot(shared, Arc::new(set.clone()), route, boxes);
-            lock(&supervisor.slots).insert(set.slot, slot);
+        let route = |id: &SlotId| {
+            let key = EndpointKey::of(&id.target);
+            let why = || format!("the endpoint {key} of slot {id} is not on disk");
+            shared.endpoints.route(&key).ok_or_else(|| FleetError::TakeOver { why: why() })
+        };
+        for set in &sets {
+            if !set.desired.split.is_empty() || adopted.boxes.contains_key(&set.slot) {
+                slots.has_boxes(&set.slot);
+            }
         }
-        Ok(supervisor)
+        for set in sets {
+            let boxes = adopted.boxes.remove(&set.slot).unwrap_or_default();
+            let configuration = slots.configuration(&set.slot.target).subscribe();
+            let slot = spawn_slot(shared, Arc::new(set.clone()), route(&set.slot)?, boxes, configuration);
+            slots.processes.insert(set.slot, slot);
+        }
+        for of_target in slots.configurations.values() {
+            let of_target = of_target.borrow();
+            for set in of_target.commands.values().filter(|_| of_target.boxes_of.is_none()) {
+                shared.board.publish(&set.slot, &route(&set.slot)?, SlotView::empty(set.fence));
+            }
+        }
+        Ok(Supervisor { shared: Arc::clone(shared), slots: Mutex::new(slots), were_healthy })
     }
 
     /// Waits, for so long at most, until the boxes that were healthy when they were adopted serve.
@@ -95,8 +141,15 @@ impl Supervisor {
         if self.shared.is_frozen() {
             return Err(Refusal::new(Code::HandedOver, "another process takes over this fleet"));
         }
-        let before = slots.get(&set.slot).map(|slot| Arc::clone(&slot.set.borrow()));
+        let before = slots.newest(&set.slot);
+        let configures = set.desired.rest.is_some();
         if let Some(before) = &before {
+            if configures != before.desired.rest.is_some() {
+                return Err(Refusal::new(
+                    Code::BadCommand,
+                    format!("slot {} cannot change between boxes and configuration", set.slot),
+                ));
+            }
             if set.fence < before.fence {
                 return Err(Refusal::new(
                     Code::StaleFence,
@@ -114,8 +167,8 @@ impl Supervisor {
                 };
             }
         }
-        if !set.desired.split.is_empty() {
-            let other = slots.iter().find(|(id, other)| {
+        if !configures && !set.desired.split.is_empty() {
+            let other = slots.processes.iter().find(|(id, other)| {
                 id.target == set.slot.target
                     && **id != set.slot
                     && (!other.set.borrow().desired.split.is_empty() || self.shared.board.has_boxes(id))
@@ -132,16 +185,27 @@ impl Supervisor {
         }
         validate::complete(&mut set, before.as_deref())?;
         let route = self.endpoints_of(&set)?;
-        let path = self.slot_path(&set.slot);
+        let path = self.slot_path(&set.slot, if configures { CONFIGURATIONS } else { PROCESSES });
         self.shared.data.write_json_with_reserve(&path, &set, set.rollback).map_err(|e| refusal(&e))?;
-        let fence = set.fence;
-        match slots.get(&set.slot) {
+        let (fence, id) = (set.fence, set.slot.clone());
+        if configures {
+            slots.configure(set);
+            if slots.configuration(&id.target).borrow().boxes_of.is_none() {
+                self.shared.board.publish(&id, &route, SlotView::empty(fence));
+            }
+            return Ok(Accepted { fence });
+        }
+        if !set.desired.split.is_empty() {
+            slots.has_boxes(&id);
+        }
+        match slots.processes.get(&id) {
             Some(slot) => {
                 slot.set.send_replace(Arc::new(set));
             }
             None => {
-                let id = set.slot.clone();
-                slots.insert(id, spawn_slot(&self.shared, Arc::new(set), route, Vec::new()));
+                let configuration = slots.configuration(&id.target).subscribe();
+                let slot = spawn_slot(&self.shared, Arc::new(set), route, Vec::new(), configuration);
+                slots.processes.insert(id, slot);
             }
         }
         Ok(Accepted { fence })
@@ -180,19 +244,24 @@ impl Supervisor {
         shared.endpoints.ensure(key, listen, rollback, &place)
     }
 
-    fn slot_path(&self, slot: &SlotId) -> PathBuf {
+    fn slot_path(&self, slot: &SlotId, kind: &str) -> PathBuf {
         let name = format!("{}.{}.json", slot.target.to_string().replace('/', "."), slot.pipeline);
-        self.shared.data.path("slots").join(name)
+        self.shared.data.path(kind).join(name)
     }
 
     /// The highest epoch that any slot has accepted.
     pub(crate) fn highest_epoch(&self) -> u64 {
-        lock(&self.slots).values().map(|slot| slot.set.borrow().fence.epoch).max().unwrap_or(0)
+        let slots = lock(&self.slots);
+        let processes = slots.processes.values().map(|slot| slot.set.borrow().fence.epoch);
+        let of_target = |all: &watch::Sender<Arc<OfTarget>>| {
+            all.borrow().commands.values().map(|set| set.fence.epoch).max().unwrap_or(0)
+        };
+        processes.chain(slots.configurations.values().map(of_target)).max().unwrap_or(0)
     }
 
     /// Drains and stops every box; the next fleet on this folder starts them again.
     pub(crate) async fn halt(&self) {
-        let slots = std::mem::take(&mut *lock(&self.slots));
+        let slots = std::mem::take(&mut *lock(&self.slots)).processes;
         for slot in slots.values() {
             slot.halt.send_replace(true);
         }
@@ -207,7 +276,7 @@ impl Supervisor {
         self.shared.frozen.store(true, Ordering::SeqCst);
         // Whoever watches this process shall ask the next one.
         self.shared.board.wake();
-        let slots = std::mem::take(&mut *lock(&self.slots));
+        let slots = std::mem::take(&mut *lock(&self.slots)).processes;
         for slot in slots.into_values() {
             slot.task.abort();
             // It ends as cancelled.
@@ -259,6 +328,7 @@ fn spawn_slot(
     set: Arc<SetSlot>,
     route: Arc<Route>,
     adopted: Vec<(BoxRecord, Option<Process>)>,
+    configuration: watch::Receiver<Arc<OfTarget>>,
 ) -> Slot {
     let (set_sender, set_receiver) = watch::channel(set);
     let (halt_sender, halt_receiver) = watch::channel(false);
@@ -266,12 +336,14 @@ fn spawn_slot(
         shared: Arc::clone(shared),
         set: set_receiver,
         halt: halt_receiver,
+        configuration,
         signals: Arc::default(),
         route,
         boxes: BTreeMap::new(),
     };
     for (record, process) in adopted {
-        actor.add(record, process);
+        let had = configuration::on_disk(&shared.box_folder(&record));
+        actor.add(record, process, had);
     }
     // Its boxes are on the board before anybody can ask.
     actor.look();
@@ -283,6 +355,7 @@ struct Actor {
     shared: Arc<Shared>,
     set: watch::Receiver<Arc<SetSlot>>,
     halt: watch::Receiver<bool>,
+    configuration: watch::Receiver<Arc<OfTarget>>,
     signals: Arc<SlotSignals>,
     route: Arc<Route>,
     boxes: BTreeMap<String, BoxHandle>,
@@ -306,9 +379,11 @@ impl Actor {
                 return;
             }
             let (mut set, mut halt) = (self.set.clone(), self.halt.clone());
+            let mut configuration = self.configuration.clone();
             tokio::select! {
                 () = self.signals.changed.notified() => {}
                 _ = set.wait_for(|set| set.fence != seen) => {}
+                _ = configuration.changed() => {}
                 _ = halt.wait_for(|halt| *halt), if !halted => {}
             }
         }
@@ -317,6 +392,7 @@ impl Actor {
     /// Looks at what is wanted and what is there, does the next thing, and reports. Returns the command it looked at.
     fn look(&mut self) -> Fence {
         let set = Arc::clone(&self.set.borrow());
+        let configuration = Arc::clone(&self.configuration.borrow_and_update());
         self.signals.rollback.store(set.rollback, Ordering::SeqCst);
         self.boxes.retain(|_, handle| !lock(&handle.state).gone);
         if *self.halt.borrow() {
@@ -326,15 +402,20 @@ impl Actor {
             self.report(&set, &self.present(), &BTreeSet::new());
             return set.fence;
         }
+        // Configuration is for the slot that has, or is to have, the target's boxes.
+        let none = OfTarget::default();
+        let is_mine = configuration.boxes_of.as_ref() == Some(&set.slot);
+        let commands = if is_mine { &configuration.commands } else { &none.commands };
         let next = plan(&set.desired, &self.present());
         for id in &next.leave {
             if let Some(handle) = self.boxes.get(id) {
                 handle.order.send_replace(Order::Leave);
             }
         }
+        let mut created = Vec::new();
         for run_spec in &next.create {
             let Some(run_spec) = set.run_specs.iter().find(|s| s.digest() == *run_spec) else { continue };
-            let id = self.new_id();
+            let id = self.new_id(&created);
             let record = BoxRecord {
                 id,
                 slot: set.slot.clone(),
@@ -346,26 +427,75 @@ impl Actor {
                 was_healthy: false,
                 leaving: false,
             };
-            self.add(record, None);
+            created.push(record);
+        }
+        let mut wanted = self.assign(commands, &created);
+        for record in created {
+            let wanted = wanted.remove(&record.id).unwrap_or_default();
+            self.add(record, None, wanted);
+        }
+        for (id, wanted) in wanted {
+            if let Some(handle) = self.boxes.get(&id) {
+                handle.wanted.send_if_modified(|had| {
+                    let other = **had != wanted;
+                    if other {
+                        *had = Arc::new(wanted);
+                    }
+                    other
+                });
+            }
         }
         let present = self.present();
         let weightless = plan(&set.desired, &present).weightless;
         self.report(&set, &present, &weightless);
+        for set in commands.values() {
+            self.report_configuration(set, &present);
+        }
         set.fence
     }
 
+    /// What each box that stays is to have of each configuration pipeline, those included that are about to be made.
+    fn assign(
+        &self,
+        commands: &BTreeMap<PipelineId, Arc<SetSlot>>,
+        created: &[BoxRecord],
+    ) -> BTreeMap<String, Wanted> {
+        let mut present = self.present();
+        present.extend(created.iter().map(|record| Present {
+            id: record.id.clone(),
+            run_spec: record.run_spec.digest(),
+            standing: Standing::Starting,
+        }));
+        let staying = present.iter().filter(|b| b.standing != Standing::Leaving);
+        let mut all: BTreeMap<String, Wanted> = staying.map(|b| (b.id.clone(), Wanted::new())).collect();
+        for (pipeline, set) in commands {
+            let before = |id: &str| {
+                let wanted = self.boxes.get(id)?.wanted.borrow();
+                wanted.get(pipeline).map(|values| values.run_spec.digest())
+            };
+            for (id, digest) in configuration::assign(&set.desired, &present, before) {
+                let run_spec = set.run_specs.iter().find(|s| Some(s.digest()) == digest);
+                if let (Some(run_spec), Some(wanted)) = (run_spec, all.get_mut(&id)) {
+                    let values = WantedValues { run_spec: run_spec.clone(), rollback: set.rollback };
+                    wanted.insert(pipeline.clone(), values);
+                }
+            }
+        }
+        all
+    }
+
     /// An id that no box of the target has had: later than all before it, also over restarts.
-    fn new_id(&self) -> String {
+    fn new_id(&self, created: &[BoxRecord]) -> String {
         let mut number = u64::try_from(now().0).unwrap_or(0);
-        let last =
-            self.boxes.keys().filter_map(|id| u64::from_str_radix(id.strip_prefix('b')?, 16).ok()).max();
+        let ids = self.boxes.keys().chain(created.iter().map(|record| &record.id));
+        let last = ids.filter_map(|id| u64::from_str_radix(id.strip_prefix('b')?, 16).ok()).max();
         if let Some(last) = last {
             number = number.max(last + 1);
         }
         format!("b{number:x}")
     }
 
-    fn add(&mut self, record: BoxRecord, process: Option<Process>) {
+    fn add(&mut self, record: BoxRecord, process: Option<Process>, wanted: Wanted) {
         let meter = self.shared.metrics.meter(&record.slot.target, &record.id, || {
             BoxMeter::new(
                 record.slot.target.clone(),
@@ -376,7 +506,7 @@ impl Actor {
             )
         });
         let id = record.id.clone();
-        self.boxes.insert(id, boxes::spawn(&self.shared, &self.signals, record, process, meter));
+        self.boxes.insert(id, boxes::spawn(&self.shared, &self.signals, record, process, meter, wanted));
     }
 
     fn present(&self) -> Vec<Present> {
@@ -399,6 +529,24 @@ impl Actor {
                 standing: standing(handle),
             })
             .collect()
+    }
+
+    /// Tells what the boxes that stay have of a configuration pipeline.
+    fn report_configuration(&self, set: &SetSlot, present: &[Present]) {
+        let mut views = Vec::new();
+        for b in present.iter().filter(|b| b.standing != Standing::Leaving) {
+            let Some(handle) = self.boxes.get(&b.id) else { continue };
+            let pipeline = &set.slot.pipeline;
+            let wanted = handle.wanted.borrow().get(pipeline).map(|values| values.run_spec.digest());
+            let state = lock(&handle.state);
+            let held = state.configuration.get(pipeline);
+            let (run_spec, health) =
+                configuration::observed(held, wanted.as_ref(), &handle.run_spec, &state.health);
+            let (id, incarnation) = (b.id.clone(), state.incarnation);
+            views.push(BoxView { id, incarnation, run_spec, health, serves: None });
+        }
+        let view = SlotView { boxes: views, ..SlotView::empty(set.fence) };
+        self.shared.board.publish(&set.slot, &self.route, view);
     }
 
     fn report(&self, set: &SetSlot, present: &[Present], weightless: &BTreeSet<String>) {
@@ -425,6 +573,24 @@ impl Actor {
             SlotView { fence: set.fence, boxes: views, trouble },
         );
     }
+}
+
+/// The folder of the commands to slots that have boxes.
+const PROCESSES: &str = "slots";
+/// The folder of the commands to configuration slots.
+const CONFIGURATIONS: &str = "configurations";
+
+/// The commands that are on disk.
+fn commands(data: &DataDir, kind: &str) -> Result<Vec<SetSlot>, FleetError> {
+    let mut sets = Vec::new();
+    for path in disk::entries(&data.path(kind))? {
+        if path.extension().is_some_and(|e| e == "json")
+            && let Some(set) = disk::read_json(&path)?
+        {
+            sets.push(set);
+        }
+    }
+    Ok(sets)
 }
 
 /// The target whose box's log is asked for must be one that has a folder here.

@@ -2,6 +2,7 @@
 
 use crate::boxes::{BoxRecord, SlotSignals};
 use crate::collect::LOG_NAME;
+use crate::configuration::{self, Files, Wanted};
 use crate::disk;
 use crate::error::is_full;
 use crate::package::{PackageError, TrustedKeys};
@@ -12,10 +13,11 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tidegate_core::causes;
+use tidegate_core::ids::PackageDigest;
 
 /// Where programs of the system are found.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -26,6 +28,8 @@ pub(crate) async fn start(
     signals: &Arc<SlotSignals>,
     record: &mut BoxRecord,
     folder: &Path,
+    wanted: Arc<Wanted>,
+    files: Files,
 ) -> Result<Process, String> {
     let rollback = signals.rollback.load(Ordering::SeqCst);
     // Only so many at a time, and rollbacks do not stand in the others' queue.
@@ -34,12 +38,13 @@ pub(crate) async fn start(
     let mut next = record.clone();
     let started = tokio::task::spawn_blocking(move || {
         let _permit = permit;
-        let result = start_blocking(&shared, &mut next, &folder);
+        let _files = files.lock();
+        let result = start_blocking(&shared, &mut next, &folder, &wanted);
         let result = match result {
             Err(StartError { disk_full: true, .. })
                 if signals.rollback.load(Ordering::SeqCst) && shared.data.lend_reserve() =>
             {
-                start_blocking(&shared, &mut next, &folder)
+                start_blocking(&shared, &mut next, &folder, &wanted)
             }
             other => other,
         };
@@ -52,18 +57,35 @@ pub(crate) async fn start(
     Ok(process)
 }
 
-struct StartError {
-    why: String,
-    disk_full: bool,
+/// What is in the way of a start, for people.
+pub(crate) struct StartError {
+    pub(crate) why: String,
+    pub(crate) disk_full: bool,
 }
 
-fn io(what: &'static str) -> impl Fn(std::io::Error) -> StartError {
+pub(crate) fn io(what: &'static str) -> impl Fn(std::io::Error) -> StartError {
     move |e| StartError { why: format!("failed to {what}: {e}"), disk_full: is_full(&e) }
 }
 
-fn start_blocking(shared: &Shared, record: &mut BoxRecord, folder: &Path) -> Result<Process, StartError> {
+fn start_blocking(
+    shared: &Shared,
+    record: &mut BoxRecord,
+    folder: &Path,
+    wanted: &Wanted,
+) -> Result<Process, StartError> {
     disk::private_dir(folder).map_err(io("make the box's folder"))?;
-    let launch_folder = unpack(shared, record, folder)?;
+    let launch_folder = folder.join("package");
+    for name in ["package", "tmp"] {
+        match fs::remove_dir_all(folder.join(name)) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(io("remove the last start's files")(e));
+            }
+            _ => {}
+        }
+    }
+    unpack(shared, &record.run_spec.package, &launch_folder)?;
+    disk::private_dir(&folder.join("tmp")).map_err(io("make the box's temporary folder"))?;
+    configuration::lay_out(shared, folder, wanted)?;
     // Another port each time, so that whatever came first to the last one is avoided.
     let port = shared.ports.take().map_err(io("find a free port"))?;
     shared.ports.give_back(record.port);
@@ -104,27 +126,15 @@ fn start_blocking(shared: &Shared, record: &mut BoxRecord, folder: &Path) -> Res
     Ok(process)
 }
 
-/// Verifies the package and unpacks it; where it now is.
-fn unpack(shared: &Shared, record: &BoxRecord, folder: &Path) -> Result<PathBuf, StartError> {
-    let digest = &record.run_spec.package;
+/// Verifies a package and unpacks it there.
+pub(crate) fn unpack(shared: &Shared, digest: &PackageDigest, to: &Path) -> Result<(), StartError> {
     let failed = |e: PackageError| StartError {
         why: format!("package {} does not run: {}", digest.short(), causes(&e)),
         disk_full: is_disk_full(&e),
     };
     let keys = TrustedKeys::load(&shared.config.trusted_keys).map_err(failed)?;
     let package = shared.packages.verify(digest, &keys).map_err(failed)?;
-    let to = folder.join("package");
-    for name in ["package", "tmp"] {
-        match fs::remove_dir_all(folder.join(name)) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                return Err(io("remove the last start's files")(e));
-            }
-            _ => {}
-        }
-    }
-    package.unpack(&to).map_err(failed)?;
-    disk::private_dir(&folder.join("tmp")).map_err(io("make the box's temporary folder"))?;
-    Ok(to)
+    package.unpack(to).map_err(failed)
 }
 
 fn is_disk_full(error: &(dyn Error + 'static)) -> bool {
@@ -173,6 +183,7 @@ fn environment(shared: &Shared, record: &BoxRecord, folder: &Path) -> BTreeMap<S
         ("TIDEGATE_AZ", target.az.to_string()),
         ("TIDEGATE_ROLE", target.role.to_string()),
         ("TIDEGATE_RELEASE", run_spec.digest().to_string()),
+        ("TIDEGATE_CONFIGURATION", text(&folder.join(configuration::FOLDER_NAME))),
         (FLEET_VARIABLE, shared.fleet_id.clone()),
         (TARGET_VARIABLE, target.to_string()),
         (BOX_VARIABLE, record.id.clone()),

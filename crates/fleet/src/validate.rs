@@ -4,6 +4,7 @@ use crate::protocol::{Code, Refusal, SetSlot};
 use crate::slots::BOXES_PER_SLOT_MAX;
 use std::collections::BTreeMap;
 use std::path::{Component, Path};
+use tidegate_core::engine::Rest;
 use tidegate_core::ids::{RunSpecDigest, SecretName};
 use tidegate_core::run_spec::{RunSpec, Workload};
 
@@ -21,9 +22,15 @@ pub(crate) fn complete(set: &mut SetSlot, before: Option<&SetSlot>) -> Result<()
     for run_spec in set.run_specs.drain(..).chain(before.into_iter().flat_map(|b| b.run_specs.clone())) {
         known.entry(run_spec.digest()).or_insert(run_spec);
     }
-    for share in &set.desired.split {
-        let Some(run_spec) = known.get(&share.run_spec) else {
-            return bad(format!("RunSpec {} is in the split and was not given", share.run_spec));
+    let rest = match &set.desired.rest {
+        Some(Rest::RunSpec(rest)) => Some(rest.clone()),
+        Some(Rest::Nothing) | None => None,
+    };
+    let named: Vec<RunSpecDigest> =
+        set.desired.split.iter().map(|share| share.run_spec.clone()).chain(rest).collect();
+    for digest in &named {
+        let Some(run_spec) = known.get(digest) else {
+            return bad(format!("RunSpec {digest} is in the split and was not given"));
         };
         check_run_spec(set, run_spec)?;
         for secret in run_spec.secrets.values() {
@@ -35,9 +42,8 @@ pub(crate) fn complete(set: &mut SetSlot, before: Option<&SetSlot>) -> Result<()
             }
         }
     }
-    let named = |digest: &RunSpecDigest| set.desired.split.iter().any(|share| share.run_spec == *digest);
-    set.run_specs =
-        known.into_iter().filter(|(digest, _)| named(digest)).map(|(_, run_spec)| run_spec).collect();
+    known.retain(|digest, _| named.contains(digest));
+    set.run_specs = known.into_values().collect();
     Ok(())
 }
 
@@ -53,15 +59,26 @@ pub(crate) fn secrets_of(
 fn check_run_spec(set: &SetSlot, run_spec: &RunSpec) -> Result<(), Refusal> {
     let digest = run_spec.digest();
     let bad = |message: String| Err(Refusal::new(Code::BadCommand, format!("RunSpec {digest}: {message}")));
-    let Workload::Process(spec) = &run_spec.workload else {
-        return bad("the fleet runs processes only".to_owned());
-    };
     if run_spec.service != set.slot.target.service {
         return bad(format!(
             "it belongs to service {} and not to {}",
             run_spec.service, set.slot.target.service
         ));
     }
+    let spec = match (&run_spec.workload, &set.desired.rest) {
+        (Workload::Process(spec), None) => spec,
+        (Workload::Configuration(spec), Some(_)) => {
+            let valid = spec.reload.starts_with('/') && spec.reload.parse::<hyper::Uri>().is_ok();
+            return if valid { Ok(()) } else { bad(format!("its path '{}' is not a path", spec.reload)) };
+        }
+        (Workload::Command(_), _) => return bad("the fleet runs no commands".to_owned()),
+        (Workload::Process(_), Some(_)) => return bad("a process is not configuration".to_owned()),
+        (Workload::Configuration(_), None) => {
+            return bad(
+                "it is configuration, and the command does not say what the other boxes have".to_owned()
+            );
+        }
+    };
     let Some(program) = spec.command.first() else { return bad("it has no command".to_owned()) };
     if program.is_empty()
         || !Path::new(program).components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir))

@@ -83,9 +83,11 @@ impl Monitor {
             if cell.target.role == Role::OneBox {
                 second.one_box.add(cell);
             }
-            let requests = second.requests.entry(cell.run_spec.clone()).or_default();
-            for (api, counted) in &cell.apis {
-                *requests.entry(api.clone()).or_default() += counted.requests;
+            for run_spec in std::iter::once(&cell.run_spec).chain(&cell.configuration) {
+                let requests = second.requests.entry(run_spec.clone()).or_default();
+                for (api, counted) in &cell.apis {
+                    *requests.entry(api.clone()).or_default() += counted.requests;
+                }
             }
         }
         for cell in unrouted {

@@ -35,6 +35,7 @@ fn cell(apis: &[(&str, u64, u64, &[u64])]) -> Cell {
         target: "shop/production/eu-1/a/main".parse().unwrap(),
         box_id: "b1".into(),
         run_spec: "0".repeat(64).parse().unwrap(),
+        configuration: Vec::new(),
         apis: apis.iter().map(|(name, r, f, l)| ((*name).to_owned(), api(*r, *f, l))).collect(),
         cpu_millicores: 500,
         memory_kib: 2_048,

@@ -72,6 +72,7 @@ impl Pipeline {
             }
             PipelineFact::SlotForward { .. }
             | PipelineFact::SlotBack { .. }
+            | PipelineFact::SlotResized { .. }
             | PipelineFact::SlotAsked { .. }
             | PipelineFact::SlotProgressed { .. }
             | PipelineFact::SlotTroubled { .. }
@@ -232,13 +233,16 @@ impl Pipeline {
     }
 
     fn apply_to_slot(&mut self, fact: &PipelineFact) {
+        let configuration = self.is_configuration();
         let planned =
             |target: &TargetId, plan: &Plan| plan.targets().find(|t| &t.id == target).map(|t| t.boxes);
         match fact {
             PipelineFact::SlotForward { target, release, generation, awaited } => {
                 let boxes = planned(target, &self.plan);
                 let Some(slot) = self.slots.get_mut(target) else { return };
-                slot.boxes = boxes.unwrap_or(slot.boxes);
+                if !configuration {
+                    slot.boxes = boxes.unwrap_or(slot.boxes);
+                }
                 slot.generation = *generation;
                 let (release, awaited) = (*release, *awaited);
                 slot.motion = Motion::Forward { release, asked: 0, settled: 0, awaited, trouble: None };
@@ -248,6 +252,11 @@ impl Pipeline {
                 slot.generation = *generation;
                 let (from, to, asked, awaited) = (from.clone(), *to, *asked, *awaited);
                 slot.motion = Motion::Back { from, to, asked, settled: 0, awaited, trouble: None };
+            }
+            PipelineFact::SlotResized { target, boxes } => {
+                if let Some(slot) = self.slots.get_mut(target) {
+                    slot.boxes = *boxes;
+                }
             }
             PipelineFact::SlotAsked { target, generation, asked: more } => {
                 let Some(slot) = self.slots.get_mut(target) else { return };

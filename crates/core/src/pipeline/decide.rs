@@ -179,6 +179,11 @@ impl Deciding<'_> {
         if self.p.definition.as_ref().is_some_and(|d| d.service != definition.service) {
             return Err(Illegal::new("a pipeline cannot be moved to another service; make a new one"));
         }
+        let kind = std::mem::discriminant(&definition.run.engine);
+        if self.p.definition.as_ref().is_some_and(|d| std::mem::discriminant(&d.run.engine) != kind) {
+            let why = "a pipeline cannot change from processes, commands or configuration to another of these; make a new one";
+            return Err(Illegal::new(why));
+        }
         let (plan, team) = (crate::plan::plan(definition, organisation), service.team.clone());
         if !self.p.life.is_active() {
             self.revive();

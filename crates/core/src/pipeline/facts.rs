@@ -157,6 +157,13 @@ pub enum PipelineFact {
         /// Until when a box has to be healthy.
         awaited: Awaited,
     },
+    /// The boxes that a configuration slot gives values to became more or fewer.
+    SlotResized {
+        /// The target.
+        target: TargetId,
+        /// How many there are.
+        boxes: u32,
+    },
     /// More boxes were asked for.
     SlotAsked {
         /// The target.

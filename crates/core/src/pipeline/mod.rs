@@ -34,7 +34,8 @@ pub use why::{NotFound, Place, Position, StepPosition, Why, why};
 use crate::alarm::AlarmName;
 use crate::change::Commit;
 use crate::decision::{Actor, Awaited, EffectId};
-use crate::definition::PipelineDef;
+use crate::definition::{EngineDef, PipelineDef};
+use crate::engine::Observation;
 use crate::ids::{
     CommitId, EnvironmentId, PackageDigest, ReleaseNo, RunSpecDigest, SourceId, StageId, TargetId, TeamId,
 };
@@ -384,6 +385,19 @@ impl Pipeline {
             Build::Built { run_specs, .. } => run_specs.get(environment),
             Build::Building { .. } | Build::Failed { .. } => None,
         }
+    }
+
+    /// Whether it gives values to the boxes of another pipeline, and so has as many of them as there are.
+    #[must_use]
+    pub fn is_configuration(&self) -> bool {
+        let engine = self.definition.as_ref().map(|d| &d.run.engine);
+        matches!(engine, Some(EngineDef::Configuration(_)))
+    }
+
+    /// How many boxes a slot of its should have, as far as an observation can say.
+    #[must_use]
+    pub fn size(&self, slot: &SlotState, seen: &Observation) -> u32 {
+        if self.is_configuration() { u32::try_from(seen.boxes.len()).unwrap_or(u32::MAX) } else { slot.boxes }
     }
 
     /// The newest release that has been made.

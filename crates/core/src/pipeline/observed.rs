@@ -1,12 +1,14 @@
 //! What sources, builds, tests, engines and monitoring tell.
 
 use super::decide::Deciding;
-use super::{Blind, Build, Capacity, Cause, Grant, Motion, PENDING_COMMITS_MAX, PipelineFact, Trouble, Work};
+use super::{
+    Blind, Build, Capacity, Cause, Grant, Motion, PENDING_COMMITS_MAX, PipelineFact, SlotState, Trouble, Work,
+};
 use crate::alarm::AlarmName;
 use crate::bake::WatchedInterval;
 use crate::change::SourceObservation;
 use crate::decision::{Effect, EffectId, ForwardEffect, Illegal, RollbackEffect};
-use crate::engine::{BoxHealth, Observation};
+use crate::engine::{BoxHealth, BoxObservation, Observation};
 use crate::ids::{PackageDigest, ReleaseNo, Role, SourceId, TargetId};
 use crate::lease::LeaseId;
 use crate::rollout::{self, Direction, Next};
@@ -126,6 +128,7 @@ impl Deciding<'_> {
             return;
         }
         self.note_capacity(seen);
+        self.resize(seen);
         let Some(slot) = self.p.slots.get(target) else { return };
         let (direction, wanted, asked, settled, had_trouble) = match &slot.motion {
             Motion::Settled | Motion::Abandoned { .. } => return,
@@ -137,7 +140,7 @@ impl Deciding<'_> {
             }
         };
         let Some(wanted) = wanted else {
-            if seen.boxes.is_empty() {
+            if !self.runs_what_is_taken_back(slot, seen) {
                 self.fact(PipelineFact::SlotSettled { target: target.clone(), release: None });
             }
             return;
@@ -171,6 +174,28 @@ impl Deciding<'_> {
                 self.fact(PipelineFact::SlotSettled { target: target.clone(), release: Some(wanted) })
             }
         }
+    }
+
+    /// A configuration slot is as large as the fleet that it is for.
+    fn resize(&mut self, seen: &Observation) {
+        let target = &seen.slot.target;
+        let Some(slot) = self.p.slots.get(target).filter(|slot| slot.motion != Motion::Settled) else {
+            return;
+        };
+        let boxes = self.p.size(slot, seen);
+        if slot.boxes != boxes {
+            self.fact(PipelineFact::SlotResized { target: target.clone(), boxes });
+        }
+    }
+
+    /// Whether boxes are left of what is taken back to nothing. Boxes that only lose their configuration stay.
+    fn runs_what_is_taken_back(&self, slot: &SlotState, seen: &Observation) -> bool {
+        let Motion::Back { from, .. } = &slot.motion else { return false };
+        let environment = &seen.slot.target.environment;
+        let taken = |b: &BoxObservation| {
+            from.keys().any(|release| self.p.run_spec(*release, environment) == Some(&b.run_spec))
+        };
+        if self.p.is_configuration() { seen.boxes.iter().any(taken) } else { !seen.boxes.is_empty() }
     }
 
     pub(super) fn awaited(&self, target: &TargetId) -> crate::decision::Awaited {
@@ -207,7 +232,7 @@ impl Deciding<'_> {
         if slot.history.is_empty() {
             return;
         }
-        let minimum = rollout::minimum_healthy(&self.rolling(), slot.boxes);
+        let minimum = rollout::minimum_healthy(&self.rolling(), self.p.size(slot, seen));
         let healthy = seen.boxes.iter().filter(|b| b.health.is_healthy()).count();
         let healthy = u32::try_from(healthy).unwrap_or(u32::MAX);
         let capacity =

@@ -6,7 +6,7 @@ use crate::decision::{
     Awaited, BuildOrder, Effect, EffectId, ForwardEffect, NewEffect, Page, Severity, SlotOrder, TestOrder,
 };
 use crate::definition::{EngineDef, PipelineDef, RollingDef, StageDef};
-use crate::engine::{Desired, Share};
+use crate::engine::{Desired, Rest, Share};
 use crate::ids::{
     EnvironmentId, PackageDigest, ReleaseNo, Role, RunSpecDigest, ServiceId, SlotId, SourceId, TargetId,
 };
@@ -100,6 +100,14 @@ impl Deciding<'_> {
             condemned,
             minimum_serving,
             surge: surges(&rolling, slot.boxes, direction),
+            rest: self.p.is_configuration().then(|| {
+                let rest = match &slot.motion {
+                    Motion::Forward { release, asked, .. } if *asked >= slot.boxes => Some(*release),
+                    Motion::Back { to, .. } => *to,
+                    Motion::Forward { .. } | Motion::Settled | Motion::Abandoned { .. } => slot.current(),
+                };
+                rest.and_then(spec).map_or(Rest::Nothing, Rest::RunSpec)
+            }),
         };
         let slot_id = SlotId { target: target.clone(), pipeline: self.id.clone() };
         Some(SlotOrder { slot: slot_id, generation: slot.generation, desired })
@@ -171,6 +179,7 @@ impl Deciding<'_> {
         let workload = match &definition.run.engine {
             EngineDef::Process(process) => Workload::Process(process.clone()),
             EngineDef::Command(command) => Workload::Command(command.clone()),
+            EngineDef::Configuration(configuration) => Workload::Configuration(configuration.clone()),
         };
         let spec = |stage: &StageDef| RunSpec {
             service: definition.service.clone(),

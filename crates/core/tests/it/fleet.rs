@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use tidegate_core::decision::SlotOrder;
-use tidegate_core::engine::{BoxHealth, BoxObservation, Fence, Observation};
+use tidegate_core::engine::{BoxHealth, BoxObservation, Fence, Observation, Rest};
 use tidegate_core::ids::{RunSpecDigest, SlotId};
 use tidegate_core::units::Timestamp;
 
@@ -11,6 +11,7 @@ use tidegate_core::units::Timestamp;
 #[derive(Default)]
 pub(crate) struct Fleet {
     slots: BTreeMap<SlotId, Boxes>,
+    configurations: BTreeMap<SlotId, Configuration>,
     /// Boxes of these never become healthy.
     pub(crate) sick: BTreeSet<RunSpecDigest>,
 }
@@ -22,10 +23,73 @@ struct Boxes {
     started: u32,
 }
 
+/// What the boxes of the slots on a target are to have of a configuration slot.
+#[derive(Default)]
+struct Configuration {
+    generation: u64,
+    rest: Option<RunSpecDigest>,
+    had: BTreeMap<String, RunSpecDigest>,
+}
+
 impl Fleet {
+    /// As [`Fleet::obey`], for configuration: boxes that are there take up values, at once or never.
+    fn configure(&mut self, order: &SlotOrder) -> Vec<Observation> {
+        let boxes: Vec<String> = self.boxes_on(&order.slot).iter().map(|b| b.id.clone()).collect();
+        let state = self.configurations.entry(order.slot.clone()).or_default();
+        if order.generation <= state.generation {
+            return Vec::new();
+        }
+        state.generation = order.generation;
+        state.rest = match &order.desired.rest {
+            Some(Rest::RunSpec(rest)) => Some(rest.clone()),
+            _ => None,
+        };
+        let split = order.desired.split.iter();
+        let mut places: Vec<RunSpecDigest> = split
+            .flat_map(|share| std::iter::repeat_n(share.run_spec.clone(), share.boxes as usize))
+            .collect();
+        let mut had = std::mem::take(&mut state.had);
+        for id in &boxes {
+            if let Some(at) = had.get(id).and_then(|had| places.iter().position(|p| p == had)) {
+                state.had.insert(id.clone(), places.remove(at));
+                had.remove(id);
+            }
+        }
+        for id in boxes.iter().filter(|id| !state.had.contains_key(*id)).cloned().collect::<Vec<_>>() {
+            let next = if places.is_empty() { state.rest.clone() } else { Some(places.remove(0)) };
+            if let Some(next) = next {
+                state.had.insert(id, next);
+            }
+        }
+        self.observe(&order.slot).into_iter().collect()
+    }
+
+    /// The boxes of the process slot on a configuration slot's target.
+    fn boxes_on(&self, slot: &SlotId) -> Vec<BoxObservation> {
+        let own = self.slots.iter().filter(|(id, _)| id.target == slot.target && *id != slot);
+        own.flat_map(|(_, slot)| slot.boxes.clone()).collect()
+    }
+
+    fn tell_configuration(&self, slot: &SlotId, state: &Configuration) -> Observation {
+        let mut boxes = self.boxes_on(slot);
+        for one in &mut boxes {
+            if let Some(had) = state.had.get(&one.id).or(state.rest.as_ref()) {
+                one.run_spec = had.clone();
+            }
+            if self.sick.contains(&one.run_spec) {
+                one.health = BoxHealth::Unhealthy { reason: "POST /reload answered 422".to_owned() };
+            }
+        }
+        let fence = Fence { epoch: 1, generation: state.generation };
+        Observation { slot: slot.clone(), fence, boxes, trouble: None }
+    }
+
     /// Does what it is told, and returns what it tells: first the boxes as they start, then once for each that becomes
     /// healthy.
     pub(crate) fn obey(&mut self, order: &SlotOrder, now: Timestamp) -> Vec<Observation> {
+        if order.desired.rest.is_some() {
+            return self.configure(order);
+        }
         let sick = self.sick.clone();
         let slot = self.slots.entry(order.slot.clone()).or_default();
         if order.generation <= slot.generation {
@@ -92,7 +156,10 @@ impl Fleet {
 
     /// What the engine tells of a slot now.
     pub(crate) fn observe(&self, slot: &SlotId) -> Option<Observation> {
-        self.slots.get(slot).map(|boxes| boxes.tell(slot, &[]))
+        match self.configurations.get(slot) {
+            Some(state) => Some(self.tell_configuration(slot, state)),
+            None => self.slots.get(slot).map(|boxes| boxes.tell(slot, &[])),
+        }
     }
 
     /// A slot's boxes that are ill start again.

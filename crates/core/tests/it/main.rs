@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a scenario that cannot be told is a failed test")]
 
+mod configuration;
 mod definitions;
 mod fleet;
 mod following;

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::sync::Mutex;
 use std::time::Duration;
 
 /// Runs the server if this process is a box; else does nothing.
@@ -13,12 +14,33 @@ pub(crate) fn main() {
         println!("FATAL this box exits at once");
         std::process::exit(7);
     }
+    *values().lock().unwrap() = read_values().unwrap();
     let listener = TcpListener::bind(&address).unwrap();
     for stream in listener.incoming().flatten() {
         let mode = mode.clone();
         std::thread::spawn(move || {
             let _ = serve(stream, &mode);
         });
+    }
+}
+
+/// What this process works with.
+fn values() -> &'static Mutex<String> {
+    static VALUES: Mutex<String> = Mutex::new(String::new());
+    &VALUES
+}
+
+/// The values that the box is given; none if there are none.
+fn read_values() -> Result<String, String> {
+    let folder = std::env::var("TIDEGATE_CONFIGURATION").map_err(|e| e.to_string())?;
+    let text = match std::fs::read_to_string(std::path::Path::new(&folder).join("flags/limit")) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok("none".to_owned()),
+        Err(e) => return Err(e.to_string()),
+    };
+    match text.trim().parse::<u32>() {
+        Ok(limit) => Ok(limit.to_string()),
+        Err(e) => Err(format!("limit '{}': {e}", text.trim())),
     }
 }
 
@@ -105,6 +127,18 @@ fn serve(stream: TcpStream, mode: &str) -> std::io::Result<()> {
                 let all: String = request.headers.iter().map(|(n, v)| format!("{n}: {v}\n")).collect();
                 ("200 OK", format!("{} {}\n{all}", request.method, request.path).into_bytes())
             }
+            "/values" => ("200 OK", values().lock().unwrap().clone().into_bytes()),
+            "/reload" => match read_values() {
+                _ if std::path::Path::new("../mute").exists() => {
+                    std::thread::sleep(Duration::from_secs(600));
+                    ("200 OK", Vec::new())
+                }
+                Ok(new) => {
+                    *values().lock().unwrap() = new;
+                    ("204 Taken", Vec::new())
+                }
+                Err(why) => ("422 Refused", format!("{why}\nand more").into_bytes()),
+            },
             "/big" => ("200 OK", vec![b'b'; usize::try_from(number()).unwrap()]),
             "/chunked" => {
                 write!(out, "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")?;

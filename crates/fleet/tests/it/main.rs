@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap fails the test, also in its helpers")]
 
 mod box_server;
+mod configuration;
 mod crash;
 mod deploy;
 mod failure;

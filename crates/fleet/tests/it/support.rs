@@ -106,26 +106,9 @@ impl Fleet {
     /// As [`Fleet::start`]; the data folder is a disk of so many MiB of its own.
     pub(crate) async fn start_on(disk_mib: Option<u32>) -> Fleet {
         let dir = tempfile::tempdir().unwrap();
-        let packages = dir.path().join("packages");
-        let key =
-            SigningKey::load_or_create(&dir.path().join("private.pem"), &dir.path().join("trusted.pem"))
-                .unwrap();
-        let script = dir.path().join("run");
         let text = "#!/bin/sh\n[ \"$TEST_MODE\" = stubborn ] && trap '' TERM\n\
                     exec \"$TEST_EXE\" role_box --exact --nocapture\n";
-        std::fs::write(&script, text).unwrap();
-        std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        let mut tar = Vec::new();
-        pack(&[PackItem { from: script, to: "run".into() }], &mut tar).unwrap();
-        let provenance = Provenance::new(
-            ExternalParameters::default(),
-            Vec::new(),
-            key.key_id(),
-            Timestamp(0),
-            Timestamp(1),
-        );
-        let store = PackageStore::open(&packages).unwrap();
-        let package = store.put(&tar[..], "box", provenance, &key).unwrap();
+        let package = pack_one(dir.path(), "run", text);
         let (child, root) = match disk_mib {
             None => (Fleet::spawn(dir.path()), PathBuf::new()),
             Some(mib) => {
@@ -179,6 +162,11 @@ impl Fleet {
         eventually("the fleet answers", async || self.client.status().await.ok().map(|_| ())).await;
     }
 
+    /// A signed package of one file.
+    pub(crate) fn pack(&self, name: &str, text: &str) -> PackageDigest {
+        pack_one(self.dir.path(), name, text)
+    }
+
     /// A version of the program; `mode` as in the box server.
     pub(crate) fn run_spec(&self, version: &str, mode: &str) -> RunSpec {
         let exe = std::env::current_exe().unwrap().to_string_lossy().into_owned();
@@ -216,6 +204,7 @@ impl Fleet {
                 condemned: Vec::new(),
                 minimum_serving: 0,
                 surge: false,
+                rest: None,
             },
             run_specs: split.iter().map(|(s, _)| (*s).clone()).collect(),
             secrets: BTreeMap::new(),
@@ -297,6 +286,19 @@ impl Fleet {
     pub(crate) fn box_folder(&self, target: &TargetId, id: &str) -> PathBuf {
         self.data.join("boxes").join(target.to_string().replace('/', ".")).join(id)
     }
+}
+
+fn pack_one(dir: &std::path::Path, name: &str, text: &str) -> PackageDigest {
+    let key = SigningKey::load_or_create(&dir.join("private.pem"), &dir.join("trusted.pem")).unwrap();
+    let file = dir.join(name);
+    std::fs::write(&file, text).unwrap();
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let mut tar = Vec::new();
+    pack(&[PackItem { from: file, to: name.into() }], &mut tar).unwrap();
+    let (begun, ended) = (Timestamp(0), Timestamp(1));
+    let provenance = Provenance::new(ExternalParameters::default(), Vec::new(), key.key_id(), begun, ended);
+    let store = PackageStore::open(&dir.join("packages")).unwrap();
+    store.put(&tar[..], name, provenance, &key).unwrap()
 }
 
 pub(crate) fn slot(target: &str) -> SlotId {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tidegate_core::causes;
 use tidegate_core::decision::SlotOrder;
 use tidegate_core::definition::EngineDef;
-use tidegate_core::engine::Fence;
+use tidegate_core::engine::{Fence, Rest};
 use tidegate_core::ids::{SecretName, SlotId};
 use tidegate_core::run_spec::{RunSpec, Workload};
 use tidegate_fleet::client::FleetClient;
@@ -64,7 +64,12 @@ impl Engines {
         hands
             .blocking(move |h| {
                 let mut run_specs: Vec<RunSpec> = Vec::new();
+                let rest = match &order.desired.rest {
+                    Some(Rest::RunSpec(rest)) => Some(rest),
+                    Some(Rest::Nothing) | None => None,
+                };
                 let named = order.desired.split.iter().map(|s| &s.run_spec).chain(&order.desired.condemned);
+                let named = named.chain(rest);
                 for digest in named {
                     match h.runtime.run_spec(digest).map_err(|e| causes(&e))? {
                         Some(spec) if !run_specs.contains(&spec) => run_specs.push(spec),
@@ -93,7 +98,7 @@ impl Engines {
     /// By what the slot is to run; for a slot that is emptied, by what its pipeline is defined to run.
     fn kind(&self, hands: &Hands, set: &SetSlot) -> Kind {
         let of = |workload: &Workload| match workload {
-            Workload::Process(_) => Kind::Fleet,
+            Workload::Process(_) | Workload::Configuration(_) => Kind::Fleet,
             Workload::Command(_) => Kind::Commands,
         };
         if let Some(spec) = set.run_specs.first() {
@@ -106,7 +111,7 @@ impl Engines {
         let pipeline = hands.runtime.pipeline(&slot.pipeline).ok().flatten();
         match pipeline.as_ref().and_then(|p| p.definition.as_ref()).map(|d| &d.run.engine) {
             Some(EngineDef::Command(_)) => Kind::Commands,
-            Some(EngineDef::Process(_)) | None => Kind::Fleet,
+            Some(EngineDef::Process(_) | EngineDef::Configuration(_)) | None => Kind::Fleet,
         }
     }
 }

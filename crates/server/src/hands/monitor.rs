@@ -306,6 +306,7 @@ mod tests {
             target: "shop/production/eu-1/a/main".parse().unwrap(),
             box_id: "1".to_owned(),
             run_spec: RunSpecDigest::new("a".repeat(64)).unwrap(),
+            configuration: Vec::new(),
             apis: [("GET /".to_owned(), counted)].into(),
             cpu_millicores: 0,
             memory_kib: 0,

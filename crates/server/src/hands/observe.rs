@@ -81,7 +81,10 @@ fn shortage(hands: &Hands, seen: &Observation) -> Option<(usize, u32)> {
     let pipeline = hands.runtime.pipeline(&seen.slot.pipeline).ok().flatten()?;
     let slot = pipeline.slots.get(&seen.slot.target).filter(|s| s.motion == Motion::Settled)?;
     slot.current()?;
-    let minimum = tidegate_core::rollout::minimum_healthy(&pipeline.definition.as_ref()?.rolling, slot.boxes);
+    let minimum = tidegate_core::rollout::minimum_healthy(
+        &pipeline.definition.as_ref()?.rolling,
+        pipeline.size(slot, seen),
+    );
     let healthy = seen.boxes.iter().filter(|b| b.health.is_healthy()).count();
     (u32::try_from(healthy).unwrap_or(u32::MAX) < minimum).then_some((healthy, minimum))
 }
@@ -97,7 +100,7 @@ fn matters(hands: &Hands, seen: &Observation) -> bool {
     let Some(definition) = pipeline.definition.as_ref().filter(|_| pipeline.life.is_active()) else {
         return false;
     };
-    let minimum = tidegate_core::rollout::minimum_healthy(&definition.rolling, slot.boxes);
+    let minimum = tidegate_core::rollout::minimum_healthy(&definition.rolling, pipeline.size(slot, seen));
     let healthy = seen.boxes.iter().filter(|b| b.health.is_healthy()).count();
     let enough = u32::try_from(healthy).unwrap_or(u32::MAX) >= minimum;
     enough != matches!(slot.capacity, tidegate_core::pipeline::Capacity::Enough)

@@ -190,7 +190,7 @@ impl SlotState {
 pub(super) fn command(spec: &RunSpec) -> Option<&CommandSpec> {
     match &spec.workload {
         Workload::Command(command) => Some(command),
-        Workload::Process(_) => None,
+        Workload::Process(_) | Workload::Configuration(_) => None,
     }
 }
 

@@ -33,6 +33,7 @@ fn cell(at: i64, role: Role, requests: u64, faults: u64) -> Cell {
         target,
         box_id: "1".to_owned(),
         run_spec,
+        configuration: vec![spec("c")],
         apis: if requests > 0 { [("GET /".to_owned(), counted)].into() } else { BTreeMap::new() },
         cpu_millicores: 0,
         memory_kib: 0,
@@ -190,7 +191,8 @@ fn requests_are_counted_by_run_spec_and_api_within_the_seconds_asked_for() {
     let count = |n: u64| BTreeMap::from([("GET /".to_owned(), n)]);
     assert_eq!(
         monitor.requests(&service(), &scope(), START + 2, START + 6),
-        BTreeMap::from([(spec("a"), count(12)), (spec("b"), count(4))])
+        BTreeMap::from([(spec("a"), count(12)), (spec("b"), count(4)), (spec("c"), count(16))]),
+        "c is the configuration of all boxes"
     );
     assert!(monitor.requests(&service(), &scope(), START + 6, START + 2).is_empty());
     assert!(monitor.requests(&"other".parse().unwrap(), &scope(), START, START + 9).is_empty());

@@ -188,6 +188,7 @@ fn set(generation: u64, split: &[(&RunSpec, u32)], rollback: bool) -> SetSlot {
             condemned: Vec::new(),
             minimum_serving: 0,
             surge: false,
+            rest: None,
         },
         run_specs: split.iter().map(|(spec, _)| (*spec).clone()).collect(),
         secrets: BTreeMap::from([("cloud-token".parse().unwrap(), "hunter2hunter2".to_owned())]),
