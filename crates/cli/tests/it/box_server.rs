@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
+use std::sync::Mutex;
 
 /// Runs the server if this process is a box; else does nothing.
 ///
@@ -15,11 +16,25 @@ pub(crate) fn main() {
         println!("FATAL the configuration has no database");
         std::process::exit(7);
     }
+    *LIMIT.lock().unwrap() = limit().unwrap_or_else(|why| panic!("{why}"));
     let listener = TcpListener::bind(&address).unwrap();
     for stream in listener.incoming().flatten() {
         let sick = behaviour == "sick";
         std::thread::spawn(move || serve(&stream, sick));
     }
+}
+
+/// The limit that this process works with.
+static LIMIT: Mutex<String> = Mutex::new(String::new());
+
+/// The limit of the box's configuration; `none` without one.
+fn limit() -> Result<String, String> {
+    let folder = std::env::var("TIDEGATE_CONFIGURATION").map_err(|e| e.to_string())?;
+    let Ok(text) = std::fs::read_to_string(format!("{folder}/flags/limit")) else {
+        return Ok("none".to_owned());
+    };
+    let text = text.trim();
+    text.parse::<u32>().map(|limit| limit.to_string()).map_err(|e| format!("limit '{text}': {e}"))
 }
 
 fn serve(mut stream: &TcpStream, sick: bool) -> std::io::Result<()> {
@@ -33,6 +48,14 @@ fn serve(mut stream: &TcpStream, sick: bool) -> std::io::Result<()> {
         }
         let (status, body) = match path.as_str() {
             "/health" if sick => ("503 Sick", "the database does not answer".to_owned()),
+            "/limit" => ("200 OK", LIMIT.lock().unwrap().clone()),
+            "/reload" => match limit() {
+                Ok(limit) => {
+                    *LIMIT.lock().unwrap() = limit;
+                    ("204 Taken", String::new())
+                }
+                Err(why) => ("422 Refused", why),
+            },
             "/env" => ("200 OK", std::env::vars().map(|(name, value)| format!("{name}={value}\n")).collect()),
             _ => ("200 OK", std::env::var("VERSION").unwrap_or_default()),
         };

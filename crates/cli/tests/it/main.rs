@@ -11,6 +11,7 @@ mod boxes;
 mod builds;
 mod command_engine;
 mod commands;
+mod configuration;
 mod crash;
 mod definitions;
 mod demo;

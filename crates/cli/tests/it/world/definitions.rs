@@ -23,6 +23,15 @@ pub(crate) fn organisation() -> Value {
     })
 }
 
+/// Flags of the service that [`application`] runs, in the same environment.
+pub(crate) fn flags(repo: &Repo) -> Value {
+    let mut definition = application(repo);
+    definition["name"] = json!("flags");
+    definition["build"] = json!({"package": [{"from": "limit", "to": "limit"}]});
+    definition["run"] = json!({"engine": {"configuration": {"reload": "/reload"}}});
+    definition
+}
+
 /// A service of processes: beta in `eu` with one box.
 pub(crate) fn application(repo: &Repo) -> Value {
     json!({
