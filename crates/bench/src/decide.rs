@@ -325,8 +325,10 @@ impl World {
         let mut snapshots = Snapshots::default();
         for (id, state) in &self.states {
             match (id, state) {
-                (_, State::Team(team)) => snapshots.team = team.clone(),
-                (_, State::Organisation(organisation)) => snapshots.organisation = organisation.clone(),
+                (_, State::Team(team)) => snapshots.team = team.clone().into(),
+                (_, State::Organisation(organisation)) => {
+                    snapshots.organisation = organisation.clone().into()
+                }
                 (AggregateId::Lease(id), State::Lease(lease)) if *lease != Lease::Free => {
                     snapshots.leases.insert(id.clone(), lease.clone());
                 }

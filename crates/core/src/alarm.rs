@@ -20,15 +20,22 @@ pub use standard::{alarm_prefix, high_severity_name, standard_alarms};
 use crate::ids::InvalidId;
 use crate::units::Span;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// An alarm's name: 1 to 128 of `A-Z a-z 0-9 _ - .`.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, JsonSchema)]
+#[serde(try_from = "String")]
 #[schemars(with = "String")]
-pub struct AlarmName(String);
+pub struct AlarmName(Arc<str>);
+
+impl Serialize for AlarmName {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
 
 impl AlarmName {
     /// Checks the text.
@@ -44,7 +51,7 @@ impl AlarmName {
         } else if text.len() > 128 {
             "it is longer than 128 characters"
         } else {
-            return Ok(AlarmName(text));
+            return Ok(AlarmName(text.into()));
         };
         Err(InvalidId { what: "alarm name", text: text.chars().take(80).collect(), why })
     }
@@ -84,7 +91,7 @@ impl TryFrom<String> for AlarmName {
 
 impl From<AlarmName> for String {
     fn from(name: AlarmName) -> String {
-        name.0
+        name.as_str().to_owned()
     }
 }
 

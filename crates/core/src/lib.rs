@@ -25,8 +25,10 @@ pub mod plan;
 pub mod rollout;
 pub mod run_spec;
 pub mod scope;
+mod shared;
 pub mod team;
 pub mod units;
 pub mod window;
 
 pub use causes::causes;
+pub use shared::Shared;

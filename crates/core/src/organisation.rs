@@ -1,5 +1,6 @@
 //! The organisation: its definition and its alarms, such as a large-scale event (W2).
 
+use crate::Shared;
 use crate::alarm::AlarmName;
 use crate::decision::{Actor, Illegal};
 use crate::definition::OrganisationDef;
@@ -12,7 +13,7 @@ use std::collections::BTreeMap;
 #[serde(deny_unknown_fields)]
 pub struct Organisation {
     /// What was applied last; `None` until the first time.
-    pub definition: Option<OrganisationDef>,
+    pub definition: Option<Shared<OrganisationDef>>,
     /// Alarms in ALARM that hold every start in the organisation.
     pub alarms: BTreeMap<AlarmName, OrganisationAlarm>,
 }
@@ -85,7 +86,7 @@ impl Organisation {
     /// The state after a fact.
     pub fn apply(&mut self, fact: &OrganisationFact) {
         match fact {
-            OrganisationFact::Defined { definition } => self.definition = Some((**definition).clone()),
+            OrganisationFact::Defined { definition } => self.definition = Some((**definition).clone().into()),
             OrganisationFact::AlarmRaised { name, alarm } => {
                 self.alarms.insert(name.clone(), alarm.clone());
             }
@@ -103,7 +104,7 @@ impl Organisation {
     ) -> Result<Vec<OrganisationFact>, Illegal> {
         match event {
             OrganisationEvent::Applied { definition } => {
-                if self.definition.as_ref() == Some(definition) {
+                if self.definition.as_deref() == Some(&**definition) {
                     return Ok(Vec::new());
                 }
                 Ok(vec![OrganisationFact::Defined { definition: definition.clone() }])

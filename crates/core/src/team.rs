@@ -1,6 +1,7 @@
 //! A team: its services, the states of its alarms in every environment and Region, the approvals that its members gave,
 //! and whose turn it is to come back after a rollback that it did not cause.
 
+use crate::Shared;
 use crate::alarm::{
     AlarmName, AlarmState, Comparison, Datapoints, Metric, MetricAlarm, MissingData, Period, Quantity,
     Scope as Measured, alarm_prefix, high_severity_name, standard_alarms,
@@ -22,9 +23,9 @@ pub const APPROVALS_MAX: usize = 65_536;
 #[serde(deny_unknown_fields)]
 pub struct Team {
     /// Its definition; `None` until the first time.
-    pub definition: Option<TeamDef>,
+    pub definition: Option<Shared<TeamDef>>,
     /// Its services.
-    pub services: Vec<ServiceDef>,
+    pub services: Shared<Vec<ServiceDef>>,
     /// Under which addresses members commit.
     pub emails: BTreeMap<UserId, Vec<String>>,
     /// The pipelines of its services.
@@ -232,7 +233,7 @@ fn composites(team: &Team) -> Vec<(AlarmName, Expression)> {
     };
     let mut all = Vec::new();
     let mut canaries = Vec::new();
-    for service in &team.services {
+    for service in team.services.iter() {
         let (canary, metric): (Vec<MetricAlarm>, Vec<MetricAlarm>) =
             metric_alarms(service).into_iter().partition(is_canary);
         canaries.extend(canary.into_iter().map(|a| a.name));
@@ -339,8 +340,8 @@ impl Team {
     pub fn apply(&mut self, fact: &TeamFact) {
         match fact {
             TeamFact::Defined { definition, services, emails } => {
-                self.definition = Some((**definition).clone());
-                self.services.clone_from(services);
+                self.definition = Some((**definition).clone().into());
+                self.services = services.clone().into();
                 self.emails.clone_from(emails);
             }
             TeamFact::PipelineAdded { pipeline } => {
@@ -373,8 +374,8 @@ impl Team {
     pub(crate) fn decide(&self, event: &TeamEvent, now: Timestamp) -> Result<Vec<TeamFact>, Illegal> {
         match event {
             TeamEvent::Applied { definition, services, emails } => {
-                if self.definition.as_ref() == Some(definition)
-                    && &self.services == services
+                if self.definition.as_deref() == Some(&**definition)
+                    && *self.services == *services
                     && &self.emails == emails
                 {
                     return Ok(Vec::new());

@@ -230,12 +230,12 @@ impl Runtime {
             return Ok((seen, snapshots));
         };
         if let Shared::Organisation(state) = self.see(&mut seen.entries, &AggregateId::Organisation)?.state {
-            snapshots.organisation = (*state).clone();
+            snapshots.organisation = state;
         }
         if let Some(team) = owner(&pipeline, event, &snapshots.organisation)
             && let Shared::Team(state) = self.see(&mut seen.entries, &AggregateId::Team(team))?.state
         {
-            snapshots.team = (*state).clone();
+            snapshots.team = state;
         }
         for lease in leases(&pipeline, event, &snapshots.organisation) {
             let id = AggregateId::Lease(lease.clone());
@@ -307,7 +307,7 @@ fn owner(pipeline: &Pipeline, event: &PipelineEvent, organisation: &Organisation
 fn leases(pipeline: &Pipeline, event: &PipelineEvent, organisation: &Organisation) -> BTreeSet<LeaseId> {
     let coming: Option<&PipelineDef> = match event {
         PipelineEvent::Applied { definition } => Some(definition),
-        PipelineEvent::Tick => pipeline.definition.as_ref(),
+        PipelineEvent::Tick => pipeline.definition.as_deref(),
         _ => None,
     };
     let coming = coming

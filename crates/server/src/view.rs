@@ -34,7 +34,7 @@ pub fn organisation(state: &Organisation) -> OrganisationStatus {
         reason: alarm.reason.clone(),
         since: alarm.since,
     });
-    OrganisationStatus { name: state.definition.as_ref().map(|d| d.name.clone()), alarms: alarms.collect() }
+    OrganisationStatus { name: state.definition.as_deref().map(|d| d.name.clone()), alarms: alarms.collect() }
 }
 
 /// A team, with its alarms that are not OK.
@@ -67,7 +67,7 @@ pub fn pipeline(name: &PipelineId, state: &Pipeline, team: &Team, now: Timestamp
     });
     PipelineStatus {
         name: name.clone(),
-        service: state.definition.as_ref().map(|d| d.service.clone()),
+        service: state.definition.as_deref().map(|d| d.service.clone()),
         team: state.team.clone(),
         sources: state.sources.iter().map(|(id, s)| source(id, s, team)).collect(),
         releases: releases(state),

@@ -100,8 +100,8 @@ impl Sim {
     }
 
     fn revive(&mut self, id: &PipelineId, pipeline: &Pipeline, by: &Actor) {
-        if let Some(definition) = pipeline.definition.clone() {
-            self.tell(id, PipelineEvent::Applied { definition: Box::new(definition) }, by);
+        if let Some(definition) = pipeline.definition.as_deref() {
+            self.tell(id, PipelineEvent::Applied { definition: Box::new(definition.clone()) }, by);
         }
     }
 

@@ -158,7 +158,7 @@ impl Monitor {
             reports: BTreeMap::new(),
             blind: BTreeSet::new(),
         };
-        for service in &team.services {
+        for service in team.services.iter() {
             let place = (service.name.clone(), scope.clone());
             if !standing.services.contains(&place) {
                 // What was there before says nothing of what may come.

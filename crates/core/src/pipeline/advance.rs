@@ -65,13 +65,13 @@ impl Deciding<'_> {
                 self.look_again(deadline);
             }
         }
-        let slots: Vec<TargetId> = self.p.slots.keys().cloned().collect();
-        for target in slots {
+        let moving = self.p.slots.iter().filter(|(_, slot)| slot.motion != Motion::Settled);
+        for target in moving.map(|(target, _)| target.clone()).collect::<Vec<TargetId>>() {
             self.time_out_slot(&target);
         }
-        let steps: Vec<StepId> = self.p.plan.steps().map(|(_, step)| step.id.clone()).collect();
-        for step in steps {
-            self.time_out_step(&step);
+        let plan = self.p.plan.clone();
+        for (_, step) in plan.steps() {
+            self.time_out_step(&step.id);
         }
     }
 

@@ -4,6 +4,7 @@ use super::{
     Build, Capacity, HISTORY_MAX, Life, Motion, Pipeline, PipelineFact, Release, Retirement, SeenCommit,
     SlotState, Standing, StepState, Taint, Work,
 };
+use crate::Shared;
 use crate::definition::PipelineDef;
 use crate::ids::{ReleaseNo, TargetId, TeamId};
 use crate::plan::{Plan, StepId};
@@ -166,7 +167,7 @@ impl Pipeline {
     }
 
     /// Steps and targets keep their state by name. What is no longer planned is detached, not dropped.
-    fn define(&mut self, definition: &PipelineDef, team: &TeamId, plan: &Plan) {
+    fn define(&mut self, definition: &Shared<PipelineDef>, team: &TeamId, plan: &Shared<Plan>) {
         self.definition = Some(definition.clone());
         self.team = Some(team.clone());
         self.plan = plan.clone();

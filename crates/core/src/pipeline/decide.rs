@@ -4,6 +4,7 @@
 use super::advance::advance;
 use super::gates::Surroundings;
 use super::{Life, Pipeline, PipelineEvent, PipelineFact, Retirement, Work};
+use crate::Shared;
 use crate::decision::{AggregateId, Decision, Fact, Illegal};
 use crate::definition::PipelineDef;
 use crate::ids::{PipelineId, TeamId};
@@ -12,15 +13,17 @@ use crate::organisation::Organisation;
 use crate::plan::Plan;
 use crate::team::{Team, TeamFact};
 use crate::units::Timestamp;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// States of other aggregates that a decision relies on; the runtime checks at commit that they are still the same.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshots {
     /// The team that owns the pipeline's service.
-    pub team: Team,
+    pub team: Arc<Team>,
     /// The organisation.
-    pub organisation: Organisation,
+    pub organisation: Arc<Organisation>,
     /// The leases of the pipeline's service.
     pub leases: BTreeMap<LeaseId, Lease>,
     /// Breaks of the rules, for tests.
@@ -43,7 +46,8 @@ pub struct Switches {
 pub(super) struct Deciding<'a> {
     pub(super) id: &'a PipelineId,
     pub(super) p: Pipeline,
-    pub(super) team: Team,
+    /// Copied when a fact changes it.
+    pub(super) team: Cow<'a, Team>,
     pub(super) organisation: &'a Organisation,
     pub(super) leases: BTreeMap<LeaseId, Lease>,
     pub(super) now: Timestamp,
@@ -65,7 +69,7 @@ pub(crate) fn decide(
     let mut d = Deciding {
         id,
         p: state,
-        team: snapshots.team.clone(),
+        team: Cow::Borrowed(&snapshots.team),
         organisation: &snapshots.organisation,
         leases: snapshots.leases.clone(),
         now,
@@ -98,7 +102,7 @@ impl Deciding<'_> {
     /// Records a fact of the team.
     pub(super) fn team_fact(&mut self, fact: TeamFact) {
         let Some(team) = self.p.team.clone() else { return };
-        self.team.apply(&fact);
+        self.team.to_mut().apply(&fact);
         self.out.facts.push((AggregateId::Team(team), Fact::Team(fact)));
     }
 
@@ -188,8 +192,8 @@ impl Deciding<'_> {
         if !self.p.life.is_active() {
             self.revive();
         }
-        if self.p.definition.as_ref() != Some(definition) || self.p.plan != plan {
-            self.define(definition.clone(), team, plan);
+        if self.p.definition.as_deref() != Some(definition) || *self.p.plan != plan {
+            self.define(definition.clone().into(), team, plan);
         }
         if !self.team.pipelines.contains(self.id) {
             self.team_fact(TeamFact::PipelineAdded { pipeline: self.id.clone() });
@@ -197,13 +201,13 @@ impl Deciding<'_> {
         Ok(())
     }
 
-    fn define(&mut self, definition: PipelineDef, team: TeamId, plan: Plan) {
+    fn define(&mut self, definition: Shared<PipelineDef>, team: TeamId, plan: Plan) {
         for (id, state) in &self.p.steps {
             if let (Work::Testing { effect, .. }, None) = (&state.work, plan.step(id)) {
                 self.out.cancelled.push(effect.clone());
             }
         }
-        self.fact(PipelineFact::Defined { definition: Box::new(definition), team, plan });
+        self.fact(PipelineFact::Defined { definition, team, plan: plan.into() });
     }
 
     /// A Region that was added to the central list comes into every pipeline (C2).
@@ -215,7 +219,7 @@ impl Deciding<'_> {
         };
         let plan = crate::plan::plan(&definition, organisation);
         let Some(team) = organisation.service(&definition.service).map(|s| s.team.clone()) else { return };
-        if self.p.plan != plan || self.p.team.as_ref() != Some(&team) {
+        if *self.p.plan != plan || self.p.team.as_ref() != Some(&team) {
             self.define(definition, team, plan);
         }
     }

@@ -17,9 +17,11 @@ impl Deciding<'_> {
     /// Lets candidates in whose gates are open, later steps first.
     pub(super) fn enter_steps(&mut self) {
         let plan = self.p.plan.clone();
+        // What has finished every wave does not change while releases enter.
+        let everywhere = self.p.everywhere();
         let steps: Vec<(&Stage, &Step)> = plan.steps().collect();
         for (stage, step) in steps.into_iter().rev() {
-            self.call(stage, step);
+            self.call(stage, step, everywhere);
             let Some(state) = self.p.steps.get(&step.id) else { continue };
             let Some(release) = state.candidate else { continue };
             if !self.needs(step, release) {
@@ -50,7 +52,7 @@ impl Deciding<'_> {
 
     /// Calls a release to a step where none waits: the newest good one that has passed the step before, and that is new
     /// here or has targets to move; or, for targets that are new or were skipped, the newest that has finished every wave.
-    fn call(&mut self, stage: &Stage, step: &Step) {
+    fn call(&mut self, stage: &Stage, step: &Step, everywhere: Option<ReleaseNo>) {
         let Some(state) = self.p.steps.get(&step.id) else { return };
         if state.candidate.is_some() || state.work.under_way().is_some() {
             return;
@@ -63,7 +65,7 @@ impl Deciding<'_> {
                 && (new || !self.p.movers(stage, step, *release).is_empty())
                 && super::rollback::is_good(&self.p, *release)
         };
-        let release = [passed, self.p.everywhere()].into_iter().flatten().filter(wanted).max();
+        let release = [passed, everywhere].into_iter().flatten().filter(wanted).max();
         if let Some(release) = release {
             self.fact(PipelineFact::CandidateSet { step: step.id.clone(), release });
         }

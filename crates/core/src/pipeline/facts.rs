@@ -1,6 +1,7 @@
 //! What happened to a pipeline; how that changes the state is in [`super::apply`]. Facts are stored for ever: a variant's shape is a contract.
 
 use super::{Blind, Capacity, Cause, Change, Cleared, Hold, Override, Reason, Retirement, Skip, Trouble};
+use crate::Shared;
 use crate::alarm::AlarmName;
 use crate::bake::BakeClock;
 use crate::change::Commit;
@@ -22,11 +23,11 @@ pub enum PipelineFact {
     /// Its definition was replaced; nothing that runs changes by it (X8).
     Defined {
         /// All of it.
-        definition: Box<PipelineDef>,
+        definition: Shared<PipelineDef>,
         /// The owner of its service.
         team: TeamId,
         /// Where it leads.
-        plan: Plan,
+        plan: Shared<Plan>,
     },
     /// A source has new commits.
     CommitsSeen {

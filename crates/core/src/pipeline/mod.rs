@@ -31,6 +31,7 @@ pub use slot::{Capacity, Motion, SlotState};
 pub use step::{Blind, StepState, Work};
 pub use why::{NotFound, Place, Position, StepPosition, Why, why};
 
+use crate::Shared;
 use crate::alarm::AlarmName;
 use crate::change::Commit;
 use crate::decision::{Actor, Awaited, EffectId};
@@ -57,11 +58,11 @@ pub const PENDING_COMMITS_MAX: usize = 10_000;
 #[serde(deny_unknown_fields)]
 pub struct Pipeline {
     /// What was applied last; `None` until the first time.
-    pub definition: Option<PipelineDef>,
+    pub definition: Option<Shared<PipelineDef>>,
     /// The team that owns its service.
     pub team: Option<TeamId>,
     /// Its stages, steps and targets.
-    pub plan: Plan,
+    pub plan: Shared<Plan>,
     /// Its sources.
     pub sources: BTreeMap<SourceId, SourceState>,
     /// Its releases.

@@ -124,8 +124,8 @@ impl Deciding<'_> {
             pipeline: self.id.clone(),
             release,
             commits,
-            sources: definition.sources,
-            build: definition.build,
+            sources: definition.sources.clone(),
+            build: definition.build.clone(),
         };
         let name = format!("{release}/build/{}", self.now.0);
         Some((self.effect(name, Effect::Forward(ForwardEffect::Build(order))), awaited))

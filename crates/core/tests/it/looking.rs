@@ -20,7 +20,7 @@ impl Scenario {
 
     pub(crate) fn snapshots(&self) -> Snapshots {
         let (team, organisation, leases) = (self.team(), self.organisation(), self.leases());
-        Snapshots { team, organisation, leases, ..Snapshots::default() }
+        Snapshots { team: team.into(), organisation: organisation.into(), leases, ..Snapshots::default() }
     }
 
     pub(crate) fn pipelines(&self) -> Vec<PipelineId> {
@@ -69,7 +69,7 @@ impl Scenario {
     }
 
     pub(crate) fn scopes(&self) -> Vec<Scope> {
-        let regions = self.organisation().definition.unwrap().regions;
+        let regions = self.organisation().definition.unwrap().regions.clone();
         let all = ["gamma", "production"]
             .into_iter()
             .flat_map(|environment| regions.iter().map(move |r| scope(&format!("{environment}/{}", r.name))));

@@ -48,7 +48,7 @@ pub fn organisation(runtime: &Runtime, text: &str, by: &Actor, dry_run: bool) ->
         }
         let Some(pipeline) = runtime.pipeline(&id)? else { continue };
         // A retired pipeline holds nobody; whoever revives it has it checked then.
-        let Some(of_pipeline) = pipeline.definition.as_ref().filter(|_| pipeline.life.is_active()) else {
+        let Some(of_pipeline) = pipeline.definition.as_deref().filter(|_| pipeline.life.is_active()) else {
             continue;
         };
         findings.extend(
@@ -59,7 +59,7 @@ pub fn organisation(runtime: &Runtime, text: &str, by: &Actor, dry_run: bool) ->
     }
     refuse(findings)?;
     let name = definition.name.clone();
-    let mut changed = runtime.organisation()?.definition.as_ref() != Some(&definition);
+    let mut changed = runtime.organisation()?.definition.as_deref() != Some(&definition);
     if !dry_run {
         let event = OrganisationEvent::Applied { definition: Box::new(definition.clone()) };
         changed = !runtime.submit(&Event::Organisation(event), by)?.facts.is_empty();
@@ -75,12 +75,12 @@ pub fn organisation(runtime: &Runtime, text: &str, by: &Actor, dry_run: bool) ->
 pub fn pipeline(runtime: &Runtime, text: &str, by: &Actor, dry_run: bool) -> Result<Applied, ApplyError> {
     let definition: PipelineDef = read(text).map_err(ApplyError::Findings)?;
     let organisation = runtime.organisation()?;
-    let organisation = organisation.definition.as_ref().ok_or(ApplyError::NoOrganisation)?;
+    let organisation = organisation.definition.as_deref().ok_or(ApplyError::NoOrganisation)?;
     refuse(placed(lint::pipeline(&definition, organisation), text))?;
     let name = definition.name.clone();
     let before = runtime.pipeline(&name)?;
     let mut changed =
-        before.is_none_or(|p| p.definition.as_ref() != Some(&definition) || !p.life.is_active());
+        before.is_none_or(|p| p.definition.as_deref() != Some(&definition) || !p.life.is_active());
     if !dry_run {
         let event = PipelineEvent::Applied { definition: Box::new(definition) };
         changed = !runtime.submit(&Event::Pipeline(name.clone(), event), by)?.facts.is_empty();
@@ -95,7 +95,7 @@ pub fn pipeline(runtime: &Runtime, text: &str, by: &Actor, dry_run: bool) -> Res
 /// A team cannot be told.
 pub fn complete(runtime: &Runtime) -> Result<(), SubmitError> {
     let organisation = runtime.organisation()?;
-    organisation.definition.as_ref().map_or(Ok(()), |d| tell_teams(runtime, d, &Actor::Tidegate))
+    organisation.definition.as_deref().map_or(Ok(()), |d| tell_teams(runtime, d, &Actor::Tidegate))
 }
 
 fn tell_teams(runtime: &Runtime, definition: &OrganisationDef, by: &Actor) -> Result<(), SubmitError> {

@@ -109,7 +109,7 @@ impl Engines {
 
     fn kind_of(&self, hands: &Hands, slot: &SlotId) -> Kind {
         let pipeline = hands.runtime.pipeline(&slot.pipeline).ok().flatten();
-        match pipeline.as_ref().and_then(|p| p.definition.as_ref()).map(|d| &d.run.engine) {
+        match pipeline.as_ref().and_then(|p| p.definition.as_deref()).map(|d| &d.run.engine) {
             Some(EngineDef::Command(_)) => Kind::Commands,
             Some(EngineDef::Process(_) | EngineDef::Configuration(_)) | None => Kind::Fleet,
         }

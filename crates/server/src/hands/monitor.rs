@@ -210,7 +210,7 @@ impl Watcher {
 /// Whether some pipeline of the service runs, or has run, boxes of the fleet in the Region.
 fn has_run(hands: &Hands, service: &ServiceId, scope: &Scope) -> bool {
     let runs = |pipeline: &Pipeline| {
-        let definition = pipeline.definition.as_ref().filter(|d| &d.service == service);
+        let definition = pipeline.definition.as_deref().filter(|d| &d.service == service);
         definition.is_some_and(|d| matches!(d.run.engine, EngineDef::Process(_)))
             && pipeline
                 .slots

@@ -82,7 +82,7 @@ fn shortage(hands: &Hands, seen: &Observation) -> Option<(usize, u32)> {
     let slot = pipeline.slots.get(&seen.slot.target).filter(|s| s.motion == Motion::Settled)?;
     slot.current()?;
     let minimum = tidegate_core::rollout::minimum_healthy(
-        &pipeline.definition.as_ref()?.rolling,
+        &pipeline.definition.as_deref()?.rolling,
         pipeline.size(slot, seen),
     );
     let healthy = seen.boxes.iter().filter(|b| b.health.is_healthy()).count();
@@ -97,7 +97,7 @@ fn matters(hands: &Hands, seen: &Observation) -> bool {
     if matches!(slot.motion, Motion::Forward { .. } | Motion::Back { .. }) {
         return true;
     }
-    let Some(definition) = pipeline.definition.as_ref().filter(|_| pipeline.life.is_active()) else {
+    let Some(definition) = pipeline.definition.as_deref().filter(|_| pipeline.life.is_active()) else {
         return false;
     };
     let minimum = tidegate_core::rollout::minimum_healthy(&definition.rolling, pipeline.size(slot, seen));

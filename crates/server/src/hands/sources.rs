@@ -87,7 +87,8 @@ pub(super) async fn run(hands: Arc<Hands>, stop: CancellationToken) {
     while !stop.is_cancelled() {
         for id in hands.blocking(|h| h.runtime.pipelines()).await.unwrap_or_default() {
             let Ok(Some(pipeline)) = hands.runtime.pipeline(&id) else { continue };
-            let Some(definition) = pipeline.definition.as_ref().filter(|_| pipeline.life.is_active()) else {
+            let Some(definition) = pipeline.definition.as_deref().filter(|_| pipeline.life.is_active())
+            else {
                 continue;
             };
             for source in &definition.sources {

@@ -36,7 +36,7 @@ pub(super) fn reason(text: &str) -> Result<String, ApiError> {
 /// Only administrators pass.
 pub(super) fn administrator(runtime: &Runtime, caller: &Caller) -> Result<(), ApiError> {
     let organisation = runtime.organisation()?;
-    if (Rights { user: &caller.0, organisation: organisation.definition.as_ref() }).administrator() {
+    if (Rights { user: &caller.0, organisation: organisation.definition.as_deref() }).administrator() {
         return Ok(());
     }
     let message = format!("{} is not an administrator", caller.0);
@@ -52,7 +52,7 @@ pub(super) fn steer(
 ) -> Result<Outcome, ApiError> {
     let team = owner(runtime, id)?;
     let organisation = runtime.organisation()?;
-    if !(Rights { user: &caller.0, organisation: organisation.definition.as_ref() }).member(&team) {
+    if !(Rights { user: &caller.0, organisation: organisation.definition.as_deref() }).member(&team) {
         let message = format!("{} is not a member of the team '{team}', which owns '{id}'", caller.0);
         return Err(ApiError::forbidden(message, "ask a member of the team"));
     }
@@ -105,7 +105,7 @@ pub(super) fn approve(
     request: ApprovalRequest,
 ) -> Result<Done, ApiError> {
     let organisation = runtime.organisation()?;
-    let teams = Rights { user: &caller.0, organisation: organisation.definition.as_ref() }.teams();
+    let teams = Rights { user: &caller.0, organisation: organisation.definition.as_deref() }.teams();
     let team = match (request.team, teams.as_slice()) {
         (Some(team), _) if teams.contains(&team) => team,
         (Some(team), _) => {

@@ -37,7 +37,7 @@ impl FromRequestParts<Api> for Caller {
         let asked = user.clone();
         let known = api.run(move |runtime| {
             let organisation = runtime.organisation()?;
-            Ok(Rights { user: &asked, organisation: organisation.definition.as_ref() }.known())
+            Ok(Rights { user: &asked, organisation: organisation.definition.as_deref() }.known())
         });
         if !known.await? {
             return Err(refused("the token's user is not in the organisation's definition"));

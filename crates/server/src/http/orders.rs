@@ -259,7 +259,7 @@ pub(super) async fn create_token(
         act::administrator(runtime, &caller)?;
         let organisation = runtime.organisation()?;
         let user = request.user;
-        if !(Rights { user: &user, organisation: organisation.definition.as_ref() }).known() {
+        if !(Rights { user: &user, organisation: organisation.definition.as_deref() }).known() {
             let message = format!("the organisation has no user '{user}'");
             return Err(ApiError::not_found(message, "add the user to the organisation's definition first"));
         }

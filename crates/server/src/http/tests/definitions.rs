@@ -212,7 +212,7 @@ async fn teams_that_were_not_told_are_told_at_the_next_start() {
     world.runtime.submit(&Event::Organisation(event), &Actor::Tidegate).unwrap();
     crate::apply::complete(&world.runtime).unwrap();
     let team = world.runtime.team(&"data".parse().unwrap()).unwrap();
-    assert_eq!(team.definition.as_ref().unwrap().members.len(), 2);
+    assert_eq!(team.definition.as_deref().unwrap().members.len(), 2);
     let before = world.newest_position();
     crate::apply::complete(&world.runtime).unwrap();
     assert_eq!(world.newest_position(), before);
