@@ -15,7 +15,6 @@ use serde::{Deserialize, Serialize};
 /// The state of one aggregate.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-#[expect(clippy::large_enum_variant, reason = "states are kept one by one, never in bulk by value")]
 pub enum State {
     /// Of the organisation.
     Organisation(Organisation),

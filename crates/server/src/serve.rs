@@ -2,7 +2,7 @@
 
 use crate::auth::Tokens;
 use crate::collaborators::HandsForApi;
-use crate::hands::{BUILDS_AT_ONCE, Engines, Hands, Poller, Signals, TESTS_AT_ONCE, Troubles};
+use crate::hands::{BUILDS_AT_ONCE, Engines, Hands, Overview, Poller, Signals, TESTS_AT_ONCE, Troubles};
 use crate::http::Api;
 use std::fs;
 use std::net::SocketAddr;
@@ -194,6 +194,7 @@ pub async fn serve(
     let hands = Arc::new(Hands {
         runtime: Arc::clone(&runtime),
         signals: Arc::clone(&signals),
+        overview: Overview::default(),
         engines: Arc::new(Engines { fleet, commands }),
         packages,
         signing_key,

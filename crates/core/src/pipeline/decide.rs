@@ -167,7 +167,7 @@ impl Deciding<'_> {
             PipelineEvent::SourceFailed { source, why } => return self.source_failed(source, why),
             PipelineEvent::BuildEnded { effect, result } => self.build_ended(effect, result),
             PipelineEvent::TestsEnded { effect, result } => self.tests_ended(effect, result),
-            PipelineEvent::Watched { grants } => grants.iter().for_each(|grant| self.watched(grant)),
+            PipelineEvent::Watched { grants } => self.watched(grants),
             _ => self.follow_the_region_list(),
         }
         Ok(())

@@ -5,7 +5,7 @@ use super::{
     Blind, Build, Capacity, Cause, Grant, Motion, PENDING_COMMITS_MAX, PipelineFact, SlotState, Trouble, Work,
 };
 use crate::alarm::AlarmName;
-use crate::bake::WatchedInterval;
+use crate::bake::{BakeClock, WatchedInterval};
 use crate::change::SourceObservation;
 use crate::decision::{Effect, EffectId, ForwardEffect, Illegal, RollbackEffect};
 use crate::engine::{BoxHealth, BoxObservation, Observation};
@@ -242,44 +242,53 @@ impl Deciding<'_> {
         }
     }
 
-    pub(super) fn watched(&mut self, grant: &Grant) {
-        let baking: Vec<_> = self
-            .p
-            .plan
-            .steps()
-            .filter(|(stage, _)| stage.environment == grant.scope.environment)
-            .filter_map(|(_, step)| match &self.p.steps.get(&step.id)?.work {
-                Work::Baking { release, clock, blind, .. }
-                    if clock.regions.contains_key(&grant.scope.region) =>
-                {
-                    Some((step.id.clone(), step.role, *release, clock.clone(), blind.clone()))
-                }
-                _ => None,
-            })
-            .collect();
-        for (step, role, release, mut clock, was_blind) in baking {
-            let watch = self.watch(&grant.scope, role, release);
-            // What this grant says is newer than what the team's alarms last recorded.
-            let blind: BTreeSet<_> = watch
-                .blind
-                .union(&grant.blind.intersection(&watch.leaves).cloned().collect())
-                .cloned()
-                .collect();
-            let nothing = BTreeMap::new();
-            let spec = self.p.run_spec(release, &grant.scope.environment);
-            let interval = WatchedInterval {
-                from: grant.from,
-                until: grant.until,
-                quiet: blind.is_empty() && !watch.in_alarm,
-                requests: spec.and_then(|s| grant.requests.get(s)).unwrap_or(&nothing),
+    /// Credits what was watched to every bake that it is about.
+    pub(super) fn watched(&mut self, grants: &[Grant]) {
+        let plan = self.p.plan.clone();
+        for (stage, step) in plan.steps() {
+            let Some(Work::Baking { release, clock, blind, .. }) =
+                self.p.steps.get(&step.id).map(|s| &s.work)
+            else {
+                continue;
             };
-            let before = clock.clone();
-            clock.credit(&grant.scope.region, &interval, self.now);
-            let blind = still_blind(was_blind.as_ref(), grant, blind);
-            if clock != before || blind != was_blind {
-                self.fact(PipelineFact::Watched { step, clock, blind });
+            let (release, mut clock, mut blind) = (*release, clock.clone(), blind.clone());
+            let mut changed = false;
+            for grant in grants.iter().filter(|grant| grant.scope.environment == stage.environment) {
+                if !clock.regions.contains_key(&grant.scope.region) {
+                    continue;
+                }
+                let (before, was_blind) = (clock.regions.get(&grant.scope.region).cloned(), blind.clone());
+                self.credit(&mut clock, &mut blind, grant, step.role, release);
+                changed |= clock.regions.get(&grant.scope.region) != before.as_ref() || blind != was_blind;
+            }
+            if changed {
+                self.fact(PipelineFact::Watched { step: step.id.clone(), clock, blind });
             }
         }
+    }
+
+    fn credit(
+        &self,
+        clock: &mut BakeClock,
+        blind: &mut Option<Blind>,
+        grant: &Grant,
+        role: Role,
+        release: ReleaseNo,
+    ) {
+        let watch = self.watch(&grant.scope, role, release);
+        // What this grant says is newer than what the team's alarms last recorded.
+        let blind_now: BTreeSet<_> =
+            watch.blind.union(&grant.blind.intersection(&watch.leaves).cloned().collect()).cloned().collect();
+        let nothing = BTreeMap::new();
+        let spec = self.p.run_spec(release, &grant.scope.environment);
+        let interval = WatchedInterval {
+            from: grant.from,
+            until: grant.until,
+            quiet: blind_now.is_empty() && !watch.in_alarm,
+            requests: spec.and_then(|s| grant.requests.get(s)).unwrap_or(&nothing),
+        };
+        clock.credit(&grant.scope.region, &interval, self.now);
+        *blind = still_blind(blind.as_ref(), grant, blind_now);
     }
 }
 

@@ -8,6 +8,7 @@ mod dispatch;
 mod engines;
 mod monitor;
 mod observe;
+mod overview;
 mod pages;
 mod signals;
 mod sources;
@@ -16,19 +17,20 @@ mod timers;
 mod troubles;
 
 pub use engines::Engines;
+pub use overview::Overview;
 pub use signals::Signals;
 pub use sources::Poller;
 pub use troubles::Troubles;
 
 use crate::serve::Dirs;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use tidegate_core::decision::{Actor, EffectId, Event};
 use tidegate_core::ids::{PipelineId, ReleaseNo};
 use tidegate_core::pipeline::PipelineEvent;
 use tidegate_fleet::package::{PackageStore, SigningKey, TrustedKeys};
-use tidegate_runtime::{Runtime, SubmitError};
+use tidegate_runtime::{Runtime, RuntimeError, SubmitError};
 use tidegate_workers::canary::Canaries;
 use tidegate_workers::notify::Notifier;
 use tidegate_workers::secrets::SecretStore;
@@ -47,6 +49,8 @@ pub struct Hands {
     pub runtime: Arc<Runtime>,
     /// Tells of commits.
     pub signals: Arc<Signals>,
+    /// Every pipeline in a few words.
+    pub overview: Overview,
     /// Moves boxes and units.
     pub engines: Arc<Engines>,
     /// Keeps packages.
@@ -88,6 +92,14 @@ impl Hands {
         tasks.spawn(observe::run_commands(Arc::clone(self), stop.clone()));
         tasks.spawn(monitor::run(Arc::clone(self), stop.clone()));
         tasks.spawn(sources::run(Arc::clone(self), stop.clone()));
+    }
+
+    /// Asks for something that every pipeline's summary may tell.
+    async fn overview<T: Send + 'static>(
+        self: &Arc<Self>,
+        ask: impl FnOnce(&BTreeMap<PipelineId, overview::Summary>) -> T + Send + 'static,
+    ) -> Result<T, RuntimeError> {
+        self.blocking(|h| h.overview.look(&h.runtime, &h.signals).map(|all| ask(&all))).await
     }
 
     /// Tells a pipeline something that tidegate itself has found. What the pipeline does not take is logged, not lost: it is

@@ -2,19 +2,20 @@
 //! closed second in order, and tells the teams which alarms changed and the pipelines what was watched.
 
 use super::Hands;
+use super::overview::{Baking, Summary};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tidegate_core::alarm::AlarmName;
+use tidegate_core::bake::LIVE_WITHIN;
 use tidegate_core::causes;
 use tidegate_core::decision::Event;
-use tidegate_core::definition::EngineDef;
 use tidegate_core::engine::Observation;
 use tidegate_core::ids::{EnvironmentId, PipelineId, RegionId, Role, ServiceId, TeamId};
-use tidegate_core::pipeline::{Grant, Pipeline, PipelineEvent, Work};
+use tidegate_core::pipeline::{Grant, PipelineEvent, Work};
 use tidegate_core::scope::Scope;
 use tidegate_core::team::{Team, TeamEvent};
-use tidegate_core::units::Timestamp;
+use tidegate_core::units::{Span, Timestamp};
 use tidegate_fleet::protocol::{EndpointKey, MetricsPage, SetEndpoint};
 use tidegate_workers::canary::{CanaryCell, CanaryKey, CanaryTarget};
 use tidegate_workers::monitor::{Found, KEPT_SECONDS, Monitor, Standing};
@@ -25,14 +26,19 @@ use tokio_util::sync::CancellationToken;
 const ASK_EVERY: Duration = Duration::from_millis(100);
 /// Canaries follow definitions and endpoints this often.
 const CANARIES_EVERY: i64 = 2;
+/// Watched time is granted about so many times in a bake, ...
+const GRANTS_PER_BAKE: u64 = 100;
+/// ... and at least this often: what is granted later than [`LIVE_WITHIN`] after it began would count as not watched.
+const GRANT_MAX: Span = Span::seconds(20);
+const _: () = assert!(GRANT_MAX.millis() < LIVE_WITHIN.millis());
 
 struct Watcher {
     monitor: Monitor,
     standing: Standing,
     /// Up to where (exclusive) seconds were evaluated.
     evaluated: i64,
-    /// Since when a pipeline's Region has been watched without a gap, up to where it was granted.
-    granted: BTreeMap<(PipelineId, Scope), i64>,
+    /// What was watched since the last grant.
+    pending: BTreeMap<(PipelineId, Scope), Pending>,
     last_blind: BTreeMap<(TeamId, Scope), BTreeSet<AlarmName>>,
     canaries_at: i64,
 }
@@ -43,7 +49,7 @@ pub(super) async fn run(hands: Arc<Hands>, stop: CancellationToken) {
         if let Err(why) = watcher.round(&hands).await {
             tracing::warn!("monitoring is blind: {why}");
             // What is not watched is not granted: the intervals begin anew.
-            watcher.granted.clear();
+            watcher.pending.clear();
         }
         tokio::select! {
             () = stop.cancelled() => {}
@@ -76,7 +82,7 @@ impl Watcher {
             monitor: Monitor::default(),
             standing: Standing::default(),
             evaluated,
-            granted: BTreeMap::new(),
+            pending: BTreeMap::new(),
             last_blind: BTreeMap::new(),
             canaries_at: 0,
         }
@@ -120,14 +126,20 @@ impl Watcher {
             self.canaries_at = until + CANARIES_EVERY;
             set_canaries(hands, &teams, &self.standing).await?;
         }
-        let baking = hands.blocking(bakes).await;
+        let baking = hands.overview(bakes).await.map_err(|e| causes(&e))?;
+        let mut scopes_of: BTreeMap<TeamId, BTreeSet<Scope>> = BTreeMap::new();
+        for bakes in &baking {
+            scopes_of.entry(bakes.team.clone()).or_default().insert(bakes.scope.clone());
+        }
         for end in self.evaluated + 1..=until {
             for team in &teams {
-                self.evaluate(hands, team, baking.get(team), end).await?;
+                self.evaluate(hands, team, scopes_of.get(team), end).await?;
             }
         }
         self.evaluated = until;
-        self.grant(hands, until).await;
+        // What the alarms of these seconds have ended bakes no more.
+        let baking = hands.overview(bakes).await.map_err(|e| causes(&e))?;
+        self.grant(hands, &baking, until).await;
         Ok(())
     }
 
@@ -159,43 +171,55 @@ impl Watcher {
         Ok(())
     }
 
-    /// Grants watched time to every pipeline that bakes.
-    async fn grant(&mut self, hands: &Arc<Hands>, until: i64) {
-        for id in hands.blocking(|h| h.runtime.pipelines()).await.unwrap_or_default() {
-            let Ok(Some(pipeline)) = hands.runtime.pipeline(&id) else { continue };
-            let baking = baking(&pipeline);
-            self.granted.retain(|(p, scope), _| *p != id || baking.contains(scope));
-            let (Some(team), Some(definition)) = (&pipeline.team, &pipeline.definition) else { continue };
-            let service = &definition.service;
-            let mut grants = Vec::new();
-            for scope in baking {
-                let from = *self.granted.get(&(id.clone(), scope.clone())).unwrap_or(&(until - 1));
-                self.granted.insert((id.clone(), scope.clone()), until);
-                if from >= until {
-                    continue;
-                }
-                grants.push(Grant {
-                    from: Timestamp(from * 1_000),
-                    until: Timestamp(until * 1_000),
-                    blind: self.blind(hands, team, service, &scope),
-                    requests: self.monitor.requests(service, &scope, from, until),
-                    scope,
+    /// Grants watched time to every pipeline that bakes: when a bake may be over, when something became blind or sees again,
+    /// and every so often.
+    async fn grant(&mut self, hands: &Arc<Hands>, baking: &[Bakes], until: i64) {
+        let key = |bakes: &Bakes| (bakes.pipeline.clone(), bakes.scope.clone());
+        let keys: BTreeSet<(PipelineId, Scope)> = baking.iter().map(key).collect();
+        self.pending.retain(|key, _| keys.contains(key));
+        let mut grants: BTreeMap<&PipelineId, Vec<Grant>> = BTreeMap::new();
+        for bakes in baking {
+            let blind = self.blind(hands, bakes);
+            let begin = until - 1;
+            let pending =
+                self.pending.entry(key(bakes)).or_insert_with(|| Pending::new(begin, blind.clone()));
+            let mut ended = Vec::new();
+            if pending.blind != blind {
+                let next = Pending::new(pending.until, blind);
+                ended.push(std::mem::replace(pending, next));
+            }
+            pending.until = until;
+            if pending.is_due(&bakes.baking) {
+                let next = Pending::new(until, pending.blind.clone());
+                ended.push(std::mem::replace(pending, next));
+            }
+            for watched in ended.into_iter().filter(|p| p.from < p.until) {
+                grants.entry(&bakes.pipeline).or_default().push(Grant {
+                    from: Timestamp(watched.from * 1_000),
+                    until: Timestamp(watched.until * 1_000),
+                    blind: watched.blind,
+                    requests: self.monitor.requests(
+                        &bakes.service,
+                        &bakes.scope,
+                        watched.from,
+                        watched.until,
+                    ),
+                    scope: bakes.scope.clone(),
                 });
             }
-            if !grants.is_empty() {
-                hands.tell(&id, PipelineEvent::Watched { grants }).await;
-            }
+        }
+        for (pipeline, grants) in grants {
+            hands.tell(pipeline, PipelineEvent::Watched { grants }).await;
         }
     }
 
     /// Alarms without data. A service that has run boxes in the Region and reports nothing at all there is blind as a whole;
     /// one that is moved by its team's commands alone has none of tidegate's metrics anywhere, and is watched by its team's
     /// other alarms and by hand.
-    fn blind(&self, hands: &Hands, team: &TeamId, service: &ServiceId, scope: &Scope) -> BTreeSet<AlarmName> {
+    fn blind(&self, hands: &Hands, bakes: &Bakes) -> BTreeSet<AlarmName> {
+        let Bakes { team, service, scope, .. } = bakes;
         let mut blind = self.last_blind.get(&(team.clone(), scope.clone())).cloned().unwrap_or_default();
-        if !self.standing.services.contains(&(service.clone(), scope.clone()))
-            && has_run(hands, service, scope)
-        {
+        if bakes.has_run && !self.standing.services.contains(&(service.clone(), scope.clone())) {
             let definition = hands
                 .runtime
                 .team(team)
@@ -207,44 +231,63 @@ impl Watcher {
     }
 }
 
-/// Whether some pipeline of the service runs, or has run, boxes of the fleet in the Region.
-fn has_run(hands: &Hands, service: &ServiceId, scope: &Scope) -> bool {
-    let runs = |pipeline: &Pipeline| {
-        let definition = pipeline.definition.as_deref().filter(|d| &d.service == service);
-        definition.is_some_and(|d| matches!(d.run.engine, EngineDef::Process(_)))
-            && pipeline
-                .slots
-                .iter()
-                .any(|(target, slot)| &Scope::of(target) == scope && !slot.history.is_empty())
-    };
-    let all = hands.runtime.pipelines().unwrap_or_default();
-    // One that cannot be read may well run boxes.
-    all.iter().any(|id| hands.runtime.pipeline(id).map_or(true, |p| p.is_some_and(|p| runs(&p))))
+/// A pipeline that bakes in a Region.
+struct Bakes {
+    pipeline: PipelineId,
+    team: TeamId,
+    service: ServiceId,
+    scope: Scope,
+    baking: Baking,
+    /// Whether some pipeline of the service runs, or has run, boxes of the fleet there.
+    has_run: bool,
 }
 
-/// Where each team's pipelines bake at present.
-fn bakes(hands: &Hands) -> BTreeMap<TeamId, BTreeSet<Scope>> {
-    let mut all: BTreeMap<TeamId, BTreeSet<Scope>> = BTreeMap::new();
-    for id in hands.runtime.pipelines().unwrap_or_default() {
-        let Ok(Some(pipeline)) = hands.runtime.pipeline(&id) else { continue };
-        if let Some(team) = &pipeline.team {
-            all.entry(team.clone()).or_default().extend(baking(&pipeline));
+fn bakes(all: &BTreeMap<PipelineId, Summary>) -> Vec<Bakes> {
+    let mut found = Vec::new();
+    let mut of_services: BTreeMap<&ServiceId, Vec<&Summary>> = BTreeMap::new();
+    for (service, pipeline) in all.values().filter_map(|p| Some((p.service.as_ref()?, p))) {
+        of_services.entry(service).or_default().push(pipeline);
+    }
+    for (id, pipeline) in all.iter().filter(|(_, pipeline)| !pipeline.baking.is_empty()) {
+        let (Some(team), Some(service)) = (&pipeline.team, &pipeline.service) else { continue };
+        for (scope, baking) in &pipeline.baking {
+            found.push(Bakes {
+                pipeline: id.clone(),
+                team: team.clone(),
+                service: service.clone(),
+                scope: scope.clone(),
+                baking: *baking,
+                has_run: of_services
+                    .get(service)
+                    .is_some_and(|all| all.iter().any(|p| p.ran.contains(scope))),
+            });
         }
     }
-    all
+    found
 }
 
-fn baking(pipeline: &Pipeline) -> BTreeSet<Scope> {
-    let mut scopes = BTreeSet::new();
-    for (stage, step) in pipeline.plan.steps() {
-        if let Some(Work::Baking { clock, .. }) = pipeline.steps.get(&step.id).map(|s| &s.work) {
-            let environment = || stage.environment.clone();
-            scopes.extend(
-                clock.regions.keys().map(|r| Scope { environment: environment(), region: r.clone() }),
-            );
-        }
+/// Time of a pipeline's Region that was watched without a gap and is not granted yet, in seconds since 1970.
+#[derive(Debug)]
+struct Pending {
+    from: i64,
+    /// Exclusive.
+    until: i64,
+    /// The same alarms all the time.
+    blind: BTreeSet<AlarmName>,
+}
+
+impl Pending {
+    fn new(at: i64, blind: BTreeSet<AlarmName>) -> Pending {
+        Pending { from: at, until: at, blind }
     }
-    scopes
+
+    /// Each grant is a commit, so a long bake has few of them; none comes late to the end of a bake.
+    fn is_due(&self, baking: &Baking) -> bool {
+        let pending = Span::seconds(u64::try_from(self.until - self.from).unwrap_or(0));
+        let period = Span(baking.minimum.millis() / GRANTS_PER_BAKE).min(GRANT_MAX);
+        let ends = baking.left > Span::ZERO && pending >= baking.left;
+        pending >= period || ends
+    }
 }
 
 /// Where boxes stand, whether they report or not: silence is blindness, not absence.

@@ -85,16 +85,16 @@ impl Poller {
 
 pub(super) async fn run(hands: Arc<Hands>, stop: CancellationToken) {
     while !stop.is_cancelled() {
-        for id in hands.blocking(|h| h.runtime.pipelines()).await.unwrap_or_default() {
-            let Ok(Some(pipeline)) = hands.runtime.pipeline(&id) else { continue };
-            let Some(definition) = pipeline.definition.as_deref().filter(|_| pipeline.life.is_active())
-            else {
-                continue;
-            };
-            for source in &definition.sources {
-                if hands.poller.begins(&id, source) {
-                    let known = pipeline.sources.get(&source.name).and_then(|s| s.head.clone());
-                    let (hands, id, source) = (Arc::clone(&hands), id.clone(), source.clone());
+        let poller = Arc::clone(&hands.poller);
+        let due = hands.overview(move |all| {
+            let sources = all.iter().flat_map(|(id, pipeline)| pipeline.sources.iter().map(move |s| (id, s)));
+            let due = sources.filter(|(id, (source, _))| poller.begins(id, source));
+            due.map(|(id, (source, known))| (id.clone(), source.clone(), known.clone())).collect::<Vec<_>>()
+        });
+        match due.await {
+            Ok(due) => {
+                for (id, source, known) in due {
+                    let hands = Arc::clone(&hands);
                     // One that hangs holds up no other.
                     tokio::spawn(async move {
                         let _end = EndOfLook { hands: &hands, key: (id.clone(), source.name.clone()) };
@@ -102,6 +102,7 @@ pub(super) async fn run(hands: Arc<Hands>, stop: CancellationToken) {
                     });
                 }
             }
+            Err(error) => tracing::error!("cannot look at sources: {}", causes(&error)),
         }
         tell_of_slow_ones(&hands);
         tokio::select! {

@@ -1,0 +1,120 @@
+//! What the loops want to know of every pipeline, kept beside the states and brought up to date where a commit has changed
+//! one: nothing reads all pipelines again and again.
+
+use super::Signals;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use tidegate_core::bake::{BakeClock, Missing};
+use tidegate_core::definition::{EngineDef, SourceDef};
+use tidegate_core::ids::{CommitId, PipelineId, ServiceId, TeamId};
+use tidegate_core::pipeline::{Pipeline, SourceState, Work};
+use tidegate_core::scope::Scope;
+use tidegate_core::units::Span;
+use tidegate_runtime::{Runtime, RuntimeError};
+
+/// Every pipeline in a few words.
+#[derive(Debug, Default)]
+pub struct Overview {
+    pipelines: Mutex<BTreeMap<PipelineId, Summary>>,
+}
+
+/// A pipeline in a few words.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Summary {
+    pub(super) team: Option<TeamId>,
+    pub(super) service: Option<ServiceId>,
+    /// Its sources and the newest commit that is known of each; none if nothing shall be looked for any more.
+    pub(super) sources: Vec<(SourceDef, Option<CommitId>)>,
+    /// The Regions in which something bakes, and how far that is.
+    pub(super) baking: BTreeMap<Scope, Baking>,
+    /// The Regions in which it runs, or has run, boxes of the fleet.
+    pub(super) ran: BTreeSet<Scope>,
+}
+
+/// What bakes in a Region of an environment, for the bakes that are nearest to their ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Baking {
+    /// The shortest bake.
+    pub(super) minimum: Span,
+    /// The least watched time that some bake still needs; zero if it only needs data points.
+    pub(super) left: Span,
+}
+
+impl Overview {
+    /// All pipelines as they are now.
+    ///
+    /// # Errors
+    /// A state cannot be read; what cannot is looked at again next time.
+    pub(super) fn look(
+        &self,
+        runtime: &Runtime,
+        signals: &Signals,
+    ) -> Result<MutexGuard<'_, BTreeMap<PipelineId, Summary>>, RuntimeError> {
+        let mut pipelines = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = signals.take_changed();
+        let ids = match &changed {
+            // Taken before anything is read: what changes meanwhile is looked at again.
+            None => runtime.pipelines().inspect_err(|_| signals.changed_everything())?,
+            Some(ids) => ids.iter().cloned().collect(),
+        };
+        for (n, id) in ids.iter().enumerate() {
+            match runtime.pipeline(id) {
+                Ok(Some(pipeline)) => {
+                    pipelines.insert(id.clone(), summary(&pipeline));
+                }
+                Ok(None) => {
+                    pipelines.remove(id);
+                }
+                Err(error) => {
+                    signals.changed_again(ids.iter().skip(n).cloned());
+                    return Err(error);
+                }
+            }
+        }
+        Ok(pipelines)
+    }
+}
+
+fn summary(pipeline: &Pipeline) -> Summary {
+    let Some(definition) = &pipeline.definition else { return Summary::default() };
+    let head =
+        |source: &SourceDef| pipeline.sources.get(&source.name).and_then(|s: &SourceState| s.head.clone());
+    let active = definition.sources.iter().filter(|_| pipeline.life.is_active());
+    let is_process = matches!(definition.run.engine, EngineDef::Process(_));
+    let ran = pipeline.slots.iter().filter(|(_, slot)| is_process && !slot.history.is_empty());
+    Summary {
+        team: pipeline.team.clone(),
+        service: Some(definition.service.clone()),
+        sources: active.map(|source| (source.clone(), head(source))).collect(),
+        baking: baking(pipeline),
+        ran: ran.map(|(target, _)| Scope::of(target)).collect(),
+    }
+}
+
+fn baking(pipeline: &Pipeline) -> BTreeMap<Scope, Baking> {
+    let mut all: BTreeMap<Scope, Baking> = BTreeMap::new();
+    for (stage, step) in pipeline.plan.steps() {
+        let Some(Work::Baking { clock, .. }) = pipeline.steps.get(&step.id).map(|s| &s.work) else {
+            continue;
+        };
+        let left = time_left(clock);
+        for region in clock.regions.keys() {
+            let scope = Scope { environment: stage.environment.clone(), region: region.clone() };
+            let here =
+                Baking { minimum: clock.minimum, left: left.get(region).copied().unwrap_or(Span::ZERO) };
+            let nearest = |had: &mut Baking| {
+                *had = Baking { minimum: had.minimum.min(here.minimum), left: had.left.min(here.left) };
+            };
+            all.entry(scope).and_modify(nearest).or_insert(here);
+        }
+    }
+    all
+}
+
+fn time_left(clock: &BakeClock) -> BTreeMap<tidegate_core::ids::RegionId, Span> {
+    let times = clock.missing().into_iter().filter_map(|missing| match missing {
+        Missing::Time { region, left } => Some((region, left)),
+        Missing::Requests { .. } => None,
+    });
+    times.collect()
+}
