@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, PoisonError};
 use tidegate_core::aggregate::{self, State};
-use tidegate_core::decision::{Actor, AggregateId, Decision, Effect, EffectId, Event, Fact};
+use tidegate_core::decision::{Actor, AggregateId, Decision, Effect, EffectId, Event, Fact, ForwardEffect};
 use tidegate_core::definition::PipelineDef;
 use tidegate_core::ids::TeamId;
 use tidegate_core::lease::LeaseId;
@@ -274,6 +274,7 @@ pub(crate) fn run_spec_key(digest: &str) -> String {
 
 fn lane_of(effect: &Effect) -> Lane {
     match effect {
+        Effect::Forward(ForwardEffect::Page(_)) => Lane::Page,
         Effect::Forward(_) => Lane::Forward,
         Effect::Rollback(_) => Lane::Rollback,
     }

@@ -56,6 +56,7 @@ impl Sim {
         for (after, happening) in [
             (50, Happening::Dispatch { life, lane: Lane::Rollback }),
             (100, Happening::Dispatch { life, lane: Lane::Forward }),
+            (120, Happening::Dispatch { life, lane: Lane::Page }),
             (150, Happening::Tick { life }),
             (200, Happening::Observe { life }),
             (300, Happening::Monitor { life }),

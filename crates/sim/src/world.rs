@@ -287,7 +287,7 @@ impl Sim {
         if let Some(pipeline) = self.audit.team().and_then(|t| t.suspect_turn.as_ref()) {
             return Some(format!("it is still the turn of {pipeline}'s suspect"));
         }
-        for lane in [Lane::Forward, Lane::Rollback] {
+        for lane in [Lane::Forward, Lane::Rollback, Lane::Page] {
             if let Ok(effects) = self.store.inner.effects(lane, i64::MAX, 1)
                 && let Some(effect) = effects.first()
             {

@@ -82,8 +82,10 @@ fn injected() -> CommitError {
 impl State {
     fn commit(&mut self, commit: &Commit, fault: Option<Fault>) -> Result<(), CommitError> {
         match (fault, commit.lane) {
-            (None | Some(Fault::Unacknowledged), Lane::Forward) if self.reserve_used => Err(no_space()),
-            (Some(Fault::NoSpace), Lane::Forward) => Err(no_space()),
+            (None | Some(Fault::Unacknowledged), Lane::Forward | Lane::Page) if self.reserve_used => {
+                Err(no_space())
+            }
+            (Some(Fault::NoSpace), Lane::Forward | Lane::Page) => Err(no_space()),
             (Some(Fault::Refused), _) => Err(injected()),
             (Some(Fault::NoSpace), Lane::Rollback) => {
                 self.reserve_used = true;

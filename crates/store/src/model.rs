@@ -75,6 +75,8 @@ pub enum Lane {
     Forward,
     /// What returns a target to what it ran.
     Rollback,
+    /// What tells people: however many pages nobody takes, nothing else waits for them.
+    Page,
 }
 
 impl Lane {
@@ -82,6 +84,7 @@ impl Lane {
         match self {
             Lane::Forward => "forward",
             Lane::Rollback => "rollback",
+            Lane::Page => "page",
         }
     }
 }

@@ -88,7 +88,7 @@ impl SqliteStore {
         transaction: impl Fn(&mut Connection) -> rusqlite::Result<T>,
     ) -> Result<T, CommitError> {
         let Inner { connection, reserve } = &mut *self.inner();
-        if lane == Lane::Forward && reserve.state() == Reserve::Missing {
+        if lane != Lane::Rollback && reserve.state() == Reserve::Missing {
             return Err(self.no_space());
         }
         let mut result = transaction(connection);

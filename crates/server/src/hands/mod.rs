@@ -87,6 +87,7 @@ impl Hands {
         use tidegate_runtime::Lane;
         tasks.spawn(dispatch::run(Arc::clone(self), Lane::Rollback, stop.clone()));
         tasks.spawn(dispatch::run(Arc::clone(self), Lane::Forward, stop.clone()));
+        tasks.spawn(dispatch::run(Arc::clone(self), Lane::Page, stop.clone()));
         tasks.spawn(timers::run(Arc::clone(self), stop.clone()));
         tasks.spawn(observe::run_fleet(Arc::clone(self), stop.clone()));
         tasks.spawn(observe::run_commands(Arc::clone(self), stop.clone()));

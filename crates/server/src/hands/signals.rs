@@ -13,6 +13,7 @@ use tokio::sync::watch;
 pub struct Signals {
     forward: watch::Sender<u64>,
     rollback: watch::Sender<u64>,
+    page: watch::Sender<u64>,
     any: watch::Sender<u64>,
     changed: Mutex<Changed>,
 }
@@ -29,6 +30,7 @@ impl Default for Signals {
         Self {
             forward: watch::Sender::new(0),
             rollback: watch::Sender::new(0),
+            page: watch::Sender::new(0),
             any: watch::Sender::new(0),
             changed: Mutex::new(Changed::Everything),
         }
@@ -42,6 +44,7 @@ impl Signals {
         match lane {
             Lane::Forward => self.forward.subscribe(),
             Lane::Rollback => self.rollback.subscribe(),
+            Lane::Page => self.page.subscribe(),
         }
     }
 
@@ -87,6 +90,9 @@ impl Listener for Signals {
         }
         if lanes.contains(&Lane::Rollback) {
             self.rollback.send_modify(|n| *n += 1);
+        }
+        if lanes.contains(&Lane::Page) {
+            self.page.send_modify(|n| *n += 1);
         }
         self.any.send_modify(|n| *n += 1);
     }

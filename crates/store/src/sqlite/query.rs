@@ -61,6 +61,7 @@ fn effect_record(row: &Row<'_>) -> Result<EffectRecord> {
     let lane = match row.get_ref(2)?.as_str()? {
         "forward" => Lane::Forward,
         "rollback" => Lane::Rollback,
+        "page" => Lane::Page,
         other => return Err(Error::InvalidColumnType(2, format!("lane {other}"), Type::Text)),
     };
     Ok(EffectRecord {

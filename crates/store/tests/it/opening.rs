@@ -64,7 +64,7 @@ fn a_newer_schema_is_refused() {
          FROM refinery_schema_history WHERE version = 1",
     );
     let refused = open(dir.path()).unwrap_err();
-    assert!(matches!(refused, OpenError::Newer { found: 99, known: 1, .. }), "{refused}");
+    assert!(matches!(refused, OpenError::Newer { found: 99, known: 2, .. }), "{refused}");
 }
 
 #[test]
@@ -173,4 +173,35 @@ fn damage_found_later_is_named() {
     let failed = [store.load("a").map(drop), store.facts(None, tidegate_store::Start::After(0), 9).map(drop)];
     let corrupt = failed.iter().any(|result| matches!(result, Err(StoreError::Corrupt { .. })));
     assert!(corrupt, "{failed:?}");
+}
+
+#[test]
+fn a_database_of_the_first_version_keeps_its_effects_in_flight() {
+    const FIRST: &str = include_str!("../../migrations/V1__aggregates_facts_effects.sql");
+    let begin = FIRST.find("CREATE TABLE effects").unwrap();
+    let end = FIRST.find("CREATE TABLE documents").unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).unwrap();
+    let mut commit = write("a", 0, &["one"], "state", None);
+    commit.new_effects = vec![effect("back", Lane::Rollback, 3), effect("on", Lane::Forward, 4)];
+    store.commit(&commit).unwrap();
+    drop(store);
+    tamper(
+        dir.path(),
+        &format!(
+            "ALTER TABLE effects RENAME TO kept; DROP INDEX effects_by_time; {}
+             INSERT INTO effects SELECT * FROM kept; DROP TABLE kept;
+             DELETE FROM refinery_schema_history WHERE version > 1;",
+            &FIRST[begin..end]
+        ),
+    );
+    let store = open(dir.path()).unwrap();
+    assert_eq!(ready(&store, Lane::Rollback, 9), ["back"]);
+    assert_eq!(ready(&store, Lane::Forward, 9), ["on"]);
+    let commit = write("a", 1, &["two"], "state", None);
+    store
+        .commit(&tidegate_store::Commit { new_effects: vec![effect("tell", Lane::Page, 1)], ..commit })
+        .unwrap();
+    assert_eq!(ready(&store, Lane::Page, 9), ["tell"]);
+    assert_eq!(ready(&store, Lane::Forward, 9), ["on"], "what tells people is in nobody's way");
 }
