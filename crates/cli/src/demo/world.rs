@@ -218,15 +218,12 @@ fn terminate(pid: u32) {
 }
 
 async fn start_server(data: &Path, listen: &str, disabled: &[String]) -> Result<(Child, Client), String> {
-    // Temporary files of a build that is ended with the server go with the rest.
-    let temporary = data.join("tmp");
-    std::fs::create_dir_all(&temporary).map_err(|e| format!("cannot make {}: {e}", data.display()))?;
     let log = data.join("server.log");
     let open = || std::fs::OpenOptions::new().create(true).append(true).open(&log);
     let (out, err) = (open().map_err(|e| e.to_string())?, open().map_err(|e| e.to_string())?);
     let _ = std::fs::remove_file(data.join("server.json"));
     let mut command = Command::new("/proc/self/exe");
-    command.arg("serve").arg("--data").arg(data).arg("--listen").arg(listen).env("TMPDIR", temporary);
+    command.arg("serve").arg("--data").arg(data).arg("--listen").arg(listen);
     for rule in disabled {
         command.arg("--test-only-disable").arg(rule);
     }

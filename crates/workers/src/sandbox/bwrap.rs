@@ -15,6 +15,8 @@ const SYSTEM_PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin";
 const ETC: [&str; 7] =
     ["ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives", "ssl", "ca-certificates", "pki"];
 const ETC_WITH_NETWORK: [&str; 2] = ["resolv.conf", "hosts"];
+/// The descriptor of the first of [`ETC_FILES`]; 3 and 4 are bubblewrap's options and reports.
+const ETC_FD_FIRST: usize = 5;
 const ETC_FILES: [(&str, &str); 3] = [
     (
         "passwd",
@@ -36,13 +38,12 @@ pub(super) fn hint(why: &str) -> &'static str {
     }
 }
 
-/// Small files for `/etc`; the folder must live as long as the run.
-pub(super) fn etc_files() -> std::io::Result<tempfile::TempDir> {
-    let dir = tempfile::Builder::new().prefix("tidegate-etc-").tempdir()?;
-    for (name, text) in ETC_FILES {
-        fs::write(dir.path().join(name), text)?;
-    }
-    Ok(dir)
+/// What a shell has to do before it becomes bubblewrap: opens a descriptor for each of the small files of `/etc`, from
+/// which bubblewrap copies it. So nothing of them lies on the host's disk, however a run ends.
+pub(super) fn etc_descriptors() -> String {
+    let open =
+        |(n, (_, text)): (usize, (&str, &str))| format!("exec {}<<'END'\n{text}END\n", ETC_FD_FIRST + n);
+    ETC_FILES.into_iter().enumerate().map(open).collect()
 }
 
 struct Args(Vec<u8>);
@@ -58,7 +59,7 @@ impl Args {
 
 /// The options, each ended by NUL, as bubblewrap's `--args` takes them: they hold the environment, which no command
 /// line may show. An argument with a NUL of its own would be read as two, and is refused before.
-pub(super) fn options(room: &Room, etc: &Path) -> std::io::Result<Vec<u8>> {
+pub(super) fn options(room: &Room) -> std::io::Result<Vec<u8>> {
     let mut args = Args(Vec::new());
     args.add([
         &"--unshare-all",
@@ -71,7 +72,7 @@ pub(super) fn options(room: &Room, etc: &Path) -> std::io::Result<Vec<u8>> {
     if room.network {
         args.add([&"--share-net"]);
     }
-    system(&mut args, room, etc);
+    system(&mut args, room);
     for tool in &room.tool_paths {
         args.add([&"--ro-bind", tool, tool]);
     }
@@ -100,7 +101,7 @@ pub(super) fn options(room: &Room, etc: &Path) -> std::io::Result<Vec<u8>> {
     Ok(args.0)
 }
 
-fn system(args: &mut Args, room: &Room, etc: &Path) {
+fn system(args: &mut Args, room: &Room) {
     args.add([&"--ro-bind", &"/usr", &"/usr"]);
     for name in ["bin", "sbin", "lib", "lib32", "lib64", "libx32"] {
         let path = Path::new("/").join(name);
@@ -114,8 +115,8 @@ fn system(args: &mut Args, room: &Room, etc: &Path) {
     for path in from_host.map(|name| Path::new("/etc").join(name)) {
         args.add([&"--ro-bind-try", &path, &path]);
     }
-    for (name, _) in ETC_FILES {
-        args.add([&"--ro-bind", &etc.join(name), &Path::new("/etc").join(name)]);
+    for (n, (name, _)) in ETC_FILES.into_iter().enumerate() {
+        args.add([&"--ro-bind-data", &(ETC_FD_FIRST + n).to_string(), &Path::new("/etc").join(name)]);
     }
     let mib = |n: u64| (n << 20).to_string();
     // Where the server is root, the command has root's user id and so its rights to files: below /proc/sys it could

@@ -48,8 +48,7 @@ pub(super) fn run(
     cancelled: OwnedFd,
 ) -> Result<Outcome, SandboxError> {
     let groups = if sandbox.cgroups { Groups::create(&room.limits) } else { Groups::default() };
-    let etc = bwrap::etc_files().map_err(fail("write files"))?;
-    let options = bwrap::options(room, etc.path()).map_err(fail("prepare the environment"))?;
+    let options = bwrap::options(room).map_err(fail("prepare the environment"))?;
     let mut child = start(sandbox, room, run, &groups)?;
     let fed = child.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(&options));
     let mut watch = Watch::new(child, room, &groups, log, cancelled)?;
@@ -68,7 +67,8 @@ fn fail(operation: &'static str) -> impl Fn(std::io::Error) -> SandboxError {
 fn start(sandbox: &Sandbox, room: &Room, run: &[String], groups: &Groups) -> Result<Child, SandboxError> {
     let blocks = (room.limits.disk_mib << 20) / 512;
     let mut command = Command::new("/bin/sh");
-    command.args(["-c", ENTRY, "sh", &room.limits.cpu_seconds.max(1).to_string(), &blocks.to_string()]);
+    let entry = bwrap::etc_descriptors() + ENTRY;
+    command.args(["-c", &entry, "sh", &room.limits.cpu_seconds.max(1).to_string(), &blocks.to_string()]);
     command.args(groups.doors()).arg("--").arg(&sandbox.program);
     command.args(["--args", "3", "--json-status-fd", "4", "--"]).args(run);
     command.env_clear().env("LC_ALL", "C").current_dir("/").process_group(0);
