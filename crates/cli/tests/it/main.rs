@@ -18,6 +18,7 @@ mod demo;
 mod disk;
 mod instances;
 mod pages;
+mod regions;
 mod sources;
 mod world;
 
