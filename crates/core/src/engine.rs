@@ -48,7 +48,7 @@ pub struct Desired {
     /// Start the new box and see it healthy before the old one is drained (fleets of fewer than three boxes).
     pub surge: bool,
     /// What boxes beyond the split have, where another slot says how many boxes there are: of configuration only.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rest: Option<Rest>,
 }
 

@@ -21,7 +21,7 @@ pub struct Cell {
     /// What the box ran.
     pub run_spec: RunSpecDigest,
     /// The configuration that it worked with, of each configuration pipeline.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub configuration: Vec<RunSpecDigest>,
     /// Requests by API, such as `POST /orders`; an API without requests in this second may be absent.
     pub apis: BTreeMap<String, ApiCell>,

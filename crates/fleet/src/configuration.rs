@@ -6,6 +6,7 @@
 
 use crate::boxes::{BoxState, RESTART_DELAY_MAX_MS, RESTART_DELAY_MIN_MS, SlotSignals};
 use crate::disk::{self, Durable};
+use crate::error::is_full;
 use crate::health;
 use crate::metrics::{BoxMeter, lock};
 use crate::plan::{Present, Standing};
@@ -14,7 +15,7 @@ use crate::route::Upstream;
 use crate::shared::{Shared, now};
 use crate::start::{self, StartError};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::fs;
 use std::io::ErrorKind;
@@ -76,8 +77,8 @@ pub(crate) enum Taking {
 pub(crate) struct Held {
     /// `None`: it is to have nothing of the pipeline, and still has something.
     pub(crate) run_spec: Option<RunSpecDigest>,
-    /// What it works with.
-    pub(crate) accepted: Option<RunSpecDigest>,
+    /// What it works with, or at least was given.
+    pub(crate) has: Option<RunSpecDigest>,
     pub(crate) taking: Taking,
 }
 
@@ -123,7 +124,7 @@ pub(crate) fn observed(
     health: &BoxHealth,
 ) -> (RunSpecDigest, BoxHealth) {
     let Some(wanted) = wanted else {
-        let still = held.and_then(|held| held.accepted.clone());
+        let still = held.and_then(|held| held.has.clone());
         return match held.map(|held| &held.taking) {
             Some(Taking::Refused { why }) if still.is_some() && health.is_healthy() => {
                 (still.unwrap_or_else(|| process.clone()), BoxHealth::Unhealthy { reason: why.clone() })
@@ -146,10 +147,19 @@ pub(crate) fn observed(
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entry {
-    /// What it works with.
+    /// What it works with; `None` for nothing.
     accepted: Option<RunSpec>,
-    /// Its files may be others than those that it said it works with: it is asked again.
-    asked: bool,
+    /// What its files may be beside that, and what it may have been asked to take up: it is asked again.
+    given: Option<RunSpec>,
+    /// It was started with what it was given, and has never worked with anything else.
+    fresh: bool,
+}
+
+impl Entry {
+    /// What of the pipeline may be in the box's files.
+    fn any(&self) -> Option<&RunSpec> {
+        self.accepted.as_ref().or(self.given.as_ref())
+    }
 }
 
 type Entries = BTreeMap<PipelineId, Entry>;
@@ -187,23 +197,40 @@ pub(crate) fn lay_out(shared: &Shared, folder: &Path, wanted: &Wanted) -> Result
     disk::private_dir(&link_folder).map_err(start::io("make the folder of its configuration"))?;
     let mut entries = Entries::new();
     for (pipeline, wanted) in wanted {
-        let accepted = had.get(pipeline).and_then(|entry| entry.accepted.clone());
-        place(shared, folder, pipeline, accepted.as_ref().unwrap_or(&wanted.run_spec))?;
-        entries.insert(pipeline.clone(), Entry { asked: accepted.is_none(), accepted });
+        // What it worked with, as long as that is not what is taken back: a process that its values keep down never gets so
+        // far as to be asked.
+        let known = had.get(pipeline).filter(|entry| !entry.fresh && !wanted.rollback);
+        let entry = match known {
+            Some(entry) => Entry { given: None, ..entry.clone() },
+            None => Entry { accepted: None, given: Some(wanted.run_spec.clone()), fresh: true },
+        };
+        if let Some(run_spec) = entry.any() {
+            place(shared, folder, pipeline, run_spec)?;
+        }
+        entries.insert(pipeline.clone(), entry);
     }
     disk::write_json(&folder.join(RECORD_NAME), &entries, Durable::No)
         .map_err(start::io("record its configuration"))
 }
 
-/// Verifies and unpacks the values, then lets the pipeline's name lead there in one step.
+/// Whether the box has these files already.
+fn leads_to(folder: &Path, pipeline: &PipelineId, run_spec: &RunSpec) -> bool {
+    let link = fs::read_link(folder.join(FOLDER_NAME).join(pipeline.as_str()));
+    link.is_ok_and(|to| to.ends_with(run_spec.digest().as_str()))
+}
+
+/// Verifies and unpacks the values, then lets the pipeline's name lead there in one step. Files that the box has are left
+/// alone.
 fn place(
     shared: &Shared,
     folder: &Path,
     pipeline: &PipelineId,
     run_spec: &RunSpec,
 ) -> Result<(), StartError> {
-    let version = Path::new(VERSIONS_NAME).join(run_spec.digest().as_str());
-    let to = folder.join(&version);
+    if leads_to(folder, pipeline, run_spec) {
+        return Ok(());
+    }
+    let to = folder.join(VERSIONS_NAME).join(run_spec.digest().as_str());
     match fs::remove_dir_all(&to) {
         Err(e) if e.kind() != ErrorKind::NotFound => return Err(start::io("remove an old version")(e)),
         _ => {}
@@ -263,41 +290,66 @@ impl Drop for Keeper {
     }
 }
 
+/// Without its slot (the fleet is frozen) nobody may change anything.
+async fn or_never(changed: Result<(), watch::error::RecvError>) {
+    if changed.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
 impl Keeper {
     /// Until the process ends.
     pub(crate) async fn keep(mut self) -> Infallible {
         let mut entries = read(&self.folder);
         let mut failures = 0_u32;
         loop {
-            // Without its slot (the fleet is frozen) nobody may change anything.
-            if self.healthy.wait_for(|healthy| *healthy).await.is_err() {
-                std::future::pending::<()>().await;
+            // What is taken back is taken back from a sick box as well.
+            while !*self.healthy.borrow_and_update() && !self.wanted.borrow().values().any(|w| w.rollback) {
+                tokio::select! {
+                    changed = self.healthy.changed() => or_never(changed).await,
+                    changed = self.wanted.changed() => or_never(changed).await,
+                }
             }
             let wanted = Arc::clone(&self.wanted.borrow_and_update());
             self.tell(&entries, &wanted, None);
-            let mut refused = false;
-            let pipelines: Vec<PipelineId> = entries.keys().chain(wanted.keys()).cloned().collect();
-            for pipeline in pipelines {
-                let entry = entries.get(&pipeline).cloned().unwrap_or_default();
-                let new = wanted.get(&pipeline);
-                if !entry.asked && entry.accepted.as_ref() == new.map(|new| &new.run_spec) {
+            let mut next = self.wanted.clone();
+            // Newer values wait for no answer to older ones; whatever is left half way is asked again.
+            let refused = tokio::select! {
+                refused = self.change_all(&mut entries, &wanted) => refused,
+                changed = next.changed() => {
+                    or_never(changed).await;
+                    failures = 0;
                     continue;
                 }
-                let result = self.change(&mut entries, &pipeline, new).await;
-                refused |= result.is_err();
-                self.tell(&entries, &wanted, Some((&pipeline, result)));
-            }
+            };
             failures = if refused { (failures + 1).min(16) } else { 0 };
             let pause =
                 RESTART_DELAY_MIN_MS.checked_shl(failures).unwrap_or(u64::MAX).min(RESTART_DELAY_MAX_MS);
             tokio::select! {
-                changed = self.wanted.changed() => match changed {
-                    Ok(()) => failures = 0,
-                    Err(_) => std::future::pending().await,
-                },
+                changed = self.wanted.changed() => {
+                    or_never(changed).await;
+                    failures = 0;
+                }
                 () = tokio::time::sleep(Duration::from_millis(pause)), if refused => {}
             }
         }
+    }
+
+    /// Brings the box to all that it is to have; whether it refused something.
+    async fn change_all(&self, entries: &mut Entries, wanted: &Wanted) -> bool {
+        let mut refused = false;
+        let pipelines: BTreeSet<PipelineId> = entries.keys().chain(wanted.keys()).cloned().collect();
+        for pipeline in pipelines {
+            let entry = entries.get(&pipeline).cloned().unwrap_or_default();
+            let new = wanted.get(&pipeline);
+            if entry.given.is_none() && entry.accepted.as_ref() == new.map(|new| &new.run_spec) {
+                continue;
+            }
+            let result = self.change(entries, &pipeline, new).await;
+            refused |= result.is_err();
+            self.tell(entries, wanted, Some((&pipeline, result)));
+        }
+        refused
     }
 
     /// Brings the box to these values of a pipeline, or to none. On failure it has those of before.
@@ -307,42 +359,50 @@ impl Keeper {
         pipeline: &PipelineId,
         new: Option<&WantedValues>,
     ) -> Result<(), String> {
+        let rollback = new.is_none_or(|new| new.rollback);
         let entry = entries.entry(pipeline.clone()).or_default();
         let accepted = entry.accepted.clone();
-        entry.asked = true;
-        let spec = new.map(|new| &new.run_spec).or(accepted.as_ref());
-        let Some(Workload::Configuration(how)) = spec.map(|spec| &spec.workload) else {
+        let given = new.map(|new| &new.run_spec).or(entry.any()).cloned();
+        let Some(Workload::Configuration(how)) = given.as_ref().map(|spec| &spec.workload) else {
             // It has nothing, and is to have nothing.
             entries.remove(pipeline);
-            return self.record(entries).await;
+            return self.record(entries, rollback).await;
         };
-        self.record(entries).await?;
-        let result = match self.put(pipeline, new.cloned()).await {
+        entry.given.clone_from(&given);
+        self.record(entries, rollback).await?;
+        let put = match new {
+            Some(new) if accepted.as_ref() == Some(&new.run_spec) => {
+                self.put_back(pipeline, accepted.clone()).await
+            }
+            Some(new) => self.put(pipeline, new.clone()).await,
+            None => self.put_back(pipeline, None).await,
+        };
+        let result = match put {
             Ok(()) => self.reload(how).await,
             Err(why) => Err(why),
         };
         if result.is_err() {
-            // It is still on disk that it has to be asked: so it takes up what it is to have next, whatever that is.
-            let before = accepted.map(|run_spec| WantedValues { run_spec, rollback: true });
-            let back = self.put_back(pipeline, before.map(|b| b.run_spec)).await;
+            // A fresh process works with its files or not at all; any other has its own again. That it was asked stays on
+            // disk: so it takes up what it is to have next, whatever that is.
+            let fresh = entries.get(pipeline).is_some_and(|entry| entry.fresh);
+            let back = if fresh { Ok(()) } else { self.put_back(pipeline, accepted).await };
             return result.and(back);
         }
         match new {
             Some(new) => {
-                let run_spec = new.run_spec.clone();
-                entries.insert(pipeline.clone(), Entry { accepted: Some(run_spec), asked: false });
+                let accepted = Some(new.run_spec.clone());
+                entries.insert(pipeline.clone(), Entry { accepted, ..Entry::default() });
             }
             None => {
                 entries.remove(pipeline);
             }
         }
-        self.record(entries).await?;
+        self.record(entries, rollback).await?;
         self.sweep(entries).await;
         Ok(())
     }
 
-    async fn put(&self, pipeline: &PipelineId, new: Option<WantedValues>) -> Result<(), String> {
-        let Some(new) = new else { return self.put_back(pipeline, None).await };
+    async fn put(&self, pipeline: &PipelineId, new: WantedValues) -> Result<(), String> {
         let permit = self.shared.start_permit(new.rollback).await?;
         let (shared, folder, pipeline) = (Arc::clone(&self.shared), self.folder.clone(), pipeline.clone());
         self.blocking(move || {
@@ -383,19 +443,26 @@ impl Keeper {
         }
     }
 
-    async fn record(&self, entries: &Entries) -> Result<(), String> {
-        let (path, entries) = (self.folder.join(RECORD_NAME), entries.clone());
-        self.blocking(move || disk::write_json(&path, &entries, Durable::No).map_err(|e| e.to_string()))
-            .await
+    async fn record(&self, entries: &Entries, rollback: bool) -> Result<(), String> {
+        let (path, entries, shared) =
+            (self.folder.join(RECORD_NAME), entries.clone(), Arc::clone(&self.shared));
+        let write = move || {
+            let write = || disk::write_json(&path, &entries, Durable::No);
+            match write() {
+                Err(e) if rollback && is_full(&e) && shared.data.lend_reserve() => write(),
+                other => other,
+            }
             .map_err(|e| format!("failed to record the configuration: {e}"))
+        };
+        self.blocking(write).await
     }
 
     /// Removes the files that nothing leads to.
     async fn sweep(&self, entries: &Entries) {
-        let kept: Vec<String> = entries
-            .values()
-            .filter_map(|entry| entry.accepted.as_ref().map(|a| a.digest().to_string()))
-            .collect();
+        let of = |entry: &Entry| {
+            entry.accepted.iter().chain(&entry.given).map(|s| s.digest().to_string()).collect()
+        };
+        let kept: Vec<String> = entries.values().flat_map(|entry| -> Vec<String> { of(entry) }).collect();
         let versions = self.folder.join(VERSIONS_NAME);
         // What is left is removed with the box at the latest.
         let _ = self
@@ -415,8 +482,10 @@ impl Keeper {
         work: impl FnOnce() -> Result<(), String> + Send + 'static,
     ) -> Result<(), String> {
         let (files, ended) = (self.files.clone(), Arc::clone(&self.ended));
+        // Who lets go of this fleet waits for it.
+        let alive = self.shared.lives.subscribe();
         let work = move || {
-            let _files = files.lock();
+            let (_files, _alive) = (files.lock(), alive);
             if ended.load(Ordering::SeqCst) { Err("its process has ended".to_owned()) } else { work() }
         };
         tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(format!("it broke off: {e}")))
@@ -428,28 +497,24 @@ impl Keeper {
         *lock(&self.meter.configuration) = working.collect();
         let mut state = lock(&self.state);
         let before = std::mem::take(&mut state.configuration);
-        for pipeline in entries.keys().chain(wanted.keys()) {
+        for pipeline in entries.keys().chain(wanted.keys()).collect::<BTreeSet<_>>() {
             let entry = entries.get(pipeline);
-            let accepted = entry.and_then(|e| e.accepted.as_ref()).map(RunSpec::digest);
-            let run_spec = wanted.get(pipeline).map(|w| w.run_spec.digest());
+            let digest = |spec: Option<&RunSpec>| spec.map(RunSpec::digest);
+            let run_spec = digest(wanted.get(pipeline).map(|w| &w.run_spec));
+            let has = digest(entry.and_then(Entry::any));
+            let works = entry.is_none_or(|e| e.given.is_none()) && has == run_spec;
             let result = changed.as_ref().filter(|(p, _)| *p == pipeline).map(|(_, result)| result);
             let was =
                 before.get(pipeline).filter(|was| was.run_spec == run_spec).map(|was| was.taking.clone());
             let taking = match (result, was) {
                 (Some(Err(why)), _) => Taking::Refused { why: why.clone() },
+                (_, Some(was @ Taking::Works { .. })) if works => was,
+                _ if works => Taking::Works { since: now() },
                 // While it is asked again, what it said last stands.
-                (None, Some(was @ (Taking::Refused { .. } | Taking::Asked { .. })))
-                    if entry.is_none_or(|e| e.asked) || accepted != run_spec =>
-                {
-                    was
-                }
-                (_, Some(was @ Taking::Works { .. })) if accepted == run_spec => was,
-                _ if accepted == run_spec && entry.is_some_and(|e| !e.asked) => {
-                    Taking::Works { since: now() }
-                }
+                (None, Some(was @ (Taking::Refused { .. } | Taking::Asked { .. }))) => was,
                 _ => Taking::Asked { since: now() },
             };
-            state.configuration.insert(pipeline.clone(), Held { run_spec, accepted, taking });
+            state.configuration.insert(pipeline.clone(), Held { run_spec, has, taking });
         }
         drop(state);
         self.signals.changed.notify_one();

@@ -261,11 +261,12 @@ impl Supervisor {
 
     /// Drains and stops every box; the next fleet on this folder starts them again.
     pub(crate) async fn halt(&self) {
-        let slots = std::mem::take(&mut *lock(&self.slots)).processes;
-        for slot in slots.values() {
+        // With what they are told of configuration, which they listen to until their end.
+        let Slots { processes, configurations: _told } = std::mem::take(&mut *lock(&self.slots));
+        for slot in processes.values() {
             slot.halt.send_replace(true);
         }
-        for slot in slots.into_values() {
+        for slot in processes.into_values() {
             // A slot ends when its boxes are gone.
             let _ = slot.task.await;
         }
@@ -276,8 +277,8 @@ impl Supervisor {
         self.shared.frozen.store(true, Ordering::SeqCst);
         // Whoever watches this process shall ask the next one.
         self.shared.board.wake();
-        let slots = std::mem::take(&mut *lock(&self.slots)).processes;
-        for slot in slots.into_values() {
+        let Slots { processes, configurations: _told } = std::mem::take(&mut *lock(&self.slots));
+        for slot in processes.into_values() {
             slot.task.abort();
             // It ends as cancelled.
             let _ = slot.task.await;
@@ -448,8 +449,10 @@ impl Actor {
         let present = self.present();
         let weightless = plan(&set.desired, &present).weightless;
         self.report(&set, &present, &weightless);
+        let commanded = Arc::clone(&set);
         for set in commands.values() {
-            self.report_configuration(set, &present);
+            let wanted = commanded.desired.split.iter().map(|share| share.boxes as usize).sum();
+            self.report_configuration(set, &present, wanted);
         }
         set.fence
     }
@@ -532,9 +535,16 @@ impl Actor {
     }
 
     /// Tells what the boxes that stay have of a configuration pipeline.
-    fn report_configuration(&self, set: &SetSlot, present: &[Present]) {
+    fn report_configuration(&self, set: &SetSlot, present: &[Present], wanted: usize) {
         let mut views = Vec::new();
-        for b in present.iter().filter(|b| b.standing != Standing::Leaving) {
+        let staying = || present.iter().filter(|b| b.standing != Standing::Leaving);
+        // A box that starts before the one that it replaces is gone is not one more.
+        let mut beyond = staying().count().saturating_sub(wanted);
+        for b in staying() {
+            if beyond > 0 && b.standing == Standing::Starting {
+                beyond -= 1;
+                continue;
+            }
             let Some(handle) = self.boxes.get(&b.id) else { continue };
             let pipeline = &set.slot.pipeline;
             let wanted = handle.wanted.borrow().get(pipeline).map(|values| values.run_spec.digest());

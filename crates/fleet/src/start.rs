@@ -31,7 +31,8 @@ pub(crate) async fn start(
     wanted: Arc<Wanted>,
     files: Files,
 ) -> Result<Process, String> {
-    let rollback = signals.rollback.load(Ordering::SeqCst);
+    let taken_back = wanted.values().any(|values| values.rollback);
+    let rollback = taken_back || signals.rollback.load(Ordering::SeqCst);
     // Only so many at a time, and rollbacks do not stand in the others' queue.
     let permit = shared.start_permit(rollback).await?;
     let (shared, signals, folder) = (Arc::clone(shared), Arc::clone(signals), folder.to_owned());
@@ -42,7 +43,7 @@ pub(crate) async fn start(
         let result = start_blocking(&shared, &mut next, &folder, &wanted);
         let result = match result {
             Err(StartError { disk_full: true, .. })
-                if signals.rollback.load(Ordering::SeqCst) && shared.data.lend_reserve() =>
+                if (taken_back || signals.rollback.load(Ordering::SeqCst)) && shared.data.lend_reserve() =>
             {
                 start_blocking(&shared, &mut next, &folder, &wanted)
             }

@@ -145,6 +145,10 @@ impl Runtime {
                 // Whether it was made is unknown: nothing that it touched is known any more.
                 seen.entries.keys().for_each(|id| self.cache.drop(id));
                 decision.wake.iter().for_each(|id| self.cache.drop(id));
+                if let Some(listener) = &self.options.listener {
+                    let touched: Vec<AggregateId> = seen.entries.keys().cloned().collect();
+                    listener.committed(&touched, &[Lane::Forward, Lane::Rollback, Lane::Page]);
+                }
                 Err(RuntimeError::Write { what: own.to_string(), source }.into())
             }
         }

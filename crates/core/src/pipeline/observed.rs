@@ -128,7 +128,9 @@ impl Deciding<'_> {
             return;
         }
         self.note_capacity(seen);
-        self.resize(seen);
+        if self.resize(seen) {
+            return;
+        }
         let Some(slot) = self.p.slots.get(target) else { return };
         let (direction, wanted, asked, settled, had_trouble) = match &slot.motion {
             Motion::Settled | Motion::Abandoned { .. } => return,
@@ -176,16 +178,27 @@ impl Deciding<'_> {
         }
     }
 
-    /// A configuration slot is as large as the fleet that it is for.
-    fn resize(&mut self, seen: &Observation) {
+    /// A configuration slot is as large as the fleet that it is for. Whether it was ordered anew: a split that was made for
+    /// another number of boxes would stand for good once the slot has settled.
+    fn resize(&mut self, seen: &Observation) -> bool {
         let target = &seen.slot.target;
-        let Some(slot) = self.p.slots.get(target).filter(|slot| slot.motion != Motion::Settled) else {
-            return;
-        };
+        let Some(slot) = self.p.slots.get(target) else { return false };
         let boxes = self.p.size(slot, seen);
-        if slot.boxes != boxes {
-            self.fact(PipelineFact::SlotResized { target: target.clone(), boxes });
+        let (asked, direction) = match &slot.motion {
+            Motion::Forward { asked, .. } => (*asked, Direction::Forward),
+            Motion::Back { asked, .. } => (*asked, Direction::Back),
+            Motion::Settled | Motion::Abandoned { .. } => (0, Direction::Forward),
+        };
+        // What may not be ordered now is noticed again when it may.
+        let may = direction == Direction::Back || asked == 0 || self.holds_lease(target);
+        if slot.boxes == boxes || !may {
+            return slot.boxes != boxes;
         }
+        self.fact(PipelineFact::SlotResized { target: target.clone(), boxes });
+        if asked > 0 {
+            self.ask(target, asked, direction);
+        }
+        asked > 0
     }
 
     /// Whether boxes are left of what is taken back to nothing. Boxes that only lose their configuration stay.

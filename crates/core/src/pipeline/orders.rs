@@ -102,7 +102,9 @@ impl Deciding<'_> {
             surge: surges(&rolling, slot.boxes, direction),
             rest: self.p.is_configuration().then(|| {
                 let rest = match &slot.motion {
-                    Motion::Forward { release, asked, .. } if *asked >= slot.boxes => Some(*release),
+                    Motion::Forward { release, asked, .. } if *asked > 0 && *asked >= slot.boxes => {
+                        Some(*release)
+                    }
                     Motion::Back { to, .. } => *to,
                     Motion::Forward { .. } | Motion::Settled | Motion::Abandoned { .. } => slot.current(),
                 };

@@ -3,9 +3,9 @@
 
 use crate::scenario::{R1, R2, Scenario, pipeline_json};
 use serde_json::{Value, json};
-use tidegate_core::decision::Fact;
+use tidegate_core::decision::{Effect, Fact, ForwardEffect};
 use tidegate_core::ids::{ReleaseNo, SlotId};
-use tidegate_core::pipeline::{Cause, PipelineEvent, PipelineFact, Standing};
+use tidegate_core::pipeline::{Cause, Motion, PipelineEvent, PipelineFact, Standing};
 use tidegate_core::units::Span;
 
 fn flags_json() -> Value {
@@ -131,4 +131,63 @@ fn a_pipeline_of_processes_does_not_become_one_of_configuration() {
     let refused = s.pipeline_event("frontend", PipelineEvent::Applied { definition }).unwrap_err();
     assert!(refused.to_string().contains("make a new one"), "{refused}");
     assert_eq!(s.pipeline("frontend"), before);
+}
+
+#[test]
+fn boxes_that_came_after_the_first_values_get_the_next_ones_a_third_at_a_time() {
+    let mut s = Scenario::empty();
+    s.apply(&flags_json());
+    s.apply(&pipeline_json("frontend", "frontend"));
+    s.release("flags");
+    s.finish("flags", R1);
+    s.release("frontend");
+    s.finish("frontend", R1);
+    let from = s.log.len();
+    s.release("flags");
+    s.finish("flags", R2);
+    s.log.drain(..from);
+    assert_eq!(asked(&s, MAIN), [1, 2, 3]);
+    assert_eq!(having(&s, MAIN, R2), 3);
+}
+
+/// The engine obeys the next order of the flags to the target, and no other.
+fn obey_one(s: &mut Scenario) {
+    let next = s.undone.iter().position(|new| {
+        matches!(&new.effect, Effect::Forward(ForwardEffect::Deploy(order)) if order.slot == slot(MAIN))
+    });
+    let Some(Effect::Forward(ForwardEffect::Deploy(order))) =
+        s.undone.remove(next.unwrap()).map(|n| n.effect)
+    else {
+        panic!("it was there")
+    };
+    for observation in s.fleet.obey(&order, s.now) {
+        s.pipeline_event("flags", PipelineEvent::SlotObserved { observation }).unwrap();
+    }
+}
+
+#[test]
+fn a_split_that_was_made_for_more_boxes_does_not_stand_when_the_slot_settles() {
+    let mut s = six_boxes_and_flags();
+    let mut flags = flags_json();
+    flags["rolling"]["healthy_for"] = "1m".into();
+    s.apply(&flags);
+    s.stop_engines("production/north/a/main#flags");
+    s.release("flags");
+    for _ in 0..200 {
+        if s.undone.iter().any(|new| format!("{new:?}").contains(MAIN)) {
+            break;
+        }
+        s.watch(Span::minutes(5));
+    }
+    obey_one(&mut s);
+    obey_one(&mut s);
+    assert_eq!(having(&s, MAIN, R1), 2, "it is half way");
+    let processes = SlotId { pipeline: "frontend".parse().unwrap(), ..slot(MAIN) };
+    s.fleet.resize(&processes, 2);
+    s.start_all();
+    s.wait(Span::minutes(2));
+    let settled = s.pipeline("flags").slots[&MAIN.parse().unwrap()].clone();
+    assert_eq!((settled.current(), settled.motion), (Some(R1), Motion::Settled));
+    s.fleet.resize(&processes, 6);
+    assert_eq!(having(&s, MAIN, R1), 6, "boxes that come later have what the slot runs");
 }

@@ -170,6 +170,18 @@ impl Fleet {
         }
     }
 
+    /// A slot has so many boxes now, whoever decided so: the last ones of before, and new ones that are healthy.
+    pub(crate) fn resize(&mut self, slot: &SlotId, boxes: usize) {
+        let state = self.slots.get_mut(slot).expect("a slot that was deployed to");
+        state.boxes.drain(..state.boxes.len().saturating_sub(boxes));
+        while state.boxes.len() < boxes {
+            state.started += 1;
+            let id = format!("box-{}", state.started);
+            let like = state.boxes.first().expect("a slot with boxes").clone();
+            state.boxes.push(BoxObservation { id, ..like });
+        }
+    }
+
     /// Some of a slot's boxes fall ill; what the engine tells then.
     pub(crate) fn break_boxes(&mut self, slot: &SlotId, how_many: usize) -> Observation {
         let state = self.slots.get_mut(slot).expect("a slot that was deployed to");

@@ -15,6 +15,9 @@ pub(crate) fn main() {
         std::process::exit(7);
     }
     *values().lock().unwrap() = read_values().unwrap();
+    if *values().lock().unwrap() == "666" {
+        std::process::exit(6);
+    }
     let listener = TcpListener::bind(&address).unwrap();
     for stream in listener.incoming().flatten() {
         let mode = mode.clone();
@@ -134,6 +137,12 @@ fn serve(stream: TcpStream, mode: &str) -> std::io::Result<()> {
                     ("200 OK", Vec::new())
                 }
                 Ok(new) => {
+                    if new == "666" {
+                        std::thread::spawn(|| {
+                            std::thread::sleep(Duration::from_millis(100));
+                            std::process::exit(6);
+                        });
+                    }
                     *values().lock().unwrap() = new;
                     ("204 Taken", Vec::new())
                 }

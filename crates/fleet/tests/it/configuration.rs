@@ -128,6 +128,49 @@ async fn a_box_that_refuses_its_values_says_why_and_goes_on_with_those_it_had() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn values_that_keep_a_box_down_after_it_took_them_are_taken_back() {
+    let fleet = Fleet::start().await;
+    let (main, spec) = (main_slot(), fleet.run_spec("1", "ok"));
+    // It answers that it works with them, and dies of them then and at every start.
+    let (one, deadly) = (fleet.flags("1"), fleet.flags("666"));
+    fleet.bring(&main, &[(&spec, 1)]).await;
+    fleet.give(&[(&one, 1)], Some(&one)).await;
+    fleet.have(&one, 1).await;
+    fleet.give(&[(&deadly, 1)], Some(&deadly)).await;
+    fleet.until(&main, "it dies of them", |o| o.boxes.iter().any(|b| b.incarnation >= 3)).await;
+    let mut back = fleet.flags_command(&[(&one, 1)], Some(&one));
+    back.rollback = true;
+    fleet.set(&back).await.unwrap();
+    fleet.have(&one, 1).await;
+    assert_eq!(fleet.values(1).await, ["1"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn values_that_a_box_was_started_with_can_be_taken_back_to_none() {
+    let fleet = Fleet::start().await;
+    let (main, spec) = (main_slot(), fleet.run_spec("1", "ok"));
+    let one = fleet.flags("1");
+    fleet.give(&[(&one, 1)], Some(&one)).await;
+    // It starts with them and does not say that it works with them until it is asked to work without.
+    fleet.set(&fleet.command_for(&main, &[(&spec, 1)])).await.unwrap();
+    let id = fleet.until(&main, "it starts", |o| o.boxes.len() == 1).await.boxes[0].id.clone();
+    let mute = fleet.box_folder(&main.target, &id).join("mute");
+    eventually("it has a folder", async || std::fs::write(&mute, "").ok()).await;
+    fleet.settled(&main, &[(&spec, 1)]).await;
+    let mut none = fleet.flags_command(&[], None);
+    none.rollback = true;
+    fleet.set(&none).await.unwrap();
+    std::fs::remove_file(&mute).unwrap();
+    fleet
+        .until(&flags_slot(), "it works without", |o| {
+            o.fence == none.fence
+                && o.boxes.iter().all(|b| b.run_spec == spec.digest() && b.health.is_healthy())
+        })
+        .await;
+    assert_eq!(fleet.values(1).await, ["none"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_box_that_does_not_answer_is_bounded_and_asked_again() {
     let fleet = Fleet::start().await;
     let (main, spec, one) = (main_slot(), fleet.run_spec("1", "ok"), fleet.flags("1"));

@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tidegate_core::alarm::AlarmName;
-use tidegate_core::bake::LIVE_WITHIN;
 use tidegate_core::causes;
 use tidegate_core::decision::Event;
 use tidegate_core::engine::Observation;
@@ -28,9 +27,10 @@ const ASK_EVERY: Duration = Duration::from_millis(100);
 const CANARIES_EVERY: i64 = 2;
 /// Watched time is granted about so many times in a bake, ...
 const GRANTS_PER_BAKE: u64 = 100;
-/// ... and at least this often: what is granted later than [`LIVE_WITHIN`] after it began would count as not watched.
+/// ... and at least this often.
 const GRANT_MAX: Span = Span::seconds(20);
-const _: () = assert!(GRANT_MAX.millis() < LIVE_WITHIN.millis());
+/// Seconds that come later than this after those before were not watched as they passed, and are not granted.
+const GAP_MAX_S: i64 = 5;
 
 struct Watcher {
     monitor: Monitor,
@@ -49,7 +49,7 @@ pub(super) async fn run(hands: Arc<Hands>, stop: CancellationToken) {
         if let Err(why) = watcher.round(&hands).await {
             tracing::warn!("monitoring is blind: {why}");
             // What is not watched is not granted: the intervals begin anew.
-            watcher.pending.clear();
+            watcher.pending.values_mut().for_each(|pending| pending.closed = true);
         }
         tokio::select! {
             () = stop.cancelled() => {}
@@ -131,6 +131,8 @@ impl Watcher {
         for bakes in &baking {
             scopes_of.entry(bakes.team.clone()).or_default().insert(bakes.scope.clone());
         }
+        // What is blind in any of these seconds is blind in all of them.
+        self.last_blind.clear();
         for end in self.evaluated + 1..=until {
             for team in &teams {
                 self.evaluate(hands, team, scopes_of.get(team), end).await?;
@@ -156,7 +158,7 @@ impl Watcher {
         scopes.extend(baking.into_iter().flatten().cloned());
         for scope in scopes {
             let Found { at, reports, blind, .. } = self.monitor.evaluate(&team, &scope, end, &self.standing);
-            self.last_blind.insert((id.clone(), scope.clone()), blind);
+            self.last_blind.entry((id.clone(), scope.clone())).or_default().extend(blind);
             let changed: BTreeMap<_, _> = reports
                 .into_iter()
                 .filter(|(name, r)| {
@@ -184,7 +186,9 @@ impl Watcher {
             let pending =
                 self.pending.entry(key(bakes)).or_insert_with(|| Pending::new(begin, blind.clone()));
             let mut ended = Vec::new();
-            if pending.blind != blind {
+            if pending.closed || until - pending.until > GAP_MAX_S {
+                ended.push(std::mem::replace(pending, Pending::new(begin, blind)));
+            } else if pending.blind != blind {
                 let next = Pending::new(pending.until, blind);
                 ended.push(std::mem::replace(pending, next));
             }
@@ -274,14 +278,16 @@ struct Pending {
     until: i64,
     /// The same alarms all the time.
     blind: BTreeSet<AlarmName>,
+    /// It goes on no more, because nobody could watch after it; it is granted with what is watched next.
+    closed: bool,
 }
 
 impl Pending {
     fn new(at: i64, blind: BTreeSet<AlarmName>) -> Pending {
-        Pending { from: at, until: at, blind }
+        Pending { from: at, until: at, blind, closed: false }
     }
 
-    /// Each grant is a commit, so a long bake has few of them; none comes late to the end of a bake.
+    /// Each grant is a commit, so a long bake has few of them; the one that ends a bake is not put off.
     fn is_due(&self, baking: &Baking) -> bool {
         let pending = Span::seconds(u64::try_from(self.until - self.from).unwrap_or(0));
         let period = Span(baking.minimum.millis() / GRANTS_PER_BAKE).min(GRANT_MAX);

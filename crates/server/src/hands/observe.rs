@@ -94,7 +94,9 @@ fn shortage(hands: &Hands, seen: &Observation) -> Option<(usize, u32)> {
 fn matters(hands: &Hands, seen: &Observation) -> bool {
     let Ok(Some(pipeline)) = hands.runtime.pipeline(&seen.slot.pipeline) else { return false };
     let Some(slot) = pipeline.slots.get(&seen.slot.target) else { return false };
-    if matches!(slot.motion, Motion::Forward { .. } | Motion::Back { .. }) {
+    if matches!(slot.motion, Motion::Forward { .. } | Motion::Back { .. })
+        || pipeline.size(slot, seen) != slot.boxes
+    {
         return true;
     }
     let Some(definition) = pipeline.definition.as_deref().filter(|_| pipeline.life.is_active()) else {

@@ -36,7 +36,7 @@ pub(super) struct Summary {
 pub(super) struct Baking {
     /// The shortest bake.
     pub(super) minimum: Span,
-    /// The least watched time that some bake still needs; zero if it only needs data points.
+    /// The least watched time that some bake still needs; zero if all only need data points.
     pub(super) left: Span,
 }
 
@@ -103,7 +103,9 @@ fn baking(pipeline: &Pipeline) -> BTreeMap<Scope, Baking> {
             let here =
                 Baking { minimum: clock.minimum, left: left.get(region).copied().unwrap_or(Span::ZERO) };
             let nearest = |had: &mut Baking| {
-                *had = Baking { minimum: had.minimum.min(here.minimum), left: had.left.min(here.left) };
+                let lefts = [had.left, here.left].into_iter().filter(|left| *left > Span::ZERO);
+                let left = lefts.min().unwrap_or(Span::ZERO);
+                *had = Baking { minimum: had.minimum.min(here.minimum), left };
             };
             all.entry(scope).and_modify(nearest).or_insert(here);
         }
