@@ -4,7 +4,6 @@ use super::decide::Deciding;
 use super::gates::{self, Blocker, Gate};
 use super::{PipelineFact, Standing};
 use crate::alarm::AlarmName;
-use crate::decision::{Effect, ForwardEffect};
 use crate::ids::{RegionId, ReleaseNo, TargetId};
 use crate::lease::LeaseFact;
 use crate::plan::{Stage, Step, Target};
@@ -108,9 +107,7 @@ impl Deciding<'_> {
             let (target, awaited) = (target.clone(), self.progress_deadline());
             self.look_again(awaited.deadline);
             self.fact(PipelineFact::SlotForward { target: target.clone(), release, generation, awaited });
-            if let Some(order) = self.order(&target) {
-                self.effect(format!("{target}/{generation}"), Effect::Forward(ForwardEffect::Deploy(order)));
-            }
+            self.order_slot(&target);
         }
         if movers.is_empty() {
             // It only passes through; no engine will tell that it has arrived.

@@ -7,7 +7,7 @@ use super::{
 use crate::alarm::AlarmName;
 use crate::bake::{BakeClock, WatchedInterval};
 use crate::change::SourceObservation;
-use crate::decision::{Effect, EffectId, ForwardEffect, Illegal, RollbackEffect};
+use crate::decision::{EffectId, Illegal};
 use crate::engine::{BoxHealth, BoxObservation, Observation};
 use crate::ids::{PackageDigest, ReleaseNo, Role, SourceId, TargetId};
 use crate::lease::LeaseId;
@@ -212,12 +212,7 @@ impl Deciding<'_> {
         }
         let Some(generation) = self.p.slots.get(target).map(|s| s.generation + 1) else { return };
         self.fact(PipelineFact::SlotAsked { target: target.clone(), generation, asked });
-        let Some(order) = self.order(target) else { return };
-        let effect = match direction {
-            Direction::Forward => Effect::Forward(ForwardEffect::Deploy(order)),
-            Direction::Back => Effect::Rollback(RollbackEffect::Return(order)),
-        };
-        self.effect(format!("{target}/{generation}"), effect);
+        self.order_slot(target);
     }
 
     /// Whether the lease that the target's deployment took is still its own, or is it again.

@@ -3,7 +3,8 @@
 use super::decide::Deciding;
 use super::{Motion, Pipeline};
 use crate::decision::{
-    Awaited, BuildOrder, Effect, EffectId, ForwardEffect, NewEffect, Page, Severity, SlotOrder, TestOrder,
+    Awaited, BuildOrder, Effect, EffectId, ForwardEffect, NewEffect, Page, RollbackEffect, Severity,
+    SlotOrder, TestOrder,
 };
 use crate::definition::{EngineDef, PipelineDef, RollingDef, StageDef};
 use crate::engine::{Desired, Rest, Share};
@@ -33,6 +34,29 @@ impl Deciding<'_> {
         }
         self.out.effects.push(NewEffect { id: id.clone(), effect });
         id
+    }
+
+    /// Orders an engine to bring a slot to the split that its motion asks for now. The order before it need not be performed
+    /// any more, and must not be: repeated after a restart it would come with a newer epoch, so that engines would take it.
+    pub(super) fn order_slot(&mut self, target: &TargetId) {
+        let Some(order) = self.order(target) else { return };
+        let generation = order.generation;
+        let back = matches!(self.p.slots.get(target).map(|s| &s.motion), Some(Motion::Back { .. }));
+        let effect = if back {
+            Effect::Rollback(RollbackEffect::Return(order))
+        } else {
+            Effect::Forward(ForwardEffect::Deploy(order))
+        };
+        self.cancel_order(target, generation - 1);
+        self.effect(format!("{target}/{generation}"), effect);
+    }
+
+    /// An order to a slot is not performed any more, if it has not been.
+    pub(super) fn cancel_order(&mut self, target: &TargetId, generation: u64) {
+        let id = EffectId(format!("{}/{target}/{generation}", self.id));
+        // What was ordered by this very decision is not there yet to be cancelled.
+        self.out.effects.retain(|new| new.id != id);
+        self.out.cancelled.push(id);
     }
 
     /// Tells the team's on-call engineer, if the team says where.

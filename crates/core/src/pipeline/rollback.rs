@@ -5,7 +5,7 @@
 
 use super::decide::Deciding;
 use super::{Cause, Motion, Pipeline, PipelineFact, SlotState, Standing, Work};
-use crate::decision::{Effect, RollbackEffect, Severity};
+use crate::decision::Severity;
 use crate::definition::RollbackScope;
 use crate::ids::{CommitId, ReleaseNo, TargetId};
 use crate::lease::{LeaseFact, LeaseId};
@@ -238,9 +238,7 @@ impl Deciding<'_> {
         let scope = Scope::of(target);
         self.fact(PipelineFact::SlotBack { target: target.clone(), from, to, generation, asked, awaited });
         self.seize(&scope);
-        if let Some(order) = self.order(target) {
-            self.effect(format!("{target}/{generation}"), Effect::Rollback(RollbackEffect::Return(order)));
-        }
+        self.order_slot(target);
         true
     }
 

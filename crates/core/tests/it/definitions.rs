@@ -163,7 +163,8 @@ fn tests_of_a_step_that_is_removed_convict_nobody() {
     let mut edited = tested.clone();
     edited["stages"].as_array_mut().unwrap().remove(0);
     s.apply(&edited);
-    assert_eq!(s.cancelled.len(), 1, "nobody awaits their result");
+    let tests = s.cancelled.iter().filter(|id| id.0.contains("/test/")).count();
+    assert_eq!(tests, 1, "nobody awaits their result");
     s.wait(Span::hours(10));
     assert_eq!(s.pipeline("frontend").releases[&R1].standing, Standing::Good);
 }
