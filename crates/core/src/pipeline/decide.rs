@@ -3,7 +3,7 @@
 
 use super::advance::advance;
 use super::gates::Surroundings;
-use super::{Life, Pipeline, PipelineEvent, PipelineFact, Retirement, Work};
+use super::{Life, Pipeline, PipelineEvent, PipelineFact, Retirement, Switches, Work};
 use crate::Shared;
 use crate::decision::{AggregateId, Decision, Fact, Illegal};
 use crate::definition::PipelineDef;
@@ -28,18 +28,6 @@ pub struct Snapshots {
     pub leases: BTreeMap<LeaseId, Lease>,
     /// Breaks of the rules, for tests.
     pub switches: Switches,
-}
-
-/// Deliberate breaks of the rules: they exist to prove that tests and the demo notice. A server accepts them only in a
-/// build for development.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Switches {
-    /// Nothing is taken back.
-    pub rollback_off: bool,
-    /// Every commit counts as reviewed.
-    pub review_off: bool,
-    /// Guilty releases are taken back, and come again.
-    pub rejection_off: bool,
 }
 
 /// A decision in the making: working copies that every fact changes at once.
@@ -128,6 +116,7 @@ impl Deciding<'_> {
             organisation: self.organisation,
             leases: &self.leases,
             now: self.now,
+            switches: self.switches,
         }
     }
 

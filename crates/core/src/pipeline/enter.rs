@@ -2,7 +2,7 @@
 
 use super::decide::Deciding;
 use super::gates::{self, Blocker, Gate};
-use super::{PipelineFact, Standing};
+use super::{Break, PipelineFact, Standing};
 use crate::alarm::AlarmName;
 use crate::ids::{RegionId, ReleaseNo, TargetId};
 use crate::lease::LeaseFact;
@@ -94,7 +94,11 @@ impl Deciding<'_> {
             self.fact(PipelineFact::SuspectReturned { release });
             self.team_fact(TeamFact::SuspectTurnTaken { pipeline: self.id.clone() });
         }
-        for lease in super::orders::leases_of(&self.p, &self.p.movers(stage, step, release)) {
+        let mut leases = super::orders::leases_of(&self.p, &self.p.movers(stage, step, release));
+        if self.switches.has(Break::NoLease) {
+            leases.clear();
+        }
+        for lease in leases {
             self.lease(lease, LeaseFact::Taken { pipeline: self.id.clone(), step: step.id.clone() });
         }
         let left = self.p.older_than(step, release).into_iter();

@@ -2,7 +2,8 @@
 
 use super::decide::Deciding;
 use super::{
-    Blind, Build, Capacity, Cause, Grant, Motion, PENDING_COMMITS_MAX, PipelineFact, SlotState, Trouble, Work,
+    Blind, Break, Build, Capacity, Cause, Grant, Motion, PENDING_COMMITS_MAX, PipelineFact, SlotState,
+    Trouble, Work,
 };
 use crate::alarm::AlarmName;
 use crate::bake::{BakeClock, WatchedInterval};
@@ -124,7 +125,7 @@ impl Deciding<'_> {
     pub(super) fn slot_observed(&mut self, seen: &Observation) {
         let target = &seen.slot.target;
         let Some(slot) = self.p.slots.get(target).filter(|_| &seen.slot.pipeline == self.id) else { return };
-        if seen.fence.generation < slot.generation {
+        if seen.fence.generation < slot.generation && !self.switches.has(Break::OldGenerations) {
             return;
         }
         self.note_capacity(seen);
@@ -279,7 +280,7 @@ impl Deciding<'_> {
         let interval = WatchedInterval {
             from: grant.from,
             until: grant.until,
-            quiet: blind_now.is_empty() && !watch.in_alarm,
+            quiet: (blind_now.is_empty() || self.switches.has(Break::BlindTimeCounts)) && !watch.in_alarm,
             requests: spec.and_then(|s| grant.requests.get(s)).unwrap_or(&nothing),
         };
         clock.credit(&grant.scope.region, &interval, self.now);

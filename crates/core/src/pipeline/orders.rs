@@ -1,7 +1,7 @@
 //! What is ordered from engines, builders and testers: from the pipeline's state to effects.
 
 use super::decide::Deciding;
-use super::{Motion, Pipeline};
+use super::{Break, Motion, Pipeline};
 use crate::decision::{
     Awaited, BuildOrder, Effect, EffectId, ForwardEffect, NewEffect, Page, RollbackEffect, Severity,
     SlotOrder, TestOrder,
@@ -14,7 +14,7 @@ use crate::ids::{
 use crate::plan::{Stage, Step, Target};
 use crate::rollout::{Direction, minimum_healthy, surges};
 use crate::run_spec::{RunSpec, Workload};
-use crate::units::Span;
+use crate::units::{Percent, Span};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Beyond a build's own limit: time in which its result must arrive.
@@ -71,7 +71,12 @@ impl Deciding<'_> {
     }
 
     pub(super) fn rolling(&self) -> RollingDef {
-        self.p.definition.as_ref().map(|d| d.rolling.clone()).unwrap_or_default()
+        let mut rolling = self.p.definition.as_ref().map(|d| d.rolling.clone()).unwrap_or_default();
+        if self.switches.has(Break::HalfBatches) {
+            let half = Percent::constant(50);
+            (rolling.max_unavailable_percent, rolling.min_healthy_percent) = (half, half);
+        }
+        rolling
     }
 
     /// Until when the next box has to be healthy.
