@@ -17,10 +17,12 @@ use tidegate_core::engine::Fence;
 use tidegate_core::ids::{PipelineId, RunSpecDigest, SlotId, SourceId};
 use tidegate_core::organisation::OrganisationEvent;
 use tidegate_core::pipeline::{Build, Grant, Motion, PipelineEvent, StepState, Switches, Work};
+use tidegate_core::run_spec::RunSpec;
 use tidegate_core::scope::Scope;
 use tidegate_core::team::{Report as AlarmReport, TeamEvent};
 use tidegate_core::units::{Span, Timestamp};
 use tidegate_runtime::{Lane, Options, Outcome, PendingEffect, Runtime, SubmitError};
+use tidegate_store::Store;
 
 /// How many effects are performed at a time in each lane.
 const EFFECTS_MAX: usize = 16;
@@ -32,7 +34,6 @@ pub(crate) struct Server {
     in_flight: BTreeSet<EffectId>,
     /// Up to where each Region was watched, and how far the clock was off then.
     watched: BTreeMap<Scope, (i64, i64)>,
-    reported: BTreeMap<Scope, BTreeMap<AlarmName, AlarmState>>,
     /// How often it looked at its timers.
     rounds: u64,
 }
@@ -55,14 +56,8 @@ impl Sim {
         };
         self.lives += 1;
         let life = self.lives;
-        self.server = Some(Server {
-            runtime,
-            life,
-            in_flight: BTreeSet::new(),
-            watched: BTreeMap::new(),
-            reported: BTreeMap::new(),
-            rounds: 0,
-        });
+        self.server =
+            Some(Server { runtime, life, in_flight: BTreeSet::new(), watched: BTreeMap::new(), rounds: 0 });
         self.disturbed(self.now);
         for (after, happening) in [
             (50, Happening::Dispatch { life, lane: Lane::Rollback }),
@@ -233,7 +228,7 @@ impl Sim {
             let _ = server.runtime.effect_failed(id, attempt + 1, again);
             return;
         }
-        self.fetch(server, order);
+        self.fetch(order);
         let fence = Fence { epoch: server.runtime.epoch(), generation: order.generation };
         let decided_at = self.decided_at(&order.slot, order.generation);
         let (slot, desired) = (order.slot.clone(), order.desired.clone());
@@ -253,9 +248,12 @@ impl Sim {
     }
 
     /// An engine fetches what it is to run.
-    fn fetch(&mut self, server: &Server, order: &SlotOrder) {
+    fn fetch(&mut self, order: &SlotOrder) {
         for share in &order.desired.split {
-            let Ok(Some(spec)) = server.runtime.run_spec(&share.run_spec) else { continue };
+            let Ok(Some(body)) = self.store.inner.document(&format!("run-spec/{}", share.run_spec)) else {
+                continue;
+            };
+            let Ok(spec) = serde_json::from_slice::<RunSpec>(&body) else { continue };
             if let Some(package) = self.sources.packages.get(&spec.package) {
                 self.fleet.behaviour.insert(share.run_spec.clone(), package.clone());
             }
@@ -265,18 +263,16 @@ impl Sim {
     /// Effects that the store told of before they were committed (a deliberate break).
     pub(crate) fn perform_early(&mut self) {
         let early = self.store.take_early();
-        let Some(server) = self.server.take() else { return };
-        let epoch = server.runtime.epoch();
+        let Some(epoch) = self.server.as_ref().map(|s| s.runtime.epoch()) else { return };
         for write in early {
             let Ok(Effect::Forward(ForwardEffect::Deploy(order))) = serde_json::from_slice(&write.body)
             else {
                 continue;
             };
-            self.fetch(&server, &order);
+            self.fetch(&order);
             let fence = Fence { epoch, generation: order.generation };
             self.fleet.set(&order.slot, &order.desired, fence, self.now);
         }
-        self.server = Some(server);
     }
 
     /// When the command of that generation was decided.
@@ -336,7 +332,7 @@ impl Sim {
     }
 
     /// False if the alarms' states could not be recorded.
-    fn evaluate(&mut self, server: &mut Server, scope: &Scope, blind: bool) -> bool {
+    fn evaluate(&mut self, server: &Server, scope: &Scope, blind: bool) -> bool {
         let states: BTreeMap<AlarmName, AlarmState> = self
             .alarms(scope)
             .into_iter()
@@ -349,19 +345,22 @@ impl Sim {
                 (name, state)
             })
             .collect();
-        if server.reported.get(scope) == Some(&states) {
+        let Ok(recorded) = server.runtime.team(&team()) else { return false };
+        let recorded = |name: &AlarmName| recorded.scopes.get(scope)?.get(name).map(|status| status.state);
+        // What was not recorded, because the clock was behind, is told again.
+        let alarms: BTreeMap<AlarmName, AlarmReport> = states
+            .into_iter()
+            .filter(|(name, state)| recorded(name) != Some(*state))
+            .map(|(name, state)| (name, AlarmReport { state, why: format!("{state:?}") }))
+            .collect();
+        if alarms.is_empty() {
             self.forget_fired(scope, blind);
             return true;
         }
-        let alarms = states
-            .iter()
-            .map(|(name, state)| (name.clone(), AlarmReport { state: *state, why: format!("{state:?}") }))
-            .collect();
         let event =
             TeamEvent::Evaluated { scope: scope.clone(), at: Timestamp(self.now + self.skew), alarms };
         match server.runtime.submit(&Event::Team(team(), event), &Actor::Tidegate) {
             Ok(_) => {
-                server.reported.insert(scope.clone(), states);
                 self.forget_fired(scope, blind);
                 true
             }
