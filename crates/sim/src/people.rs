@@ -89,9 +89,10 @@ impl Sim {
 
     /// Another bake, another size, another batch: whatever is under way.
     fn edit_pipeline(&mut self, id: &PipelineId, pipeline: &Pipeline, by: &Actor) {
-        let (Some(mut definition), Some(organisation)) =
-            (pipeline.definition.clone(), self.audit.organisation().and_then(|o| o.definition.clone()))
-        else {
+        let (Some(mut definition), Some(organisation)) = (
+            pipeline.definition.as_deref().cloned(),
+            self.audit.organisation().and_then(|o| o.definition.clone()),
+        ) else {
             return;
         };
         setup::edit(&mut definition, &mut self.rng);

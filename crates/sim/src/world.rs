@@ -81,6 +81,7 @@ impl Happening {
             Happening::Poll { .. } => 12,
             Happening::Result { .. } => 13,
             Happening::Late { .. } => 14,
+            Happening::Dispatch { lane: Lane::Page, .. } => 15,
         }
     }
 }
