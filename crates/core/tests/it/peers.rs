@@ -13,7 +13,8 @@ const FAULTS: &str = "Frontend_High_Fault_Rate";
 fn an_alarm_counts_in_every_state_of_a_step() {
     let mut tested = pipeline_json("frontend", "frontend");
     tested["stages"][0]["tests"] = json!([{"name": "smoke", "run": ["bin/smoke"]}]);
-    let states: [(&str, fn(&mut Scenario)); 4] = [
+    type Stop = fn(&mut Scenario);
+    let states: [(&str, Stop); 4] = [
         ("deploying", |s| s.stop_engines("gamma")),
         ("testing", Scenario::stop_tests),
         ("baking", |_| {}),
