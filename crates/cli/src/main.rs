@@ -71,6 +71,8 @@ enum Command {
     Secret(c::secret::Options),
     Token(c::token::Options),
     Endpoints(c::endpoints::Options),
+    #[command(hide = true)]
+    Sim(c::sim::Options),
 }
 
 fn main() -> ExitCode {
@@ -112,5 +114,6 @@ async fn run(cli: Cli) -> Result<(), CliError> {
         Command::Secret(options) => c::secret::run(global, options).await,
         Command::Token(options) => c::token::run(global, options).await,
         Command::Endpoints(options) => c::endpoints::run(global, options).await,
+        Command::Sim(options) => c::sim::run(global, options).await,
     }
 }

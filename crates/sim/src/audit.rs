@@ -5,14 +5,15 @@ use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use tidegate_core::aggregate::State;
 use tidegate_core::decision::Fact;
-use tidegate_core::ids::{CommitId, PipelineId, ReleaseNo, RunSpecDigest, SlotId, TargetId};
+use tidegate_core::ids::{CommitId, PipelineId, RegionId, ReleaseNo, RunSpecDigest, SlotId, TargetId};
 use tidegate_core::lease::Lease;
 use tidegate_core::organisation::Organisation;
 use tidegate_core::pipeline::{Blocker, Cause, Pipeline, PipelineFact, SlotState};
 use tidegate_core::plan::StepId;
 use tidegate_core::scope::Scope;
 use tidegate_core::team::{Team, aggregate_name};
-use tidegate_core::units::Timestamp;
+use tidegate_core::units::{Span, Timestamp};
+use tidegate_core::window::WindowState;
 use tidegate_store::{MemoryStore, Start, Store};
 
 #[derive(Deserialize)]
@@ -30,6 +31,23 @@ pub(crate) struct Conviction {
     with: Option<ReleaseNo>,
 }
 
+/// A bake that runs.
+#[derive(Debug, Clone)]
+pub(crate) struct Bake {
+    pub(crate) started: i64,
+    pub(crate) needed: Span,
+    pub(crate) regions: Vec<RegionId>,
+}
+
+/// What the log says of the world, to be compared with it.
+#[derive(Debug, Clone)]
+pub(crate) enum Claim {
+    /// Something was concluded of what an engine told, which was to have taken this generation.
+    Taken { slot: SlotId, generation: u64 },
+    /// A bake is over.
+    Baked { pipeline: PipelineId, step: StepId, release: ReleaseNo, bake: Bake },
+}
+
 /// The fold of the log and its memory.
 #[derive(Default)]
 pub(crate) struct Audit {
@@ -41,9 +59,18 @@ pub(crate) struct Audit {
     passed: BTreeSet<(PipelineId, StepId, ReleaseNo)>,
     /// What may run in a slot: what has entered the step of its target.
     pub(crate) allowed: BTreeMap<SlotId, BTreeSet<RunSpecDigest>>,
-    bakes: BTreeMap<(PipelineId, StepId), Timestamp>,
-    /// When each command to a slot was decided.
-    pub(crate) ordered: BTreeMap<(SlotId, u64), Timestamp>,
+    /// When each bake began in the world, and how long it is to be in which Regions.
+    bakes: BTreeMap<(PipelineId, StepId), Bake>,
+    /// When each command to a slot was decided, in the world.
+    pub(crate) ordered: BTreeMap<(SlotId, u64), i64>,
+    /// The world's time at which the log is read.
+    world: i64,
+    /// The newest time in the log.
+    pub(crate) newest: i64,
+    /// How many facts decided something that people wait for or fear.
+    pub(crate) turning_points: u64,
+    /// What was concluded and is to be compared with the world.
+    pub(crate) claims: Vec<Claim>,
     rejected: u64,
     /// The newest conviction of each pipeline.
     newest_rejected: BTreeMap<PipelineId, ReleaseNo>,
@@ -100,7 +127,8 @@ impl Audit {
     }
 
     /// Reads on; compares what changed with the stored states (rule 10).
-    pub(crate) fn read(&mut self, store: &MemoryStore) {
+    pub(crate) fn read(&mut self, store: &MemoryStore, world: i64) {
+        self.world = world;
         let mut changed = BTreeSet::new();
         while let Ok(page) = store.facts(None, Start::After(self.position), 1_000) {
             let Some(last) = page.last() else { break };
@@ -110,6 +138,7 @@ impl Audit {
                     self.found.push((10, format!("fact {} does not parse", record.position)));
                     continue;
                 };
+                self.newest = self.newest.max(record.at);
                 let last = self.times.insert(record.aggregate.clone(), record.at);
                 if last.is_some_and(|last| last > record.at) {
                     self.found.push((10, format!("time went back in {}", record.aggregate)));
@@ -154,13 +183,26 @@ impl Audit {
 
     /// What the rules need to know of a fact, before it is applied.
     fn note(&mut self, id: &PipelineId, fact: &PipelineFact, at: Timestamp) {
+        self.turning_points += u64::from(matches!(
+            fact,
+            PipelineFact::Entered { .. }
+                | PipelineFact::BakeStarted { .. }
+                | PipelineFact::StepDone { .. }
+                | PipelineFact::StepRollingBack { .. }
+                | PipelineFact::StepRolledBack { .. }
+                | PipelineFact::SlotAsked { .. }
+                | PipelineFact::Built { .. }
+                | PipelineFact::Defined { .. }
+        ));
         match fact {
-            PipelineFact::StepDone { step, release, at } => {
+            PipelineFact::StepDone { step, release, .. } => {
                 self.passed.insert((id.clone(), step.clone(), *release));
-                self.bake_was_long_enough(id, step, *release, *at);
+                self.baked(id, step, *release);
             }
-            PipelineFact::BakeStarted { step, .. } => {
-                self.bakes.insert((id.clone(), step.clone()), at);
+            PipelineFact::BakeStarted { step, clock } => {
+                let regions = clock.regions.keys().cloned().collect();
+                let bake = Bake { started: self.world, needed: clock.minimum, regions };
+                self.bakes.insert((id.clone(), step.clone()), bake);
             }
             PipelineFact::Entered { step, release, overrides, .. } => {
                 self.entered(id, step, *release, overrides, at);
@@ -171,10 +213,14 @@ impl Audit {
                 let slot = SlotId { target: target.clone(), pipeline: id.clone() };
                 let spec = self.pipeline(id).and_then(|p| p.run_spec(*release, &target.environment)).cloned();
                 self.allowed.entry(slot).or_default().extend(spec);
-                self.order(id, target, *generation, at);
+                self.order(id, target, *generation);
             }
-            PipelineFact::SlotAsked { target, generation, .. }
-            | PipelineFact::SlotBack { target, generation, .. } => self.order(id, target, *generation, at),
+            PipelineFact::SlotAsked { target, generation, .. } => {
+                self.concluded(id, target);
+                self.order(id, target, *generation);
+            }
+            PipelineFact::SlotSettled { target, .. } => self.concluded(id, target),
+            PipelineFact::SlotBack { target, generation, .. } => self.order(id, target, *generation),
             PipelineFact::Rejected { release, cause, taint, .. } => {
                 self.rejected += 1;
                 self.newest_rejected.insert(id.clone(), *release);
@@ -195,9 +241,19 @@ impl Audit {
         }
     }
 
-    fn order(&mut self, id: &PipelineId, target: &TargetId, generation: u64, at: Timestamp) {
+    fn order(&mut self, id: &PipelineId, target: &TargetId, generation: u64) {
         let slot = SlotId { target: target.clone(), pipeline: id.clone() };
-        self.ordered.insert((slot, generation), at);
+        self.ordered.insert((slot, generation), self.world);
+    }
+
+    /// Something follows from what an engine told of a target.
+    fn concluded(&mut self, id: &PipelineId, target: &TargetId) {
+        let Some(generation) = self.pipeline(id).and_then(|p| p.slots.get(target)).map(|s| s.generation)
+        else {
+            return;
+        };
+        let slot = SlotId { target: target.clone(), pipeline: id.clone() };
+        self.claims.push(Claim::Taken { slot, generation });
     }
 
     /// Whoever is taken back for something that it did itself is convicted, whatever the state says of it.
@@ -213,17 +269,13 @@ impl Audit {
         }
     }
 
-    fn bake_was_long_enough(&mut self, id: &PipelineId, step: &StepId, release: ReleaseNo, at: Timestamp) {
-        let needed = self.pipeline(id).and_then(|p| p.plan.step(step)).map(|(_, s)| s.bake);
-        let started = self.bakes.get(&(id.clone(), step.clone())).copied();
-        if let (Some(needed), Some(started)) = (needed, started) {
-            if at.since(started) < needed {
-                let took = at.since(started);
-                self.found
-                    .push((3, format!("{release} of {id} baked in {step} for {took}, not for {needed}")));
+    fn baked(&mut self, id: &PipelineId, step: &StepId, release: ReleaseNo) {
+        match self.bakes.get(&(id.clone(), step.clone())).cloned() {
+            Some(bake) => {
+                let (pipeline, step) = (id.clone(), step.clone());
+                self.claims.push(Claim::Baked { pipeline, step, release, bake });
             }
-        } else {
-            self.found.push((3, format!("{release} of {id} passed {step} without a bake")));
+            None => self.found.push((3, format!("{release} of {id} passed {step} without a bake"))),
         }
     }
 
@@ -337,6 +389,11 @@ impl Audit {
         });
         if let Some((number, _)) = held.filter(|_| !open.contains(&Blocker::Hold)) {
             return Some(format!("hold {number} stands"));
+        }
+        let windows = self.team().and_then(|t| t.definition.as_ref()).map(|d| &d.windows);
+        let shut = windows.is_some_and(|w| matches!(w.check(at), WindowState::Closed { .. }));
+        if shut && stage.production && !open.contains(&Blocker::Window) {
+            return Some("the team's window is closed".to_owned());
         }
         None
     }

@@ -4,6 +4,7 @@
 
 use crate::repo::{Flaw, Package};
 use crate::rng::Rng;
+use crate::script::{Deed, Script};
 use std::collections::{BTreeMap, BTreeSet};
 use tidegate_core::engine::{BoxHealth, BoxObservation, Desired, Fence, Observation};
 use tidegate_core::ids::{Role, RunSpecDigest, SlotId};
@@ -12,6 +13,8 @@ use tidegate_core::units::Timestamp;
 const START_TIMEOUT_MS: i64 = 15_000;
 /// What an observation may be old when a decision is made on it: boxes that failed since are not of tidegate's doing.
 const OBSERVED_WITHIN_MS: i64 = 6_000;
+/// How often a box fails by itself, in a million steps.
+const BREAKS_PER_MILLION: u64 = 200;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Life {
@@ -65,8 +68,8 @@ pub(crate) struct Fleet {
     pub(crate) slots: BTreeMap<SlotId, Slot>,
     /// What a RunSpec's boxes do.
     pub(crate) behaviour: BTreeMap<RunSpecDigest, Package>,
-    /// How often healthy boxes fail by themselves, in a thousand steps.
-    pub(crate) failures_per_mille: u64,
+    /// A break of rule 9, for tests.
+    pub(crate) takes_old_fences: bool,
     /// What was found against rule 2, once seen never forgotten.
     pub(crate) below_minimum: Option<String>,
     /// What was found against rule 9.
@@ -77,7 +80,7 @@ impl Fleet {
     /// A command; false if it is older than one that was taken.
     pub(crate) fn set(&mut self, slot: &SlotId, desired: &Desired, fence: Fence, decided_at: i64) -> bool {
         let state = self.slots.entry(slot.clone()).or_default();
-        if fence < state.fence {
+        if fence < state.fence && !self.takes_old_fences {
             return false;
         }
         if fence.generation < state.fence.generation && self.fence_went_back.is_none() {
@@ -93,7 +96,8 @@ impl Fleet {
         self.slots.values().map(|s| s.fence.epoch).max().unwrap_or(0)
     }
 
-    pub(crate) fn observe(&self, slot: &SlotId) -> Observation {
+    /// What an engine tells of a slot, by a clock that is this far ahead of the world's.
+    pub(crate) fn observe(&self, slot: &SlotId, skew: i64) -> Observation {
         let nothing = Slot::default();
         let state = self.slots.get(slot).unwrap_or(&nothing);
         let boxes = state.boxes.iter().map(|(id, b)| BoxObservation {
@@ -101,8 +105,8 @@ impl Fleet {
             incarnation: b.incarnation,
             run_spec: b.run_spec.clone(),
             health: match b.life {
-                Life::Starting { .. } => BoxHealth::Starting { since: Timestamp(b.started) },
-                Life::Healthy { since } => BoxHealth::Healthy { since: Timestamp(since) },
+                Life::Starting { .. } => BoxHealth::Starting { since: Timestamp(b.started + skew) },
+                Life::Healthy { since } => BoxHealth::Healthy { since: Timestamp(since + skew) },
                 Life::Unhealthy { .. } => BoxHealth::Unhealthy { reason: "exit status 1".to_owned() },
                 Life::Leaving { .. } => BoxHealth::Leaving,
             },
@@ -112,13 +116,18 @@ impl Fleet {
     }
 
     /// Lets time pass.
-    pub(crate) fn step(&mut self, now: i64, rng: &mut Rng) {
+    pub(crate) fn step(&mut self, now: i64, rng: &mut Rng, script: &mut Script) {
         let mut found = None;
-        for (id, slot) in &mut self.slots {
-            for one in slot.boxes.values_mut() {
+        for (number, (id, slot)) in (0_u64..).zip(&mut self.slots) {
+            for (key, one) in &mut slot.boxes {
                 let sick =
                     self.behaviour.get(&one.run_spec).is_some_and(|p| p.flaws.contains(&Flaw::NeverHealthy));
-                one.live(now, sick, self.failures_per_mille, rng);
+                let healthy = matches!(one.life, Life::Healthy { .. });
+                let subject = number << 32 | key;
+                match script.strikes(Deed::BreakBox, subject, if healthy { BREAKS_PER_MILLION } else { 0 }) {
+                    Some(mut fault) => one.fail(now, &mut fault),
+                    None => one.live(now, sick, rng),
+                }
             }
             slot.boxes.retain(|_, b| !matches!(b.life, Life::Leaving { until } if until <= now));
             let taken = slot.converge(now, &self.behaviour, rng);
@@ -137,16 +146,18 @@ fn sick(behaviour: &BTreeMap<RunSpecDigest, Package>, spec: &RunSpecDigest) -> b
 }
 
 impl VBox {
-    fn live(&mut self, now: i64, sick: bool, failures_per_mille: u64, rng: &mut Rng) {
+    /// Fails by itself.
+    fn fail(&mut self, now: i64, rng: &mut Rng) {
+        let restart_at = now + rng.range(2_000, 10_000);
+        self.life = Life::Unhealthy { since: now, was_healthy: true, restart_at };
+    }
+
+    fn live(&mut self, now: i64, sick: bool, rng: &mut Rng) {
         match self.life {
             Life::Starting { ready_at: Some(at) } if at <= now => self.life = Life::Healthy { since: now },
             Life::Starting { ready_at: None } if now - self.started > START_TIMEOUT_MS => {
                 let restart_at = now + 5_000;
                 self.life = Life::Unhealthy { since: now, was_healthy: false, restart_at };
-            }
-            Life::Healthy { .. } if rng.chance(failures_per_mille) && rng.chance(100) => {
-                let restart_at = now + rng.range(2_000, 10_000);
-                self.life = Life::Unhealthy { since: now, was_healthy: true, restart_at };
             }
             Life::Unhealthy { restart_at, .. } if restart_at <= now => {
                 self.incarnation += 1;

@@ -1,49 +1,77 @@
 //! The simulator: the real core and the real runtime on a virtual clock, a virtual store, virtual boxes, builds, tests, people
 //! and alarms, all from one seed. Rules 1 to 10 of the design are checked after every event.
 //!
-//! A run has a safety phase with faults (crashes at any commit, lost and repeated results, late commands, deaf engines, blind
-//! monitoring, full disks, conflicts, failing boxes) and a liveness phase without, in which everything must converge. Whoever
-//! drives it needs only [`Sim::new`] and [`Sim::run`]; a failure prints its seed and the newest lines of the log.
+//! A run has a safety phase with faults (crashes at any operation, lost, repeated and late results, late commands, deaf
+//! engines, blind monitoring, full disks, conflicts, failing boxes, clocks that jump, people who meddle and who edit
+//! definitions) and a liveness phase without, in which everything must converge. Whoever drives it needs only [`Sim::new`] and
+//! [`Sim::run`]. A failure has its seed, the list of what happened before it, and the newest lines of the log; [`shrink`]
+//! makes the list short and [`Sim::recorded`] runs it again.
 //!
-//! What must hold here: nothing depends on anything but the seed (no clock, no hash order), and the world never asks the
-//! server what is so.
+//! What must hold here: nothing depends on anything but the seed and the list (no clock, no hash order), and the world never
+//! asks the server what is so.
 
 mod audit;
+pub mod campaign;
+mod deeds;
 mod fleet;
 mod people;
+mod recording;
 mod repo;
 mod rng;
 mod rules;
+mod script;
 mod server;
 mod setup;
+mod shrink;
 mod store;
 mod world;
 
 use audit::Audit;
 use fleet::Fleet;
 use repo::Sources;
-use rng::Rng;
+use rng::{Rng, mix};
 use rules::RULES;
+use script::Script;
+use serde::{Deserialize, Serialize};
 use server::Server;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
-use store::{MortalStore, VirtualClock};
+use store::{MortalStore, VirtualClock, Wrong};
 use tidegate_core::alarm::AlarmName;
 use tidegate_core::ids::RunSpecDigest;
-use tidegate_core::pipeline::Switches;
+use tidegate_core::pipeline::Break;
 use tidegate_core::scope::Scope;
+use tidegate_core::units::Timestamp;
 use world::Happening;
 
 /// When virtual time begins: a Monday morning.
 const START_MS: i64 = 1_767_600_000_000;
 
+pub use recording::{Recording, RecordingError};
+pub use script::{Choice, Deed};
+pub use shrink::{Shrunk, shrink};
+
+/// A deliberate break of a rule, to prove that the checker sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mutation {
+    /// In what is decided.
+    Core(Break),
+    /// An effect is performed before the commit that orders it (rule 10).
+    DispatchBeforeCommit,
+    /// Engines take commands with an older fence than they have seen (rule 9).
+    OldFencesTaken,
+    /// The store loses facts and keeps the state (rule 10).
+    FactsLost,
+}
+
 /// How a simulation is set up.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
-    /// Breaks of the rules: with one of them the checker must find a violation.
-    pub switches: Switches,
+    /// With one the checker must find a violation.
+    pub mutation: Option<Mutation>,
     /// Length of the phase with faults, in virtual seconds.
     pub safety_s: i64,
     /// Within how many virtual seconds without faults everything must have converged.
@@ -54,7 +82,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Options {
-        Options { switches: Switches::default(), safety_s: 1_800, liveness_s: 7_200, log_lines: 50 }
+        Options { mutation: None, safety_s: 1_800, liveness_s: 7_200, log_lines: 50 }
     }
 }
 
@@ -73,7 +101,7 @@ pub struct Report {
     pub crashes: u64,
     /// Pages that were sent.
     pub pages: u64,
-    /// Virtual seconds until everything had converged after the last fault.
+    /// Virtual seconds until everything had converged after the last fault; of many runs, of the slowest.
     pub converged_s: i64,
 }
 
@@ -86,19 +114,35 @@ pub struct Failure {
     pub rule: u8,
     /// What was seen.
     pub evidence: String,
+    /// When, in milliseconds of virtual time since the run began.
+    pub at_ms: i64,
     /// After how many happenings.
     pub events: u64,
+    /// What the list of choices made happen before it.
+    pub choices: Vec<Choice>,
     /// The newest lines of the log.
     pub log: Vec<String>,
 }
 
+impl Failure {
+    /// The seed, the rule and what was seen, in one line.
+    #[must_use]
+    pub fn headline(&self) -> String {
+        let what = if self.rule == 0 { "not converged".to_owned() } else { format!("rule {}", self.rule) };
+        format!("seed {} after {} events: {what}: {}", self.seed, self.events, self.evidence)
+    }
+}
+
+/// The end of the log, the list of what happened, and the headline.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for line in &self.log {
             writeln!(f, "{line}")?;
         }
-        let what = if self.rule == 0 { "not converged".to_owned() } else { format!("rule {}", self.rule) };
-        write!(f, "seed {} after {} events: {what}: {}", self.seed, self.events, self.evidence)
+        for choice in &self.choices {
+            writeln!(f, "{choice}")?;
+        }
+        f.write_str(&self.headline())
     }
 }
 
@@ -106,8 +150,12 @@ impl fmt::Display for Failure {
 pub struct Sim {
     seed: u64,
     options: Options,
+    /// Of a happening's own stream; see [`Script`] for what strikes.
     pub(crate) rng: Rng,
+    pub(crate) script: Script,
     pub(crate) now: i64,
+    /// How far the server's clock is ahead of the world's, in milliseconds.
+    pub(crate) skew: i64,
     queue: BTreeMap<(i64, u64), Happening>,
     queued: u64,
     clock: Arc<VirtualClock>,
@@ -115,6 +163,8 @@ pub struct Sim {
     /// `None` while it is down.
     server: Option<Server>,
     lives: u64,
+    /// How many states the server keeps in memory.
+    cache: usize,
     pub(crate) faults: bool,
     pub(crate) fleet: Fleet,
     pub(crate) sources: Sources,
@@ -123,10 +173,14 @@ pub struct Sim {
     weather: BTreeMap<(Scope, AlarmName), i64>,
     /// Alarms that have fired since they were last asked for: metrics are retained.
     fired: BTreeSet<(Scope, AlarmName)>,
-    /// Until when monitoring has no data.
-    blind_until: BTreeMap<Scope, i64>,
+    /// From when until when monitoring has no data.
+    pub(crate) blind: BTreeMap<Scope, Vec<(i64, i64)>>,
     /// Until when engines neither take commands nor tell anything.
     deaf_until: i64,
+    /// Until when the server stands still.
+    paused_until: i64,
+    /// At which of its operations the next server dies.
+    start_dies_after: Option<u32>,
     /// Since when neither the server nor the store nor monitoring nor an engine has been disturbed.
     undisturbed_since: i64,
     pub(crate) crash_changed_boxes: Option<String>,
@@ -140,29 +194,51 @@ impl Sim {
     /// A world and a server that has just been set up.
     #[must_use]
     pub fn new(seed: u64, options: Options) -> Sim {
+        Sim::with(seed, options, Script::of(seed, options.safety_s * 1_000))
+    }
+
+    /// The same with a list of choices that was recorded: nothing else happens.
+    #[must_use]
+    pub fn recorded(seed: u64, options: Options, choices: &[Choice]) -> Sim {
+        Sim::with(seed, options, Script::recorded(seed, choices))
+    }
+
+    fn with(seed: u64, options: Options, script: Script) -> Sim {
         let mut rng = Rng::new(seed);
         let shape = rng.next();
+        let wrong = match options.mutation {
+            Some(Mutation::DispatchBeforeCommit) => Wrong::TellsEarly,
+            Some(Mutation::FactsLost) => Wrong::LosesFacts,
+            Some(Mutation::Core(_) | Mutation::OldFencesTaken) | None => Wrong::Nothing,
+        };
+        let takes_old_fences = options.mutation == Some(Mutation::OldFencesTaken);
         let clock = Arc::new(VirtualClock::default());
         clock.set(START_MS);
         let mut sim = Sim {
             seed,
             options,
             rng,
+            script,
             now: START_MS,
+            skew: 0,
             queue: BTreeMap::new(),
             queued: 0,
             clock,
-            store: Arc::new(MortalStore::default()),
+            store: Arc::new(MortalStore::new(wrong)),
             server: None,
             lives: 0,
+            // A few too little for all aggregates, or plenty.
+            cache: if shape & 128 == 0 { 64 } else { 10 },
             faults: true,
-            fleet: Fleet { failures_per_mille: 5, ..Fleet::default() },
+            fleet: Fleet { takes_old_fences, ..Fleet::default() },
             sources: Sources::default(),
             audit: Audit::new(options.log_lines),
             weather: BTreeMap::new(),
             fired: BTreeSet::new(),
-            blind_until: BTreeMap::new(),
+            blind: BTreeMap::new(),
             deaf_until: 0,
+            paused_until: 0,
+            start_dies_after: None,
             undisturbed_since: START_MS,
             crash_changed_boxes: None,
             mended: BTreeSet::new(),
@@ -179,10 +255,19 @@ impl Sim {
     ///
     /// # Errors
     /// The first violation of a rule, or what did not converge.
-    pub fn run(mut self) -> Result<Report, Box<Failure>> {
+    pub fn run(self) -> Result<Report, Box<Failure>> {
+        self.run_until(i64::MAX)
+    }
+
+    /// Runs both phases as far as this, in milliseconds since the run began.
+    fn run_until(mut self, end_ms: i64) -> Result<Report, Box<Failure>> {
+        let end = end_ms.saturating_add(START_MS);
         let calm = self.now + self.options.safety_s * 1_000;
         while self.now < calm {
             self.one()?;
+            if self.now > end {
+                return Ok(self.report);
+            }
         }
         self.end_faults();
         let from = self.now;
@@ -192,6 +277,9 @@ impl Sim {
                 return Err(self.failure(0, why));
             }
             self.one()?;
+            if self.now > end {
+                return Ok(self.report);
+            }
         }
         self.verify_everything()?;
         self.report.converged_s = (self.now - from) / 1_000;
@@ -204,21 +292,43 @@ impl Sim {
 
     /// One happening, and all rules.
     fn one(&mut self) -> Result<(), Box<Failure>> {
-        let Some(((at, _), happening)) = self.queue.pop_first() else {
-            return Err(self.failure(0, "nothing happens any more".to_owned()));
+        let next = self.queue.first_key_value().map(|((at, _), _)| *at);
+        let deed_at = self.script.next_at().map(|at| START_MS + at);
+        let (before, turns) = (self.audit.facts(), self.audit.turning_points);
+        let in_world = match (deed_at, next) {
+            (Some(deed), next) if next.is_none_or(|next| deed <= next) => {
+                self.it_is(deed);
+                if let Some(choice) = self.script.take() {
+                    self.do_deed(choice);
+                }
+                true
+            }
+            _ => {
+                let Some(((at, _), happening)) = self.queue.pop_first() else {
+                    return Err(self.failure(0, "nothing happens any more".to_owned()));
+                };
+                self.it_is(at);
+                let own = u64::try_from(self.now).unwrap_or(0).rotate_left(32) ^ happening.stream();
+                self.rng = Rng::new(mix(self.seed ^ mix(own)));
+                let world = matches!(
+                    happening,
+                    Happening::Fleet | Happening::Deliver { .. } | Happening::Dispatch { .. }
+                );
+                self.happen(happening);
+                world
+            }
         };
-        self.now = self.now.max(at);
-        self.clock.set(self.now);
-        let before = self.audit.facts();
-        let in_world =
-            matches!(happening, Happening::Fleet | Happening::Deliver { .. } | Happening::Dispatch { .. });
-        self.happen(happening);
         self.report.events += 1;
+        self.perform_early();
         let dead = self.server.is_some() && self.store.is_dead();
         if dead {
             self.crash();
         }
-        self.audit.read(&self.store.inner);
+        self.audit.read(&self.store.inner, self.now);
+        if self.audit.turning_points > turns {
+            self.script.turning_point(self.audit.facts());
+        }
+        self.verify_claims();
         // Nothing has changed but the time, and the fleet's next step comes within a second.
         if !in_world && !dead && before == self.audit.facts() {
             return Ok(());
@@ -232,8 +342,25 @@ impl Sim {
     }
 
     fn failure(&self, rule: u8, evidence: String) -> Box<Failure> {
-        let log = self.audit.lines.clone();
-        Box::new(Failure { seed: self.seed, rule, evidence, events: self.report.events, log })
+        let (log, choices) = (self.audit.lines.clone(), self.script.happened());
+        let (at_ms, events) = (self.now - START_MS, self.report.events);
+        Box::new(Failure { seed: self.seed, rule, evidence, at_ms, events, choices, log })
+    }
+
+    fn it_is(&mut self, at: i64) {
+        self.now = self.now.max(at);
+        self.clock.set(self.now + self.skew);
+        self.script.at(self.now - START_MS);
+    }
+
+    /// The time by which the server decides: its clock's, but never before what is on record.
+    pub(crate) fn server_now(&self) -> i64 {
+        (self.now + self.skew).max(self.audit.newest)
+    }
+
+    /// When something that is on record as of then happened in the world, at the latest.
+    pub(crate) fn in_world(&self, recorded: Timestamp) -> i64 {
+        recorded.0 - self.skew
     }
 
     /// Since when nothing has kept the server from doing its work.

@@ -1,14 +1,16 @@
-//! People: they review, hold, lift, override, roll back and raise alarms; when the faults are over they put things right, with
+//! People: they review, hold, lift, override, roll back, raise alarms and edit definitions; when the faults are over they put things right, with
 //! the means that tidegate gives them: fixes, reverts, approvals, and a retry with a reason.
 
 use crate::repo::Draft;
+use crate::script::Deed;
 use crate::server::{failed_build, flip};
-use crate::setup::{PEOPLE, team, word};
+use crate::setup::{self, PEOPLE, team, word};
 use crate::{Sim, world::Happening};
 use std::collections::BTreeSet;
 use tidegate_core::alarm::AlarmName;
 use tidegate_core::decision::{Actor, Event};
 use tidegate_core::ids::{CommitId, PipelineId, ReleaseNo, SourceId, UserId};
+use tidegate_core::lint;
 use tidegate_core::organisation::OrganisationEvent;
 use tidegate_core::pipeline::{Blocker, Build, Pipeline, PipelineEvent, Release, Standing};
 use tidegate_core::scope::Scope;
@@ -28,10 +30,6 @@ impl Sim {
         }
     }
 
-    pub(crate) fn person(&mut self) {
-        if self.faults { self.meddle() } else { self.put_right() }
-    }
-
     fn someone(&mut self) -> Actor {
         Actor::User(word(self.rng.pick(&PEOPLE).copied().unwrap_or("ada")))
     }
@@ -40,49 +38,78 @@ impl Sim {
         let _ = self.submit(&Event::Pipeline(pipeline.clone(), event), by);
     }
 
-    fn meddle(&mut self) {
+    /// What the list says that a person does, to a pipeline of the list's choice.
+    pub(crate) fn meddle(&mut self, deed: Deed) {
         let all: Vec<PipelineId> = self.audit.pipelines().map(|(id, _)| id).collect();
         let Some(id) = self.rng.pick(&all).cloned() else { return };
         let by = self.someone();
         let reason = "a person of the simulation says so".to_owned();
-        let now = Timestamp(self.now);
         let Some(pipeline) = self.audit.pipeline(&id).cloned() else { return };
-        match self.rng.range(0, 13) {
-            0 => {
+        match deed {
+            Deed::Hold => {
+                let now = Timestamp(self.server_now());
                 let until = flip(&mut self.rng).then(|| now + Span::seconds(60));
                 self.tell(&id, PipelineEvent::HoldPlaced { by: by.clone(), reason, until, stage: None }, &by);
             }
-            1 | 2 => {
-                for hold in pipeline.holds.keys() {
-                    self.tell(&id, PipelineEvent::HoldLifted { hold: *hold, by: by.clone() }, &by);
-                }
-            }
-            3 => self.order_rollback(&id, &pipeline, &by, reason),
-            4 | 5 => {
-                let blockers =
-                    BTreeSet::from([Blocker::Hold, Blocker::AggregateAlarm, Blocker::OrganisationAlarm]);
-                let Some((release, _)) = pipeline.newest() else { return };
-                let expires = now + Span::seconds(120);
-                let event = PipelineEvent::Overridden {
-                    release,
-                    blockers,
-                    steps: BTreeSet::new(),
-                    by: by.clone(),
-                    reason,
-                    expires,
-                };
-                self.tell(&id, event, &by);
-            }
-            6 => self.organisation_alarm(true, &by),
-            7 => self.organisation_alarm(false, &by),
-            8 => self.skip(&id, &pipeline, &by, reason),
-            9 => self.lift_skips(&id, &pipeline, &by),
-            10 if self.rng.chance(300) => {
-                self.tell(&id, PipelineEvent::RetireOrdered { by: by.clone(), reason }, &by)
-            }
-            11 | 12 if !pipeline.life.is_active() => self.revive(&id, &pipeline, &by),
+            Deed::LiftHolds => self.lift_holds(&id, &pipeline, &by),
+            Deed::Rollback => self.order_rollback(&id, &pipeline, &by, reason),
+            Deed::Override => self.open_everything(&id, &pipeline, &by, reason),
+            Deed::RaiseAlarm => self.organisation_alarm(true, &by),
+            Deed::ClearAlarm => self.organisation_alarm(false, &by),
+            Deed::Skip => self.skip(&id, &pipeline, &by, reason),
+            Deed::LiftSkips => self.lift_skips(&id, &pipeline, &by),
+            Deed::Retire => self.tell(&id, PipelineEvent::RetireOrdered { by: by.clone(), reason }, &by),
+            Deed::Revive if !pipeline.life.is_active() => self.revive(&id, &pipeline, &by),
+            Deed::EditPipeline => self.edit_pipeline(&id, &pipeline, &by),
+            Deed::EditOrganisation => self.edit_organisation(&by),
             _ => self.retry_failed(&id, &pipeline),
         }
+    }
+
+    fn lift_holds(&mut self, id: &PipelineId, pipeline: &Pipeline, by: &Actor) {
+        for hold in pipeline.holds.keys() {
+            self.tell(id, PipelineEvent::HoldLifted { hold: *hold, by: by.clone() }, by);
+        }
+    }
+
+    /// Lets the newest release pass everything that a person may open.
+    fn open_everything(&mut self, id: &PipelineId, pipeline: &Pipeline, by: &Actor, reason: String) {
+        let Some((release, _)) = pipeline.newest() else { return };
+        let event = PipelineEvent::Overridden {
+            release,
+            blockers: [Blocker::Window, Blocker::Hold, Blocker::AggregateAlarm, Blocker::OrganisationAlarm]
+                .into(),
+            steps: BTreeSet::new(),
+            by: by.clone(),
+            reason,
+            expires: Timestamp(self.server_now()) + Span::seconds(120),
+        };
+        self.tell(id, event, by);
+    }
+
+    /// Another bake, another size, another batch: whatever is under way.
+    fn edit_pipeline(&mut self, id: &PipelineId, pipeline: &Pipeline, by: &Actor) {
+        let (Some(mut definition), Some(organisation)) = (
+            pipeline.definition.as_deref().cloned(),
+            self.audit.organisation().and_then(|o| o.definition.clone()),
+        ) else {
+            return;
+        };
+        setup::edit(&mut definition, &mut self.rng);
+        // The server takes no other.
+        if lint::pipeline(&definition, &organisation).is_empty() {
+            self.tell(id, PipelineEvent::Applied { definition: Box::new(definition) }, by);
+        }
+    }
+
+    /// An AZ more or less, another window.
+    fn edit_organisation(&mut self, by: &Actor) {
+        let shape = self.rng.next();
+        let organisation = setup::organisation(shape);
+        let team_event = setup::team_of(&organisation);
+        let event = OrganisationEvent::Applied { definition: Box::new(organisation) };
+        let _ = self.submit(&Event::Organisation(event), by);
+        let _ = self.submit(&Event::Team(team(), team_event), by);
     }
 
     fn skip(&mut self, id: &PipelineId, pipeline: &Pipeline, by: &Actor, reason: String) {
@@ -125,7 +152,7 @@ impl Sim {
     }
 
     /// After the faults: everything that only people can mend.
-    fn put_right(&mut self) {
+    pub(crate) fn put_right(&mut self) {
         let by = self.someone();
         self.organisation_alarm(false, &by);
         let all: Vec<(PipelineId, Pipeline)> =
@@ -135,9 +162,7 @@ impl Sim {
                 self.revive(&id, &pipeline, &by);
             }
             self.lift_skips(&id, &pipeline, &by);
-            for hold in pipeline.holds.keys() {
-                self.tell(&id, PipelineEvent::HoldLifted { hold: *hold, by: by.clone() }, &by);
-            }
+            self.lift_holds(&id, &pipeline, &by);
             self.review_everything(&id);
             self.mend(&id, &pipeline);
             self.retry_failed(&id, &pipeline);
@@ -152,9 +177,9 @@ impl Sim {
             Some((step.clone(), state.candidate.filter(|_| alarm)?))
         });
         let Some((step, release)) = blocked else { return };
-        let expires = Timestamp(self.now) + Span::seconds(60);
-        let given =
-            |o: &tidegate_core::pipeline::Override| o.release == release && o.expires >= Timestamp(self.now);
+        let now = Timestamp(self.server_now());
+        let expires = now + Span::seconds(60);
+        let given = |o: &tidegate_core::pipeline::Override| o.release == release && o.expires >= now;
         let flawless = pipeline.releases.get(&release).is_some_and(|r| self.is_flawless(r));
         if !flawless || pipeline.overrides.values().any(given) {
             return;
@@ -215,7 +240,7 @@ impl Sim {
     fn retry_failed(&mut self, id: &PipelineId, pipeline: &Pipeline) {
         let Some((newest, release)) = pipeline.newest() else { return };
         let flawless = self.is_flawless(release);
-        let failed = failed_build(&release.build, self.now);
+        let failed = failed_build(&release.build, self.server_now());
         let rejected = matches!(release.build, Build::Built { .. })
             && matches!(release.standing, Standing::Rejected { .. })
             && !self.faults;

@@ -39,12 +39,16 @@ pub(crate) fn mix(n: u64) -> u64 {
     z ^ (z >> 31)
 }
 
+/// A number for a text (FNV-1a).
+pub(crate) fn hash_of(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}
+
 /// As many hexadecimal digits as a name needs, made of a text.
 pub(crate) fn hex_of(text: &str, digits: usize) -> String {
-    let seed = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
-    let mut rng = Rng::new(seed);
+    let mut rng = Rng::new(hash_of(text));
     let mut hex = String::new();
     while hex.len() < digits {
         hex.push_str(&format!("{:016x}", rng.next()));

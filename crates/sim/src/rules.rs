@@ -1,11 +1,13 @@
 //! Rules 1 to 10 of the design, each checked after every event on the folded log and on the virtual world.
 
 use crate::Sim;
+use crate::audit::Claim;
 use std::collections::{BTreeMap, BTreeSet};
 use tidegate_core::alarm::{AlarmState, high_severity_name};
 use tidegate_core::ids::{EnvironmentId, PipelineId, RegionId, Role, ServiceId, TargetId};
 use tidegate_core::lease::{Lease, LeaseId};
 use tidegate_core::pipeline::{Build, Life, Motion, Pipeline, Standing, Work, unreviewed};
+use tidegate_core::plan::Target;
 use tidegate_core::scope::Scope;
 use tidegate_core::team::one_box_name;
 use tidegate_core::units::Timestamp;
@@ -21,8 +23,9 @@ const WAKE_GRACE_MS: i64 = 100;
 /// A rule with its number.
 pub(crate) type Rule = (u8, fn(&Sim) -> Result<(), String>);
 
-/// All of them.
+/// All of them, first the one without which the log says nothing about the others.
 pub(crate) const RULES: [Rule; 10] = [
+    (10, rule_10),
     (1, rule_1),
     (2, rule_2),
     (3, rule_3),
@@ -32,11 +35,60 @@ pub(crate) const RULES: [Rule; 10] = [
     (7, rule_7),
     (8, rule_8),
     (9, rule_9),
-    (10, rule_10),
 ];
 
 fn noted(sim: &Sim, rule: u8) -> Result<(), String> {
     sim.audit.found.iter().find(|(number, _)| *number == rule).map_or(Ok(()), |(_, why)| Err(why.clone()))
+}
+
+impl Sim {
+    /// Compares what the log has concluded with the world (rule 3): an engine whose observation counts has taken its newest
+    /// command; a bake has been watched for as long as it was to be, by the world's clock and with data.
+    pub(crate) fn verify_claims(&mut self) {
+        for claim in std::mem::take(&mut self.audit.claims) {
+            let wrong = match claim {
+                Claim::Taken { slot, generation } => {
+                    let taken = self.fleet.slots.get(&slot).map_or(0, |s| s.fence.generation);
+                    (taken < generation).then(|| {
+                        format!(
+                            "what {slot} told counts for generation {generation}, and it has taken {taken}"
+                        )
+                    })
+                }
+                Claim::Baked { pipeline, step, release, bake } => {
+                    let environment = self
+                        .audit
+                        .pipeline(&pipeline)
+                        .and_then(|p| p.plan.step(&step))
+                        .map(|(stage, _)| stage.environment.clone());
+                    environment.and_then(|environment| {
+                        let scopes =
+                            bake.regions.iter().map(|r| Scope { environment: environment.clone(), region: r.clone() });
+                        let seen = scopes.map(|scope| self.seen_since(&scope, bake.started)).min();
+                        let needed = i64::try_from(bake.needed.millis()).unwrap_or(i64::MAX);
+                        seen.filter(|seen| *seen < needed).map(|seen| {
+                            format!(
+                                "{release} of {pipeline} baked in {step}, watched for {seen} ms and not for {needed} ms"
+                            )
+                        })
+                    })
+                }
+            };
+            self.audit.found.extend(wrong.map(|why| (3, why)));
+        }
+    }
+
+    /// How long monitoring has had data of a Region since then.
+    fn seen_since(&self, scope: &Scope, from: i64) -> i64 {
+        let mut blind: Vec<(i64, i64)> = self.blind.get(scope).cloned().unwrap_or_default();
+        blind.sort_unstable();
+        let (mut seen, mut at) = (0, from);
+        for (start, end) in blind {
+            seen += (start.min(self.now) - at).max(0);
+            at = at.max(end);
+        }
+        seen + (self.now - at).max(0)
+    }
 }
 
 /// Of a service in an environment, over all its pipelines, at most one AZ of a Region is deployed to at a time, and a release
@@ -177,7 +229,7 @@ fn alarms_lead_to_rollback(sim: &Sim, pipeline: &Pipeline) -> Result<(), String>
                 if status.state != AlarmState::Alarm {
                     continue;
                 }
-                let since = status.since.0.max(entered.0).max(sim.working_since());
+                let since = sim.in_world(status.since.max(entered)).max(sim.working_since());
                 if sim.now - since > ROLLBACK_WITHIN_MS {
                     return Err(format!(
                         "{name} fires in {scope} since {}, and {release} in {} is not taken back",
@@ -215,7 +267,7 @@ fn rule_8(sim: &Sim) -> Result<(), String> {
                     "{what} of {id} is awaited until {deadline}, and no timer fires by then"
                 ));
             }
-            if sim.now - deadline.0.max(sim.working_since()) > DEADLINE_GRACE_MS {
+            if sim.now - sim.in_world(*deadline).max(sim.working_since()) > DEADLINE_GRACE_MS {
                 return Err(format!("{what} of {id} is awaited beyond its deadline {deadline}"));
             }
         }
@@ -224,7 +276,7 @@ fn rule_8(sim: &Sim) -> Result<(), String> {
             continue;
         }
         // Whoever was woken may not have looked yet; decisions of one moment are a millisecond apart.
-        if timer.is_some_and(|due| due <= sim.now + WAKE_GRACE_MS) {
+        if timer.is_some_and(|due| due <= sim.server_now() + WAKE_GRACE_MS) {
             continue;
         }
         waits_have_reasons(sim, pipeline).map_err(|why| format!("{id}: {why}"))?;
@@ -267,16 +319,16 @@ fn deadlines(pipeline: &Pipeline) -> Vec<(String, Timestamp)> {
 
 fn waits_have_reasons(sim: &Sim, pipeline: &Pipeline) -> Result<(), String> {
     for (step, state) in &pipeline.steps {
+        // What is left of a step that a definition no longer has waits for nothing.
+        let Some((_, planned)) = pipeline.plan.step(step) else { continue };
         let newest = state.work.under_way().map(|(r, _)| r).max(state.done);
         if let Some(release) = state.candidate.filter(|c| newest.is_none_or(|n| n < *c))
             && state.waiting.is_empty()
         {
             return Err(format!("{release} waits before {step} without a reason"));
         }
-        let planned = pipeline.plan.step(step).map(|(_, s)| s);
-        let moves = planned.is_some_and(|s| {
-            s.targets.iter().any(|t| pipeline.slots.get(&t.id).is_some_and(|s| s.motion != Motion::Settled))
-        });
+        let motion = |t: &Target| pipeline.slots.get(&t.id).map(|slot| &slot.motion);
+        let moves = planned.targets.iter().any(|t| motion(t).is_some_and(|m| *m != Motion::Settled));
         if matches!(state.work, Work::Deploying { .. } | Work::RollingBack { .. }) && !moves {
             return Err(format!("{step} is {} and none of its targets moves", state.work.phase()));
         }
@@ -304,7 +356,18 @@ fn rule_9(sim: &Sim) -> Result<(), String> {
     sim.fleet.fence_went_back.clone().map_or(Ok(()), Err)
 }
 
-/// Folding the log gives the stored state.
+/// Folding the log gives the stored state, and nothing was ordered that does not stand in it.
 fn rule_10(sim: &Sim) -> Result<(), String> {
-    noted(sim, 10)
+    noted(sim, 10)?;
+    for (slot, state) in &sim.fleet.slots {
+        let recorded = sim.audit.pipeline(&slot.pipeline).and_then(|p| p.slots.get(&slot.target));
+        let recorded = recorded.map_or(0, |s| s.generation);
+        if state.fence.generation > recorded {
+            return Err(format!(
+                "{slot} was sent {}, and the log knows of generation {recorded}",
+                state.fence
+            ));
+        }
+    }
+    Ok(())
 }

@@ -1,9 +1,12 @@
 //! The virtual server: the real runtime, and around it what a server's loops and workers do, with delays and losses.
 
 use crate::repo::Flaw;
+use crate::rng::{Rng, hash_of};
+use crate::script::Deed;
 use crate::setup::{self, team};
+use crate::store::Death;
 use crate::world::Happening;
-use crate::{Sim, rng::Rng};
+use crate::{Mutation, Sim};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tidegate_core::alarm::{AlarmName, AlarmState};
@@ -13,11 +16,13 @@ use tidegate_core::decision::{
 use tidegate_core::engine::Fence;
 use tidegate_core::ids::{PipelineId, RunSpecDigest, SlotId, SourceId};
 use tidegate_core::organisation::OrganisationEvent;
-use tidegate_core::pipeline::{Build, Grant, Motion, PipelineEvent};
+use tidegate_core::pipeline::{Build, Grant, Motion, PipelineEvent, StepState, Switches, Work};
+use tidegate_core::run_spec::RunSpec;
 use tidegate_core::scope::Scope;
 use tidegate_core::team::{Report as AlarmReport, TeamEvent};
 use tidegate_core::units::{Span, Timestamp};
 use tidegate_runtime::{Lane, Options, Outcome, PendingEffect, Runtime, SubmitError};
+use tidegate_store::Store;
 
 /// How many effects are performed at a time in each lane.
 const EFFECTS_MAX: usize = 16;
@@ -27,9 +32,8 @@ pub(crate) struct Server {
     pub(crate) runtime: Runtime,
     pub(crate) life: u64,
     in_flight: BTreeSet<EffectId>,
-    /// Up to where each Region was watched.
-    watched: BTreeMap<Scope, i64>,
-    reported: BTreeMap<Scope, BTreeMap<AlarmName, AlarmState>>,
+    /// Up to where each Region was watched, and how far the clock was off then.
+    watched: BTreeMap<Scope, (i64, i64)>,
     /// How often it looked at its timers.
     rounds: u64,
 }
@@ -37,21 +41,23 @@ pub(crate) struct Server {
 impl Sim {
     pub(crate) fn start_server(&mut self) {
         self.store.revive();
+        self.paused_until = 0;
+        if let Some(after) = self.start_dies_after.take() {
+            self.store.die(Death::AtOperation, after);
+        }
         let (store, clock) = (Arc::clone(&self.store), Arc::clone(&self.clock));
-        let options = Options { cache: 12, switches: self.options.switches, listener: None };
+        let switches = match self.options.mutation {
+            Some(Mutation::Core(broken)) => Switches::from(broken),
+            _ => Switches::default(),
+        };
+        let options = Options { cache: self.cache, switches, listener: None };
         let Ok(runtime) = Runtime::open(store, clock, options, self.fleet.highest_epoch()) else {
             return self.at(1_000, Happening::StartServer);
         };
         self.lives += 1;
         let life = self.lives;
-        self.server = Some(Server {
-            runtime,
-            life,
-            in_flight: BTreeSet::new(),
-            watched: BTreeMap::new(),
-            reported: BTreeMap::new(),
-            rounds: 0,
-        });
+        self.server =
+            Some(Server { runtime, life, in_flight: BTreeSet::new(), watched: BTreeMap::new(), rounds: 0 });
         self.disturbed(self.now);
         for (after, happening) in [
             (50, Happening::Dispatch { life, lane: Lane::Rollback }),
@@ -81,11 +87,10 @@ impl Sim {
 
     pub(crate) fn apply_definitions(&mut self, shape: u64) {
         let organisation = setup::organisation(shape);
-        let (definition, services) = (organisation.teams[0].clone(), organisation.services.clone());
-        let emails = organisation.users.iter().map(|u| (u.name.clone(), u.emails.clone())).collect();
+        let team_event = setup::team_of(&organisation);
         let mut events = vec![
             Event::Organisation(OrganisationEvent::Applied { definition: Box::new(organisation) }),
-            Event::Team(team(), TeamEvent::Applied { definition: Box::new(definition), services, emails }),
+            Event::Team(team(), team_event),
         ];
         for definition in setup::pipelines(shape) {
             let id = definition.name.clone();
@@ -99,6 +104,9 @@ impl Sim {
 
     /// Submits an event that nobody repeats by itself; `None` if it did not go through.
     pub(crate) fn submit(&mut self, event: &Event, cause: &Actor) -> Option<Outcome> {
+        if self.paused_until > self.now {
+            return None;
+        }
         self.server.as_ref()?.runtime.submit(event, cause).ok()
     }
 
@@ -190,14 +198,17 @@ impl Sim {
     /// A result comes back later: once, twice, or never.
     fn come_back(&mut self, server: &mut Server, effect: EffectId, event: Event, takes: i64) {
         server.in_flight.insert(effect.clone());
-        let happening = Happening::Result { life: server.life, effect, event: Box::new(event) };
-        if self.faults && self.rng.chance(20) {
+        let happening =
+            Happening::Result { life: server.life, effect: effect.clone(), event: Box::new(event) };
+        let subject = hash_of(&effect.0);
+        if self.script.strikes(Deed::LoseResult, subject, 20_000).is_some() {
             return;
         }
-        if self.faults && self.rng.chance(100) {
+        if self.script.strikes(Deed::RepeatResult, subject, 100_000).is_some() {
             self.at(takes + 7_000, happening.clone());
         }
-        self.at(takes, happening);
+        let late = self.script.strikes(Deed::DelayResult, subject, 20_000);
+        self.at(late.map_or(takes, |mut chance| chance.range(150_000, 600_000)), happening);
     }
 
     fn result(&mut self, server: &mut Server, effect: EffectId, event: Box<Event>) {
@@ -213,35 +224,60 @@ impl Sim {
 
     fn command(&mut self, server: &mut Server, id: &EffectId, attempt: u32, order: &SlotOrder) {
         if self.deaf_until > self.now {
-            let _ = server.runtime.effect_failed(id, attempt + 1, Timestamp(self.now + 2_000));
+            let again = server.runtime.now() + Span::seconds(2);
+            let _ = server.runtime.effect_failed(id, attempt + 1, again);
             return;
         }
-        for share in &order.desired.split {
-            let Ok(Some(spec)) = server.runtime.run_spec(&share.run_spec) else { continue };
-            if let Some(package) = self.sources.packages.get(&spec.package) {
-                self.fleet.behaviour.insert(share.run_spec.clone(), package.clone());
-            }
-        }
+        self.fetch(order);
         let fence = Fence { epoch: server.runtime.epoch(), generation: order.generation };
         let decided_at = self.decided_at(&order.slot, order.generation);
         let (slot, desired) = (order.slot.clone(), order.desired.clone());
-        if self.faults && self.rng.chance(100) {
+        let subject = hash_of(&id.0);
+        if let Some(mut chance) = self.script.strikes(Deed::DelayCommand, subject, 100_000) {
             // On its way for long; it may arrive after a newer one, or when its server is dead.
-            let late = self.rng.range(500, 10_000);
+            let late = chance.range(500, 10_000);
             self.at(late, Happening::Deliver { slot, desired, fence, decided_at });
         } else {
             self.fleet.set(&slot, &desired, fence, decided_at);
         }
-        if self.faults && self.rng.chance(50) {
+        if self.script.strikes(Deed::RepeatCommand, subject, 50_000).is_some() {
             // Nobody notes that it was sent: it is sent again.
             return;
         }
         let _ = server.runtime.effect_done(id);
     }
 
+    /// An engine fetches what it is to run.
+    fn fetch(&mut self, order: &SlotOrder) {
+        for share in &order.desired.split {
+            let Ok(Some(body)) = self.store.inner.document(&format!("run-spec/{}", share.run_spec)) else {
+                continue;
+            };
+            let Ok(spec) = serde_json::from_slice::<RunSpec>(&body) else { continue };
+            if let Some(package) = self.sources.packages.get(&spec.package) {
+                self.fleet.behaviour.insert(share.run_spec.clone(), package.clone());
+            }
+        }
+    }
+
+    /// Effects that the store told of before they were committed (a deliberate break).
+    pub(crate) fn perform_early(&mut self) {
+        let early = self.store.take_early();
+        let Some(epoch) = self.server.as_ref().map(|s| s.runtime.epoch()) else { return };
+        for write in early {
+            let Ok(Effect::Forward(ForwardEffect::Deploy(order))) = serde_json::from_slice(&write.body)
+            else {
+                continue;
+            };
+            self.fetch(&order);
+            let fence = Fence { epoch, generation: order.generation };
+            self.fleet.set(&order.slot, &order.desired, fence, self.now);
+        }
+    }
+
     /// When the command of that generation was decided.
     fn decided_at(&self, slot: &SlotId, generation: u64) -> i64 {
-        self.audit.ordered.get(&(slot.clone(), generation)).map_or(self.now, |at| at.0)
+        self.audit.ordered.get(&(slot.clone(), generation)).map_or(self.now, |at| *at)
     }
 
     /// Moving slots every second, the others now and then.
@@ -257,10 +293,11 @@ impl Sim {
                     continue;
                 }
                 let slot = SlotId { target: target.clone(), pipeline: id.clone() };
-                let observation = self.fleet.observe(&slot);
+                let observation = self.fleet.observe(&slot, self.skew);
+                let subject = hash_of(&slot.to_string());
                 let event = Event::Pipeline(id.clone(), PipelineEvent::SlotObserved { observation });
-                if self.faults && self.rng.chance(20) {
-                    let late = self.rng.range(500, 4_000);
+                if let Some(mut chance) = self.script.strikes(Deed::DelayObservation, subject, 20_000) {
+                    let late = chance.range(500, 4_000);
                     self.at(late, Happening::Late { life: server.life, event: Box::new(event) });
                     continue;
                 }
@@ -275,14 +312,18 @@ impl Sim {
     /// Evaluates alarms, then grants what was watched.
     fn monitor(&mut self, server: &mut Server) {
         for scope in self.scopes() {
-            let blind = self.blind_until.get(&scope).is_some_and(|until| *until > self.now);
-            let from = server.watched.get(&scope).copied().unwrap_or(self.now);
+            // An interval in which the clock was set has no length that anybody could tell.
+            let before = server.watched.get(&scope).copied().filter(|(_, skew)| *skew == self.skew);
+            let from = before.map_or(self.now, |(from, _)| from);
+            let blind =
+                |at: i64| self.blind.get(&scope).is_some_and(|all| all.iter().any(|(_, until)| *until > at));
+            let (blind, was_blind) = (blind(self.now), blind(from));
             if !self.evaluate(server, &scope, blind) {
                 continue;
             }
-            server.watched.insert(scope.clone(), self.now);
+            server.watched.insert(scope.clone(), (self.now, self.skew));
             if from < self.now {
-                self.grant(server, &scope, from, blind);
+                self.grant(server, &scope, from, was_blind);
             }
             if self.store.is_dead() {
                 return;
@@ -291,7 +332,7 @@ impl Sim {
     }
 
     /// False if the alarms' states could not be recorded.
-    fn evaluate(&mut self, server: &mut Server, scope: &Scope, blind: bool) -> bool {
+    fn evaluate(&mut self, server: &Server, scope: &Scope, blind: bool) -> bool {
         let states: BTreeMap<AlarmName, AlarmState> = self
             .alarms(scope)
             .into_iter()
@@ -304,18 +345,22 @@ impl Sim {
                 (name, state)
             })
             .collect();
-        if server.reported.get(scope) == Some(&states) {
+        let Ok(recorded) = server.runtime.team(&team()) else { return false };
+        let recorded = |name: &AlarmName| recorded.scopes.get(scope)?.get(name).map(|status| status.state);
+        // What was not recorded, because the clock was behind, is told again.
+        let alarms: BTreeMap<AlarmName, AlarmReport> = states
+            .into_iter()
+            .filter(|(name, state)| recorded(name) != Some(*state))
+            .map(|(name, state)| (name, AlarmReport { state, why: format!("{state:?}") }))
+            .collect();
+        if alarms.is_empty() {
             self.forget_fired(scope, blind);
             return true;
         }
-        let alarms = states
-            .iter()
-            .map(|(name, state)| (name.clone(), AlarmReport { state: *state, why: format!("{state:?}") }))
-            .collect();
-        let event = TeamEvent::Evaluated { scope: scope.clone(), at: Timestamp(self.now), alarms };
+        let event =
+            TeamEvent::Evaluated { scope: scope.clone(), at: Timestamp(self.now + self.skew), alarms };
         match server.runtime.submit(&Event::Team(team(), event), &Actor::Tidegate) {
             Ok(_) => {
-                server.reported.insert(scope.clone(), states);
                 self.forget_fired(scope, blind);
                 true
             }
@@ -330,16 +375,21 @@ impl Sim {
         }
     }
 
+    /// Grants what was watched since then: as long as a clock says that nobody sets, up to what the other one says.
     fn grant(&mut self, server: &Server, scope: &Scope, from: i64, blind: bool) {
         for id in server.runtime.pipelines().unwrap_or_default() {
             let Ok(Some(pipeline)) = server.runtime.pipeline(&id) else { continue };
-            if !pipeline.plan.targets().any(|t| &Scope::of(&t.id) == scope) {
+            let bakes = |step: &StepState| match &step.work {
+                Work::Baking { clock, .. } => clock.regions.contains_key(&scope.region),
+                _ => false,
+            };
+            if !pipeline.steps.values().any(bakes) {
                 continue;
             }
             let grant = Grant {
                 scope: scope.clone(),
-                from: Timestamp(from),
-                until: Timestamp(self.now),
+                from: Timestamp(from + self.skew),
+                until: Timestamp(self.now + self.skew),
                 blind: if blind { self.alarms(scope).into_keys().collect() } else { BTreeSet::new() },
                 requests: if blind { BTreeMap::new() } else { self.requests(&id, scope, from) },
             };

@@ -1,6 +1,7 @@
 //! What is simulated: one team with two services, gamma, and production in three Regions and two waves; bakes are short, so
 //! that a release is everywhere within minutes of virtual time.
 
+use crate::rng::Rng;
 use tidegate_core::alarm::{
     AlarmName, Comparison, Datapoints, Metric, MetricAlarm, MissingData, Period, Quantity, Scope as Measured,
 };
@@ -11,8 +12,9 @@ use tidegate_core::definition::{
 };
 use tidegate_core::ids::{PipelineId, RegionId, ServiceId, TeamId, UserId};
 use tidegate_core::run_spec::{BoxLimits, HealthCheck, ProcessSpec};
+use tidegate_core::team::TeamEvent;
 use tidegate_core::units::Span;
-use tidegate_core::window::Windows;
+use tidegate_core::window::{OpenHours, Weekday, Weekly, Windows};
 
 /// The people; none of them reviews what they wrote.
 pub(crate) const PEOPLE: [&str; 3] = ["ada", "ben", "cleo"];
@@ -80,7 +82,7 @@ pub(crate) fn organisation(shape: u64) -> OrganisationDef {
             name: team(),
             members: PEOPLE.iter().map(|name| word::<UserId>(name)).collect(),
             late_approval: LateApproval::Allow,
-            windows: Windows::default(),
+            windows: windows(shape),
             pages: vec![PageTarget::Webhook("http://127.0.0.1:9/page".to_owned())],
             aggregate: None,
         }],
@@ -94,6 +96,56 @@ pub(crate) fn organisation(shape: u64) -> OrganisationDef {
             })
             .collect(),
         regions: vec![region(0, "ap-1", 10), region(1, "eu-1", 50), region(2, "us-1", 90)],
+    }
+}
+
+/// Always, or closed for some minutes in the middle of the phase with faults.
+fn windows(shape: u64) -> Windows {
+    if shape & 64 == 0 {
+        return Windows::default();
+    }
+    let hours = |text: &str| OpenHours { days: [Weekday::Monday].into(), hours: word(text) };
+    Windows::Weekly(Weekly {
+        time_zone: word("UTC"),
+        open: vec![hours("00:00-08:12"), hours("08:17-24:00")],
+        closed: Vec::new(),
+    })
+}
+
+/// What the team is told of an organisation.
+pub(crate) fn team_of(organisation: &OrganisationDef) -> TeamEvent {
+    TeamEvent::Applied {
+        definition: Box::new(organisation.teams[0].clone()),
+        services: organisation.services.clone(),
+        emails: organisation.users.iter().map(|u| (u.name.clone(), u.emails.clone())).collect(),
+    }
+}
+
+/// Changes a definition in one place.
+pub(crate) fn edit(definition: &mut PipelineDef, rng: &mut Rng) {
+    let what = rng.range(0, 7);
+    let seconds = |n: i64| Span::seconds(u64::try_from(n).unwrap_or(30));
+    let length = seconds(rng.range(10, 60));
+    let Some(production) = definition.stages.last_mut() else { return };
+    match what {
+        0 => production.bake.one_box = length,
+        1 => production.bake.first_wave = length,
+        2 => production.boxes_per_az = if production.boxes_per_az == 3 { 4 } else { 3 },
+        3 => production.one_box = !production.one_box,
+        4 => production.waves.reverse(),
+        5 => definition.rolling.progress_deadline = seconds(rng.range(60, 120)),
+        6 => drop(definition.run.environment.insert("EDITED".to_owned(), length.to_string())),
+        // A Region comes or goes.
+        _ => {
+            let last = production.waves.iter_mut().max_by_key(|wave| wave.regions.len());
+            let Some(wave) = last else { return };
+            let region: RegionId = word("us-1");
+            match wave.regions.iter().position(|r| *r == region) {
+                Some(at) if wave.regions.len() > 1 => drop(wave.regions.remove(at)),
+                Some(_) => {}
+                None => wave.regions.push(region),
+            }
+        }
     }
 }
 
@@ -208,7 +260,7 @@ mod tests {
 
     #[test]
     fn every_shape_passes_the_checks_of_definitions() {
-        for shape in 0..64 {
+        for shape in 0..128 {
             let organisation = organisation(shape);
             assert_eq!(tidegate_core::lint::organisation(&organisation), []);
             for pipeline in pipelines(shape) {

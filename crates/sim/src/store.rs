@@ -1,12 +1,13 @@
-//! The store that the simulated server sees: the one in memory, which dies with the server at a chosen moment, or says that
-//! somebody else was faster. Everything that was committed before a crash is there after it.
+//! The store that the simulated server sees: the one in memory, which dies with the server at a chosen operation, or says
+//! that somebody else was faster. Everything that was committed before a crash is there after it.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use tidegate_core::units::Timestamp;
 use tidegate_runtime::Clock;
 use tidegate_store::{
-    Commit, CommitError, Due, EffectRecord, FactRecord, Lane, Loaded, MemoryStore, Reserve, Start, Store,
-    StoreError,
+    Commit, CommitError, Due, EffectRecord, EffectWrite, FactRecord, Lane, Loaded, MemoryStore, Reserve,
+    Start, Store, StoreError,
 };
 
 /// Virtual time, set by the simulation.
@@ -29,31 +30,50 @@ impl Clock for VirtualClock {
 
 /// More faults than are ever asked for ahead.
 const FAULTS_MAX: usize = 500;
+/// A store that loses facts loses one of this many commits' last.
+const LOSES_EVERY: u32 = 50;
 
-/// When the server dies.
+/// Where the server dies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Death {
     BeforeCommit,
     AfterCommit,
+    /// Before any operation, reads included.
+    AtOperation,
+}
+
+/// What is wrong with the store on purpose, for tests.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Wrong {
+    #[default]
+    Nothing,
+    /// Effects are there for whoever performs them before they are committed.
+    TellsEarly,
+    /// Now and then the last fact of a commit is lost, and the state is not.
+    LosesFacts,
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct MortalStore {
     pub(crate) inner: MemoryStore,
+    wrong: Wrong,
     dead: AtomicBool,
-    /// 0 never, 1 before the next commit, 2 after it.
-    dies: AtomicU32,
+    /// Where it dies, and how many of these go well before that.
+    dies: Mutex<Option<(Death, u32)>>,
     conflicts: AtomicU32,
+    commits: AtomicU32,
+    /// Effects that were told of before they were committed.
+    early: Mutex<Vec<EffectWrite>>,
 }
 
 impl MortalStore {
-    /// The server dies at its next commit.
-    pub(crate) fn die_at_next(&self, death: Death) {
-        let code = match death {
-            Death::BeforeCommit => 1,
-            Death::AfterCommit => 2,
-        };
-        self.dies.store(code, Ordering::SeqCst);
+    pub(crate) fn new(wrong: Wrong) -> MortalStore {
+        MortalStore { wrong, ..MortalStore::default() }
+    }
+
+    /// The server dies there, after so many of the same went well.
+    pub(crate) fn die(&self, death: Death, after: u32) {
+        *lock(&self.dies) = Some((death, after));
     }
 
     pub(crate) fn is_dead(&self) -> bool {
@@ -67,7 +87,7 @@ impl MortalStore {
     /// For a new server.
     pub(crate) fn revive(&self) {
         self.dead.store(false, Ordering::SeqCst);
-        self.dies.store(0, Ordering::SeqCst);
+        *lock(&self.dies) = None;
         self.conflicts.store(0, Ordering::SeqCst);
     }
 
@@ -76,9 +96,14 @@ impl MortalStore {
         self.conflicts.store(times, Ordering::SeqCst);
     }
 
+    /// What was told of before it was committed; only of a store that is wrong.
+    pub(crate) fn take_early(&self) -> Vec<EffectWrite> {
+        std::mem::take(&mut *lock(&self.early))
+    }
+
     /// No fault that was asked for happens any more.
     pub(crate) fn calm(&self) {
-        self.dies.store(0, Ordering::SeqCst);
+        *lock(&self.dies) = None;
         self.conflicts.store(0, Ordering::SeqCst);
         // Each commit takes one of the faults that were asked for; an empty one does nothing else.
         for _ in 0..FAULTS_MAX {
@@ -87,15 +112,37 @@ impl MortalStore {
         let _ = self.inner.tend();
     }
 
+    /// Whether the time to die there has come; if it is due there later, one more has gone well.
+    fn dies_now(&self, here: Death) -> bool {
+        let mut dies = lock(&self.dies);
+        match *dies {
+            Some((death, 0)) if death == here => {
+                *dies = None;
+                self.kill();
+                true
+            }
+            Some((death, after)) if death == here => {
+                *dies = Some((death, after - 1));
+                false
+            }
+            _ => false,
+        }
+    }
+
     fn alive(&self) -> Result<(), StoreError> {
-        if self.is_dead() { Err(StoreError::Injected { operation: "reach a dead store" }) } else { Ok(()) }
+        if self.is_dead() || self.dies_now(Death::AtOperation) {
+            return Err(StoreError::Injected { operation: "reach a dead store" });
+        }
+        Ok(())
     }
 
     fn commit_one(&self, commit: &Commit) -> Result<(), CommitError> {
         self.alive()?;
         let gone = || CommitError::Store(StoreError::Injected { operation: "outlive the server" });
-        if self.dies.compare_exchange(1, 0, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
-            self.kill();
+        if self.wrong == Wrong::TellsEarly {
+            lock(&self.early).extend(commit.new_effects.iter().cloned());
+        }
+        if self.dies_now(Death::BeforeCommit) {
             return Err(gone());
         }
         let left = self.conflicts.load(Ordering::SeqCst);
@@ -104,13 +151,31 @@ impl MortalStore {
             let (aggregate, expected, actual) = (id.clone(), *version, *version + 1);
             return Err(CommitError::Conflict { aggregate, expected, actual });
         }
-        let made = self.inner.commit(commit);
-        if self.dies.compare_exchange(2, 0, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
-            self.kill();
+        let made = match self.without_a_fact(commit) {
+            Some(less) => self.inner.commit(&less),
+            None => self.inner.commit(commit),
+        };
+        if self.dies_now(Death::AfterCommit) {
             return Err(gone());
         }
         made
     }
+
+    /// The commit without its last fact, if this store is wrong and it is time for it.
+    fn without_a_fact(&self, commit: &Commit) -> Option<Commit> {
+        if self.wrong != Wrong::LosesFacts
+            || !(self.commits.fetch_add(1, Ordering::SeqCst) + 1).is_multiple_of(LOSES_EVERY)
+        {
+            return None;
+        }
+        let mut less = commit.clone();
+        less.writes.iter_mut().find(|write| write.facts.len() > 1)?.facts.pop();
+        Some(less)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Store for MortalStore {

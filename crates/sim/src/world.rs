@@ -1,9 +1,7 @@
-//! What happens in the virtual world: the queue's contents, the faults, what alarms truly say, and when everything has
-//! come to rest.
+//! What happens in the virtual world: the queue's contents, what alarms truly say, and when everything has come to rest.
 
 use crate::repo::{Draft, Flaw};
 use crate::setup::{self, alarm_name, word};
-use crate::store::Death;
 use crate::{Failure, Sim};
 use std::collections::BTreeMap;
 use tidegate_core::alarm::AlarmName;
@@ -14,25 +12,78 @@ use tidegate_core::lease::Lease;
 use tidegate_core::pipeline::{Build, Motion, Standing};
 use tidegate_core::scope::Scope;
 use tidegate_runtime::Lane;
-use tidegate_store::{Fault, Store};
+use tidegate_store::Store;
 
 /// An entry of the queue. What carries a life belongs to a server and dies with it.
 #[derive(Debug, Clone)]
 pub(crate) enum Happening {
     Fleet,
-    Push,
-    Approve { commit: CommitId, by: UserId },
-    Person,
-    Mischief,
+    Approve {
+        commit: CommitId,
+        by: UserId,
+    },
+    /// Somebody mends what only people can mend.
+    PutRight,
+    /// An alarm fires for no reason of ours.
+    Weather {
+        alarm: (Scope, AlarmName),
+        lasts: i64,
+    },
     StartServer,
-    Deliver { slot: SlotId, desired: Desired, fence: Fence, decided_at: i64 },
-    Dispatch { life: u64, lane: Lane },
-    Tick { life: u64 },
-    Observe { life: u64 },
-    Monitor { life: u64 },
-    Poll { life: u64 },
-    Result { life: u64, effect: EffectId, event: Box<Event> },
-    Late { life: u64, event: Box<Event> },
+    Deliver {
+        slot: SlotId,
+        desired: Desired,
+        fence: Fence,
+        decided_at: i64,
+    },
+    Dispatch {
+        life: u64,
+        lane: Lane,
+    },
+    Tick {
+        life: u64,
+    },
+    Observe {
+        life: u64,
+    },
+    Monitor {
+        life: u64,
+    },
+    Poll {
+        life: u64,
+    },
+    Result {
+        life: u64,
+        effect: EffectId,
+        event: Box<Event>,
+    },
+    Late {
+        life: u64,
+        event: Box<Event>,
+    },
+}
+
+impl Happening {
+    /// Of which stream it draws.
+    pub(crate) fn stream(&self) -> u64 {
+        match self {
+            Happening::Fleet => 1,
+            Happening::Approve { .. } => 2,
+            Happening::PutRight => 3,
+            Happening::Weather { .. } => 4,
+            Happening::StartServer => 5,
+            Happening::Deliver { .. } => 6,
+            Happening::Dispatch { lane: Lane::Forward, .. } => 7,
+            Happening::Dispatch { lane: Lane::Rollback, .. } => 8,
+            Happening::Tick { .. } => 9,
+            Happening::Observe { .. } => 10,
+            Happening::Monitor { .. } => 11,
+            Happening::Poll { .. } => 12,
+            Happening::Result { .. } => 13,
+            Happening::Late { .. } => 14,
+            Happening::Dispatch { lane: Lane::Page, .. } => 15,
+        }
+    }
 }
 
 impl Sim {
@@ -42,13 +93,10 @@ impl Sim {
             self.push(&source, Draft::default(), true);
         }
         self.at(0, Happening::Fleet);
-        self.at(60_000, Happening::Push);
-        self.at(30_000, Happening::Person);
-        self.at(45_000, Happening::Mischief);
     }
 
     fn audit_sources(&mut self) -> Vec<SourceId> {
-        self.audit.read(&self.store.inner);
+        self.audit.read(&self.store.inner, self.now);
         let names = self.audit.pipelines().map(|(id, _)| word(id.as_str())).collect::<Vec<SourceId>>();
         for name in &names {
             self.sources.repos.entry(name.clone()).or_default();
@@ -60,27 +108,17 @@ impl Sim {
         match happening {
             Happening::Fleet => {
                 self.at(500, Happening::Fleet);
-                self.fleet.step(self.now, &mut self.rng);
+                self.fleet.step(self.now, &mut self.rng, &mut self.script);
                 self.feel();
             }
-            Happening::Push => {
-                if self.faults {
-                    let again = self.rng.range(20_000, 240_000);
-                    self.at(again, Happening::Push);
-                    self.push_something();
-                }
-            }
             Happening::Approve { commit, by } => self.approve(&commit, &by),
-            Happening::Person => {
-                let again = if self.faults { self.rng.range(20_000, 120_000) } else { 20_000 };
-                self.at(again, Happening::Person);
-                self.person();
+            Happening::PutRight => {
+                self.at(20_000, Happening::PutRight);
+                self.put_right();
             }
-            Happening::Mischief => {
+            Happening::Weather { alarm, lasts } => {
                 if self.faults {
-                    let again = self.rng.range(5_000, 60_000);
-                    self.at(again, Happening::Mischief);
-                    self.mischief();
+                    self.weather.insert(alarm, self.now + lasts);
                 }
             }
             Happening::StartServer => self.start_server(),
@@ -94,102 +132,15 @@ impl Sim {
             | Happening::Poll { life }
             | Happening::Result { life, .. }
             | Happening::Late { life, .. } => {
-                if self.server.as_ref().is_some_and(|s| s.life == life) {
-                    self.serve(happening);
+                if self.server.as_ref().is_none_or(|s| s.life != life) {
+                    return;
+                }
+                match self.paused_until - self.now {
+                    stands_still if stands_still > 0 => self.at(stands_still, happening),
+                    _ => self.serve(happening),
                 }
             }
         }
-    }
-
-    /// A commit arrives on a mainline; `seen` if it was approved before that.
-    pub(crate) fn push(&mut self, source: &SourceId, draft: Draft, approved: bool) {
-        let Some(repo) = self.sources.repos.get_mut(source) else { return };
-        let pushed = repo.push(source, self.now, draft, &mut self.rng);
-        let others: Vec<&str> = setup::PEOPLE.iter().copied().filter(|p| *p != pushed.author).collect();
-        let by: UserId = word(self.rng.pick(&others).copied().unwrap_or("ada"));
-        let commit = pushed.commit.id;
-        if approved {
-            self.approve(&commit, &by);
-        } else if self.rng.chance(300) {
-            self.approve(&commit, &word(pushed.author));
-        } else if self.rng.chance(700) {
-            let later = self.rng.range(30_000, 300_000);
-            self.at(later, Happening::Approve { commit, by });
-        }
-    }
-
-    fn push_something(&mut self) {
-        let all: Vec<SourceId> = self.sources.repos.keys().cloned().collect();
-        let Some(source) = self.rng.pick(&all).cloned() else { return };
-        let head = self.sources.repos[&source].history.last().map(|c| c.commit.id.clone());
-        let broken: Vec<CommitId> = head
-            .map(|h| self.sources.repos[&source].unmended(&h).iter().map(|c| c.commit.id.clone()).collect())
-            .unwrap_or_default();
-        let mut draft = Draft::default();
-        if let Some(commit) = broken.first().filter(|_| self.rng.chance(400)) {
-            if self.rng.chance(500) {
-                draft.reverts.push(commit.clone());
-            } else {
-                draft.fixes.push(commit.clone());
-            }
-        } else if self.rng.chance(350) {
-            draft.flaw = Some(match self.rng.range(0, 9) {
-                0 => Flaw::FailsBuild,
-                1 => Flaw::FailsTests,
-                2 => Flaw::NeverHealthy,
-                3..=6 => Flaw::Alarm { after_ms: self.rng.range(2_000, 15_000) },
-                _ => Flaw::Alarm { after_ms: self.rng.range(60_000, 200_000) },
-            });
-        }
-        let approved = self.rng.chance(800);
-        self.push(&source, draft, approved);
-    }
-
-    /// Faults of what the server stands on.
-    fn mischief(&mut self) {
-        match self.rng.range(0, 11) {
-            0 => self.store.die_at_next(Death::BeforeCommit),
-            1 => self.store.die_at_next(Death::AfterCommit),
-            2 => self.store.kill(),
-            3 => self.store.inner.fail_next(Fault::Refused),
-            4 => self.store.inner.fail_next(Fault::Unacknowledged),
-            5 => {
-                // A full disk; whoever tends the store frees it after a while.
-                for _ in 0..self.rng.range(1, 40) {
-                    self.store.inner.fail_next(Fault::NoSpace);
-                }
-                self.disturbed(self.now + 10_000);
-            }
-            6 => {
-                let times = u32::try_from(self.rng.range(1, 40)).unwrap_or(1);
-                self.store.conflict_next(times);
-            }
-            7 => {
-                self.deaf_until = self.now + self.rng.range(2_000, 60_000);
-                self.disturbed(self.deaf_until);
-            }
-            8 | 9 => {
-                if let Some(scope) = self.any_scope() {
-                    let until = self.now + self.rng.range(5_000, 90_000);
-                    self.blind_until.insert(scope, until);
-                    self.disturbed(until);
-                }
-            }
-            _ => {
-                let services = setup::services();
-                let service = self.rng.pick(&services).cloned();
-                if let (Some(scope), Some(service)) = (self.any_scope(), service) {
-                    let until = self.now + self.rng.range(3_000, 60_000);
-                    let one_box = self.rng.chance(300);
-                    self.weather.insert((scope, alarm_name(&service, one_box)), until);
-                }
-            }
-        }
-    }
-
-    fn any_scope(&mut self) -> Option<Scope> {
-        let all: Vec<Scope> = self.scopes().into_iter().collect();
-        self.rng.pick(&all).cloned()
     }
 
     /// Every environment and Region that a pipeline deploys to.
@@ -230,12 +181,18 @@ impl Sim {
     /// From now on nothing disturbs, and people put things right.
     pub(crate) fn end_faults(&mut self) {
         self.faults = false;
-        self.fleet.failures_per_mille = 0;
+        self.script.end();
         self.weather.clear();
-        self.blind_until.clear();
+        let now = self.now;
+        for (_, until) in self.blind.values_mut().flatten() {
+            *until = (*until).min(now);
+        }
         self.deaf_until = 0;
+        self.paused_until = 0;
+        self.start_dies_after = None;
         self.store.calm();
         self.disturbed(self.now + 5_000);
+        self.at(20_000, Happening::PutRight);
     }
 
     /// What has not come to rest yet; `None` when good releases are everywhere and nothing moves.

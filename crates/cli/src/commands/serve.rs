@@ -5,6 +5,8 @@ use crate::error::CliError;
 use clap::Args;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+#[cfg(debug_assertions)]
+use tidegate_core::pipeline::Break;
 use tidegate_core::pipeline::Switches;
 use tidegate_server::serve::{ServeOptions, serve};
 use tokio::signal::unix::{SignalKind, signal};
@@ -38,12 +40,12 @@ enum Rule {
 
 #[cfg(debug_assertions)]
 fn switches(options: &Options) -> Switches {
-    let off = |rule| options.test_only_disable.contains(&rule);
-    Switches {
-        rollback_off: off(Rule::Rollback),
-        review_off: off(Rule::Review),
-        rejection_off: off(Rule::Rejection),
-    }
+    let broken = |rule: &Rule| match rule {
+        Rule::Rollback => Break::NoRollback,
+        Rule::Review => Break::NoReview,
+        Rule::Rejection => Break::NoRejection,
+    };
+    options.test_only_disable.iter().map(broken).collect()
 }
 
 #[cfg(not(debug_assertions))]

@@ -2,7 +2,7 @@
 //! takes no hints from the event that caused it.
 
 use super::decide::Deciding;
-use super::{Build, Cause, Change, Motion, PipelineFact, Standing, Work, review};
+use super::{Break, Build, Cause, Change, Motion, PipelineFact, Standing, Work, review};
 use crate::alarm::AlarmName;
 use crate::bake::BakeClock;
 use crate::decision::{Actor, Severity};
@@ -90,6 +90,7 @@ impl Deciding<'_> {
                 }
                 self.look_again(self.now + half);
             }
+            Motion::Forward { .. } if self.switches.has(Break::NoDeadlines) => {}
             Motion::Forward { release, awaited, trouble, .. } if awaited.deadline <= self.now => {
                 let why = trouble.unwrap_or_else(|| "no box became healthy in time".to_owned());
                 self.reject(release, Cause::Health { target: target.clone(), why }, false);
@@ -169,6 +170,11 @@ impl Deciding<'_> {
                         }
                         None => self.start_bake(&step.id),
                     }
+                    if self.switches.has(Break::StepNotPassed)
+                        && let Some((_, next)) = plan.next(&step.id)
+                    {
+                        self.candidate(&next.id, release);
+                    }
                 }
                 Work::RollingBack { .. } if all_settled => {
                     let at = self.now;
@@ -220,7 +226,7 @@ impl Deciding<'_> {
         let (mut commits, mut changes, mut anything_new) = (BTreeMap::new(), Vec::new(), false);
         for source in &definition.sources {
             let Some(state) = self.p.sources.get(&source.name) else { return };
-            let newest = if self.switches.review_off {
+            let newest = if self.switches.has(Break::NoReview) {
                 review::unchecked(state)
             } else {
                 review::newest_approved(state, &self.team)

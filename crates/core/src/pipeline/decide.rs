@@ -3,11 +3,12 @@
 
 use super::advance::advance;
 use super::gates::Surroundings;
-use super::{Life, Pipeline, PipelineEvent, PipelineFact, Retirement, Work};
+use super::rollback::is_good;
+use super::{Life, Pipeline, PipelineEvent, PipelineFact, Retirement, SlotState, Switches, Work};
 use crate::Shared;
 use crate::decision::{AggregateId, Decision, Fact, Illegal};
 use crate::definition::PipelineDef;
-use crate::ids::{PipelineId, TeamId};
+use crate::ids::{PipelineId, TargetId, TeamId};
 use crate::lease::{Lease, LeaseFact, LeaseId};
 use crate::organisation::Organisation;
 use crate::plan::Plan;
@@ -28,18 +29,6 @@ pub struct Snapshots {
     pub leases: BTreeMap<LeaseId, Lease>,
     /// Breaks of the rules, for tests.
     pub switches: Switches,
-}
-
-/// Deliberate breaks of the rules: they exist to prove that tests and the demo notice. A server accepts them only in a
-/// build for development.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Switches {
-    /// Nothing is taken back.
-    pub rollback_off: bool,
-    /// Every commit counts as reviewed.
-    pub review_off: bool,
-    /// Guilty releases are taken back, and come again.
-    pub rejection_off: bool,
 }
 
 /// A decision in the making: working copies that every fact changes at once.
@@ -128,6 +117,7 @@ impl Deciding<'_> {
             organisation: self.organisation,
             leases: &self.leases,
             now: self.now,
+            switches: self.switches,
         }
     }
 
@@ -207,7 +197,17 @@ impl Deciding<'_> {
                 self.out.cancelled.push(effect.clone());
             }
         }
+        let left_alone: Vec<TargetId> =
+            self.p.slots.iter().filter(|(_, slot)| slot.detached).map(|(id, _)| id.clone()).collect();
         self.fact(PipelineFact::Defined { definition, team, plan: plan.into() });
+        // What was rejected while nobody looked after a target is taken back when the target is the plan's again.
+        for target in left_alone {
+            let current =
+                self.p.slots.get(&target).filter(|slot| !slot.detached).and_then(SlotState::current);
+            if current.is_some_and(|r| !is_good(&self.p, r) && self.p.unfinished(&target, r)) {
+                self.return_slot(&target);
+            }
+        }
     }
 
     /// A Region that was added to the central list comes into every pipeline (C2).

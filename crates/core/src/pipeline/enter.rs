@@ -2,9 +2,8 @@
 
 use super::decide::Deciding;
 use super::gates::{self, Blocker, Gate};
-use super::{PipelineFact, Standing};
+use super::{Break, PipelineFact, Standing};
 use crate::alarm::AlarmName;
-use crate::decision::{Effect, ForwardEffect};
 use crate::ids::{RegionId, ReleaseNo, TargetId};
 use crate::lease::LeaseFact;
 use crate::plan::{Stage, Step, Target};
@@ -95,7 +94,11 @@ impl Deciding<'_> {
             self.fact(PipelineFact::SuspectReturned { release });
             self.team_fact(TeamFact::SuspectTurnTaken { pipeline: self.id.clone() });
         }
-        for lease in super::orders::leases_of(&self.p, &self.p.movers(stage, step, release)) {
+        let mut leases = super::orders::leases_of(&self.p, &self.p.movers(stage, step, release));
+        if self.switches.has(Break::NoLease) {
+            leases.clear();
+        }
+        for lease in leases {
             self.lease(lease, LeaseFact::Taken { pipeline: self.id.clone(), step: step.id.clone() });
         }
         let left = self.p.older_than(step, release).into_iter();
@@ -108,9 +111,7 @@ impl Deciding<'_> {
             let (target, awaited) = (target.clone(), self.progress_deadline());
             self.look_again(awaited.deadline);
             self.fact(PipelineFact::SlotForward { target: target.clone(), release, generation, awaited });
-            if let Some(order) = self.order(&target) {
-                self.effect(format!("{target}/{generation}"), Effect::Forward(ForwardEffect::Deploy(order)));
-            }
+            self.order_slot(&target);
         }
         if movers.is_empty() {
             // It only passes through; no engine will tell that it has arrived.

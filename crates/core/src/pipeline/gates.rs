@@ -1,7 +1,7 @@
 //! What must be open before a release enters a step. Each gate answers Open or Closed with reasons, and those reasons are
 //! what the CLI, the API and the log show. Rollback takes none of this (X1): see [`super::rollback`].
 
-use super::{Capacity, Hold, Motion, Override, Pipeline, Standing, Work};
+use super::{Break, Capacity, Hold, Motion, Override, Pipeline, Standing, Switches, Work};
 use crate::alarm::AlarmName;
 use crate::alarm::high_severity_name;
 use crate::decision::Actor;
@@ -244,6 +244,7 @@ pub(super) struct Surroundings<'a> {
     pub(super) organisation: &'a Organisation,
     pub(super) leases: &'a BTreeMap<LeaseId, Lease>,
     pub(super) now: Timestamp,
+    pub(super) switches: Switches,
 }
 
 /// Whether a release may enter a step now. `overridden` are the blockers that a person has opened for it.
@@ -255,15 +256,19 @@ pub(super) fn check(
     around: &Surroundings<'_>,
 ) -> Gate {
     let mut reasons = Vec::new();
-    order(pipeline, step, release, &mut reasons);
+    order(pipeline, step, release, around, &mut reasons);
     reasons.extend(pipeline.nowhere(stage, step, release));
     guilt(pipeline, stage, release, around, &mut reasons);
     if reasons.is_empty() {
         let movers = pipeline.movers(stage, step, release);
         window(stage, around, &mut reasons);
         alarms(pipeline, stage, step, release, &movers, around, &mut reasons);
-        holds(pipeline, stage, around.now, &mut reasons);
-        leases(pipeline, &movers, around, &mut reasons);
+        if !around.switches.has(Break::HoldsIgnored) {
+            holds(pipeline, stage, around.now, &mut reasons);
+        }
+        if !around.switches.has(Break::NoLease) {
+            leases(pipeline, &movers, around, &mut reasons);
+        }
         capacity(pipeline, &movers, &mut reasons);
     }
     let open = overridden(pipeline, step, release, around.now);
@@ -272,13 +277,20 @@ pub(super) fn check(
 }
 
 /// The step is free, and what waits before it is still good at the step before.
-fn order(pipeline: &Pipeline, step: &Step, release: ReleaseNo, reasons: &mut Vec<Reason>) {
+fn order(
+    pipeline: &Pipeline,
+    step: &Step,
+    release: ReleaseNo,
+    around: &Surroundings<'_>,
+    reasons: &mut Vec<Reason>,
+) {
     let Some(state) = pipeline.steps.get(&step.id) else { return };
     let before = pipeline.plan.steps().take_while(|(_, s)| s.id != step.id).last().map(|(_, s)| &s.id);
     let taken_back = |s: &&StepId| pipeline.steps.get(*s).is_some_and(|s| s.done.is_none_or(|d| d < release));
     let rejected =
         pipeline.releases.get(&release).is_some_and(|r| matches!(r.standing, Standing::Rejected { .. }));
-    if let Some(step) = before.filter(taken_back).filter(|_| !rejected) {
+    let skipped = around.switches.has(Break::StepNotPassed);
+    if let Some(step) = before.filter(taken_back).filter(|_| !rejected && !skipped) {
         reasons.push(Reason::NotPassed { step: step.clone() });
     }
     match &state.work {
@@ -332,7 +344,7 @@ fn guilt(
         }
     }
     for (rejected, commits) in super::rollback::tainted(pipeline, release) {
-        if rejected != release {
+        if rejected != release && !around.switches.has(Break::TaintLetIn) {
             reasons.push(Reason::Tainted { rejected, commits });
         }
     }

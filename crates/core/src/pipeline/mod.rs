@@ -17,11 +17,12 @@ mod review;
 mod rollback;
 mod slot;
 mod step;
+mod switches;
 mod watch;
 mod why;
 
+pub use decide::Snapshots;
 pub(crate) use decide::decide;
-pub use decide::{Snapshots, Switches};
 pub use event::{Grant, Observed, PipelineEvent};
 pub use facts::PipelineFact;
 pub use gates::{Blocker, Gate, Reason};
@@ -29,6 +30,7 @@ pub use part::LeftOut;
 pub use review::{Review, Unreviewed, unreviewed};
 pub use slot::{Capacity, Motion, SlotState};
 pub use step::{Blind, StepState, Work};
+pub use switches::{Break, Switches};
 pub use why::{NotFound, Place, Position, StepPosition, Why, why};
 
 use crate::Shared;

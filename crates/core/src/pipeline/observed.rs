@@ -2,12 +2,13 @@
 
 use super::decide::Deciding;
 use super::{
-    Blind, Build, Capacity, Cause, Grant, Motion, PENDING_COMMITS_MAX, PipelineFact, SlotState, Trouble, Work,
+    Blind, Break, Build, Capacity, Cause, Grant, Motion, PENDING_COMMITS_MAX, PipelineFact, SlotState,
+    Trouble, Work,
 };
 use crate::alarm::AlarmName;
 use crate::bake::{BakeClock, WatchedInterval};
 use crate::change::SourceObservation;
-use crate::decision::{Effect, EffectId, ForwardEffect, Illegal, RollbackEffect};
+use crate::decision::{EffectId, Illegal};
 use crate::engine::{BoxHealth, BoxObservation, Observation};
 use crate::ids::{PackageDigest, ReleaseNo, Role, SourceId, TargetId};
 use crate::lease::LeaseId;
@@ -124,7 +125,7 @@ impl Deciding<'_> {
     pub(super) fn slot_observed(&mut self, seen: &Observation) {
         let target = &seen.slot.target;
         let Some(slot) = self.p.slots.get(target).filter(|_| &seen.slot.pipeline == self.id) else { return };
-        if seen.fence.generation < slot.generation {
+        if seen.fence.generation < slot.generation && !self.switches.has(Break::OldGenerations) {
             return;
         }
         self.note_capacity(seen);
@@ -225,12 +226,7 @@ impl Deciding<'_> {
         }
         let Some(generation) = self.p.slots.get(target).map(|s| s.generation + 1) else { return };
         self.fact(PipelineFact::SlotAsked { target: target.clone(), generation, asked });
-        let Some(order) = self.order(target) else { return };
-        let effect = match direction {
-            Direction::Forward => Effect::Forward(ForwardEffect::Deploy(order)),
-            Direction::Back => Effect::Rollback(RollbackEffect::Return(order)),
-        };
-        self.effect(format!("{target}/{generation}"), effect);
+        self.order_slot(target);
     }
 
     /// Whether the lease that the target's deployment took is still its own, or is it again.
@@ -297,7 +293,7 @@ impl Deciding<'_> {
         let interval = WatchedInterval {
             from: grant.from,
             until: grant.until,
-            quiet: blind_now.is_empty() && !watch.in_alarm,
+            quiet: (blind_now.is_empty() || self.switches.has(Break::BlindTimeCounts)) && !watch.in_alarm,
             requests: spec.and_then(|s| grant.requests.get(s)).unwrap_or(&nothing),
         };
         clock.credit(&grant.scope.region, &interval, self.now);

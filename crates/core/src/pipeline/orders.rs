@@ -1,9 +1,10 @@
 //! What is ordered from engines, builders and testers: from the pipeline's state to effects.
 
 use super::decide::Deciding;
-use super::{Motion, Pipeline};
+use super::{Break, Motion, Pipeline};
 use crate::decision::{
-    Awaited, BuildOrder, Effect, EffectId, ForwardEffect, NewEffect, Page, Severity, SlotOrder, TestOrder,
+    Awaited, BuildOrder, Effect, EffectId, ForwardEffect, NewEffect, Page, RollbackEffect, Severity,
+    SlotOrder, TestOrder,
 };
 use crate::definition::{EngineDef, PipelineDef, RollingDef, StageDef};
 use crate::engine::{Desired, Rest, Share};
@@ -13,7 +14,7 @@ use crate::ids::{
 use crate::plan::{Stage, Step, Target};
 use crate::rollout::{Direction, minimum_healthy, surges};
 use crate::run_spec::{RunSpec, Workload};
-use crate::units::Span;
+use crate::units::{Percent, Span};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Beyond a build's own limit: time in which its result must arrive.
@@ -35,6 +36,29 @@ impl Deciding<'_> {
         id
     }
 
+    /// Orders an engine to bring a slot to the split that its motion asks for now. The order before it need not be performed
+    /// any more, and must not be: repeated after a restart it would come with a newer epoch, so that engines would take it.
+    pub(super) fn order_slot(&mut self, target: &TargetId) {
+        let Some(order) = self.order(target) else { return };
+        let generation = order.generation;
+        let back = matches!(self.p.slots.get(target).map(|s| &s.motion), Some(Motion::Back { .. }));
+        let effect = if back {
+            Effect::Rollback(RollbackEffect::Return(order))
+        } else {
+            Effect::Forward(ForwardEffect::Deploy(order))
+        };
+        self.cancel_order(target, generation - 1);
+        self.effect(format!("{target}/{generation}"), effect);
+    }
+
+    /// An order to a slot is not performed any more, if it has not been.
+    pub(super) fn cancel_order(&mut self, target: &TargetId, generation: u64) {
+        let id = EffectId(format!("{}/{target}/{generation}", self.id));
+        // What was ordered by this very decision is not there yet to be cancelled.
+        self.out.effects.retain(|new| new.id != id);
+        self.out.cancelled.push(id);
+    }
+
     /// Tells the team's on-call engineer, if the team says where.
     pub(super) fn page(&mut self, key: &str, severity: Severity, title: String, text: String) {
         let to = self.team.definition.as_ref().map(|d| d.pages.clone()).unwrap_or_default();
@@ -47,7 +71,12 @@ impl Deciding<'_> {
     }
 
     pub(super) fn rolling(&self) -> RollingDef {
-        self.p.definition.as_ref().map(|d| d.rolling.clone()).unwrap_or_default()
+        let mut rolling = self.p.definition.as_ref().map(|d| d.rolling.clone()).unwrap_or_default();
+        if self.switches.has(Break::HalfBatches) {
+            let half = Percent::constant(50);
+            (rolling.max_unavailable_percent, rolling.min_healthy_percent) = (half, half);
+        }
+        rolling
     }
 
     /// Until when the next box has to be healthy.

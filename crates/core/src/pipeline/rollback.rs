@@ -4,13 +4,14 @@
 //! pipeline, writes facts, seizes leases and orders effects of the rollback lane.
 
 use super::decide::Deciding;
-use super::{Cause, Motion, Pipeline, PipelineFact, SlotState, Standing, Work};
-use crate::decision::{Effect, RollbackEffect, Severity};
+use super::{Break, Cause, Motion, Pipeline, PipelineFact, SlotState, Standing, Work};
+use crate::decision::Severity;
 use crate::definition::RollbackScope;
 use crate::ids::{CommitId, ReleaseNo, TargetId};
 use crate::lease::{LeaseFact, LeaseId};
 use crate::plan::StepId;
 use crate::scope::Scope;
+use crate::window::WindowState;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The tainted changes that a release still contains, by the rejected release that brought them.
@@ -62,7 +63,7 @@ impl Deciding<'_> {
     /// changes, returns everywhere in unfinished waves (or in all of production, if the definition or the person says so).
     pub(super) fn reject(&mut self, release: ReleaseNo, cause: Cause, everywhere: bool) {
         let Some(state) = self.p.releases.get(&release) else { return };
-        if matches!(state.standing, Standing::Rejected { .. }) || self.switches.rejection_off {
+        if matches!(state.standing, Standing::Rejected { .. }) || self.switches.has(Break::NoRejection) {
             return;
         }
         let good_before = self
@@ -107,7 +108,7 @@ impl Deciding<'_> {
             Standing::Good if state.suspected > 0 => return self.reject(release, cause, false),
             Standing::Good => {}
         }
-        if self.switches.rollback_off {
+        if self.switches.has(Break::NoRollback) {
             return;
         }
         let at = self.now;
@@ -141,7 +142,7 @@ impl Deciding<'_> {
 
     /// Starts the return of these targets, each to the newest release that was good on it, and of their steps.
     fn take_back(&mut self, targets: &[TargetId], release: ReleaseNo, cause: &Cause) {
-        if self.switches.rollback_off {
+        if self.switches.has(Break::NoRollback) || self.waits_for_the_window() {
             return;
         }
         let mut steps: BTreeMap<StepId, ()> = BTreeMap::new();
@@ -174,6 +175,13 @@ impl Deciding<'_> {
                 text,
             );
         }
+    }
+
+    /// A deliberate break: no rollback asks the window.
+    fn waits_for_the_window(&self) -> bool {
+        let windows = self.team.definition.as_ref().map(|team| &team.windows);
+        self.switches.has(Break::RollbackAsksWindow)
+            && windows.is_some_and(|w| matches!(w.check(self.now), WindowState::Closed { .. }))
     }
 
     fn step_back(&mut self, step: &StepId, release: ReleaseNo, cause: &Cause) {
@@ -238,9 +246,7 @@ impl Deciding<'_> {
         let scope = Scope::of(target);
         self.fact(PipelineFact::SlotBack { target: target.clone(), from, to, generation, asked, awaited });
         self.seize(&scope);
-        if let Some(order) = self.order(target) {
-            self.effect(format!("{target}/{generation}"), Effect::Rollback(RollbackEffect::Return(order)));
-        }
+        self.order_slot(target);
         true
     }
 

@@ -10,6 +10,7 @@ mod following;
 mod lint;
 mod looking;
 mod overrides;
+mod peers;
 mod retiring;
 mod returning;
 mod reviews;

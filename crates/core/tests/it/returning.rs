@@ -179,3 +179,20 @@ fn an_alarm_counts_while_boxes_are_being_replaced() {
     assert_eq!(s.phase("frontend", "gamma/az-1"), "rolled back");
     assert_eq!(s.runs("frontend", "frontend/gamma/north/a/main"), Some(R1));
 }
+
+#[test]
+fn an_order_that_a_newer_one_supersedes_is_not_performed_any_more() {
+    let mut s = Scenario::running();
+    s.stop_engines("gamma");
+    s.release("frontend");
+    let orders = |s: &Scenario| s.undone.iter().map(|new| new.id.0.clone()).collect::<Vec<_>>();
+    let forward = orders(&s);
+    assert_eq!(forward.len(), 1, "{forward:?}");
+    // Repeated by the server's next life, with an epoch that engines take, it would bring back what was taken back.
+    s.rollback("frontend", R2);
+    let back = orders(&s);
+    assert_eq!(back.len(), 1, "{back:?}");
+    assert_ne!(back, forward);
+    s.start_all();
+    assert_eq!(s.runs("frontend", ONE_BOX), Some(R1));
+}
