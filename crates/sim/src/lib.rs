@@ -10,6 +10,7 @@
 
 mod audit;
 mod fleet;
+pub mod forecast;
 mod people;
 mod repo;
 mod rng;

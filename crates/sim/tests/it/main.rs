@@ -1,5 +1,7 @@
 //! Runs of the simulator: a fixed number of seeds on which all rules must hold, and proofs that the checker notices.
 
+mod forecast;
+
 use tidegate_core::pipeline::Switches;
 use tidegate_sim::{Options, Report, Sim};
 
