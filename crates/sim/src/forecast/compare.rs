@@ -1,7 +1,7 @@
 //! Two definitions on the same commits and the same faults, side by side.
 
 use super::result::Forecast;
-use super::text::{about, percent};
+use super::text::{about, business_days, percent};
 use super::words::describe;
 use serde::{Deserialize, Serialize};
 use std::fmt::Write;
@@ -52,10 +52,10 @@ impl Comparison {
             let _ = writeln!(out, "{name:<34}{:>30}{:>30}", of(&self.this), of(&self.other));
         };
         let span = |s: Option<Span>| s.map_or_else(|| "never".to_owned(), about);
-        let days = |n: Option<u64>| n.map_or_else(|| "never".to_owned(), |n| n.to_string());
+        let days = |s: Option<Span>| s.map_or_else(|| "never".to_owned(), business_days);
         row("to all Regions, median", &|f| span(f.totals.to_all_regions_median));
         row("to all Regions, p90", &|f| span(f.totals.to_all_regions_p90));
-        row("business days, median", &|f| days(f.totals.business_days_median));
+        row("business days, median", &|f| days(f.totals.business_time_median));
         row("changes everywhere", &|f| format!("{} of {}", f.totals.changes_everywhere, f.totals.changes));
         row("releases everywhere", &|f| format!("{} of {}", f.totals.releases_everywhere, f.totals.releases));
         row("requests exposed before detection", &|f| f.totals.requests_exposed.to_string());

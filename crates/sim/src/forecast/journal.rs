@@ -1,7 +1,8 @@
 //! Writes down, from the facts that the core decided, how each release went. Nothing here decides anything.
 
 use super::result::{Change, Pass, Release, Verdict, Wait};
-use super::scenario::{is_business_day, local};
+use super::scenario::{instant, is_business_day, local};
+use jiff::civil;
 use jiff::tz::TimeZone;
 use std::collections::BTreeMap;
 use tidegate_core::decision::Fact;
@@ -152,16 +153,21 @@ pub(super) fn quantile<T: Ord + Copy>(all: &[T], per_mille: usize) -> Option<T> 
     sorted.get(rank - 1).copied()
 }
 
-/// Days from Monday to Friday between two moments, both days included.
-pub(super) fn business_days(from: Timestamp, until: Timestamp, zone: &TimeZone) -> u64 {
-    let (Some(from), Some(until)) = (local(from, zone), local(until, zone)) else { return 0 };
-    let (mut date, mut days) = (from.date(), 0);
-    while date <= until.date() {
-        days += u64::from(is_business_day(date));
-        let Ok(tomorrow) = date.tomorrow() else { break };
+/// The time between two moments, Saturdays and Sundays of the zone taken out.
+pub(super) fn business_time(from: Timestamp, until: Timestamp, zone: &TimeZone) -> Span {
+    let Some(mut date) = local(from, zone).map(civil::DateTime::date) else { return Span::ZERO };
+    let midnight = |date: civil::Date| instant(date.to_datetime(civil::Time::midnight()), zone);
+    let mut all = Span::ZERO;
+    while let Ok(tomorrow) = date.tomorrow() {
+        if midnight(date) >= until {
+            break;
+        }
+        if is_business_day(date) {
+            all = all.plus(midnight(tomorrow).min(until).since(midnight(date).max(from)));
+        }
         date = tomorrow;
     }
-    days
+    all
 }
 
 /// From the merge of each change until it was everywhere.

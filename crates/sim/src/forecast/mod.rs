@@ -151,8 +151,8 @@ fn conclude(world: World<'_>, stuck: Option<Stuck>) -> Forecast {
 fn totals(releases: &[Release], start: Timestamp, zone: &jiff::tz::TimeZone) -> Totals {
     let arrivals = journal::arrivals(releases);
     let spans = journal::spans(&arrivals);
-    let days: Vec<u64> =
-        arrivals.iter().map(|(from, until)| journal::business_days(*from, *until, zone)).collect();
+    let business: Vec<Span> =
+        arrivals.iter().map(|(from, until)| journal::business_time(*from, *until, zone)).collect();
     let arrived: Vec<Timestamp> = releases.iter().filter_map(|r| r.everywhere).collect();
     let mut carried: Vec<u64> = Vec::new();
     let mut carries = 0;
@@ -169,8 +169,8 @@ fn totals(releases: &[Release], start: Timestamp, zone: &jiff::tz::TimeZone) -> 
         changes_everywhere: arrivals.len(),
         to_all_regions_median: journal::quantile(&spans, 500),
         to_all_regions_p90: journal::quantile(&spans, 900),
-        business_days_median: journal::quantile(&days, 500),
-        business_days_p90: journal::quantile(&days, 900),
+        business_time_median: journal::quantile(&business, 500),
+        business_time_p90: journal::quantile(&business, 900),
         releases: releases.len(),
         releases_everywhere: arrived.len(),
         releases_per_day_milli: per_day,

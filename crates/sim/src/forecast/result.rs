@@ -151,10 +151,10 @@ pub struct Totals {
     pub to_all_regions_median: Option<Span>,
     /// The same, for nine of ten changes.
     pub to_all_regions_p90: Option<Span>,
-    /// Days from Monday to Friday that this took, the day of the merge and that of the arrival included: the median.
-    pub business_days_median: Option<u64>,
+    /// That time without Saturdays and Sundays: the median. A business day of it is 24 hours.
+    pub business_time_median: Option<Span>,
     /// The same, for nine of ten changes.
-    pub business_days_p90: Option<u64>,
+    pub business_time_p90: Option<Span>,
     /// Releases that were made.
     pub releases: usize,
     /// Releases that reached every step.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 use tidegate_core::definition::TeamDef;
-use tidegate_core::ids::{RegionId, ReleaseNo, ServiceId};
+use tidegate_core::ids::{RegionId, ServiceId};
 use tidegate_core::units::{Percent, Span, Timestamp};
 use tidegate_core::window::{Windows, Zone};
 
@@ -356,29 +356,19 @@ fn per_business_day(count: u32, start: Timestamp, end: Timestamp, zone: &TimeZon
 
 /// Monday to Friday.
 #[must_use]
-pub fn is_business_day(date: civil::Date) -> bool {
+pub(super) fn is_business_day(date: civil::Date) -> bool {
     !matches!(date.weekday(), civil::Weekday::Saturday | civil::Weekday::Sunday)
 }
 
 /// What clock and calendar say in the zone; `None` beyond the calendar.
 #[must_use]
-pub fn local(at: Timestamp, zone: &TimeZone) -> Option<civil::DateTime> {
+pub(super) fn local(at: Timestamp, zone: &TimeZone) -> Option<civil::DateTime> {
     jiff::Timestamp::from_millisecond(at.0).ok().map(|at| zone.to_datetime(at))
 }
 
 /// The instant of a local time; of one that daylight saving time skips, the one right after.
 #[must_use]
-pub fn instant(at: civil::DateTime, zone: &TimeZone) -> Timestamp {
+pub(super) fn instant(at: civil::DateTime, zone: &TimeZone) -> Timestamp {
     let found = zone.to_ambiguous_timestamp(at).compatible();
     Timestamp(found.map_or(i64::MAX, |at| at.as_millisecond()))
-}
-
-/// Which release of a pipeline a fault comes with.
-#[must_use]
-pub fn release_of(fault: &Fault) -> Option<ReleaseNo> {
-    match fault {
-        Fault::Regression(regression) => Some(ReleaseNo(regression.release)),
-        Fault::SickBox(sick) => Some(ReleaseNo(sick.release)),
-        Fault::Outage(_) | Fault::Blind(_) | Fault::LargeScaleEvent(_) | Fault::SlowEngine(_) => None,
-    }
 }

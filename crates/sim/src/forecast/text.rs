@@ -8,13 +8,15 @@ use jiff::civil;
 use jiff::tz::{TimeZone, TimeZoneDatabase};
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use tidegate_core::pipeline::Cause;
+use tidegate_core::pipeline::{Cause, Reason};
 use tidegate_core::units::{Span, Timestamp};
 
 const WIDTH: usize = 100;
 /// The most releases that are told one by one, and the most waits of one.
 const RELEASES_MAX: usize = 40;
 const WAITS_MAX: usize = 3;
+/// Shorter waits are not told.
+const WAIT_TOLD_MIN: Span = Span::minutes(10);
 
 /// The forecast for people.
 #[must_use]
@@ -56,6 +58,12 @@ pub(super) fn about(span: Span) -> String {
     Span(rough).to_string()
 }
 
+/// `4.6`: days of 24 hours.
+pub(super) fn business_days(span: Span) -> String {
+    let tenths = (span.millis() + 4_320_000) / 8_640_000;
+    format!("{}.{}", tenths / 10, tenths % 10)
+}
+
 /// `0.37 %`, from one in a million.
 pub(super) fn percent(ppm: u64) -> String {
     match ppm {
@@ -90,7 +98,7 @@ fn line(out: &mut String, indent: usize, text: &str) {
 fn head(out: &mut String, f: &Forecast, zone: &TimeZone) {
     let t = &f.totals;
     let _ = writeln!(out, "{}, {} to {} ({})", f.pipeline, when(f.start, zone), when(f.end, zone), f.time_zone);
-    let days = |n: Option<u64>| n.map_or(String::new(), |n| format!(" ({n} business days)"));
+    let days = |s: Option<Span>| s.map_or(String::new(), |s| format!(" ({} business days)", business_days(s)));
     let span = |s: Option<Span>| s.map_or_else(|| "never".to_owned(), about);
     let rows = [
         (
@@ -98,9 +106,9 @@ fn head(out: &mut String, f: &Forecast, zone: &TimeZone) {
             format!(
                 "median {}{}, p90 {}{}",
                 span(t.to_all_regions_median),
-                days(t.business_days_median),
+                days(t.business_time_median),
                 span(t.to_all_regions_p90),
-                days(t.business_days_p90)
+                days(t.business_time_p90)
             ),
         ),
         ("changes", format!("{} merged, {} everywhere", t.changes, t.changes_everywhere)),
@@ -183,51 +191,83 @@ fn days(f: &Forecast, zone: &TimeZone, columns: usize, column: &impl Fn(Timestam
 }
 
 fn releases(out: &mut String, f: &Forecast, zone: &TimeZone) {
-    for (n, release) in f.releases.iter().enumerate().take(RELEASES_MAX) {
-        let overtaken = f.releases[n + 1..].iter().find(|r| r.everywhere.is_some());
-        let end = match (release.everywhere, release.verdicts.iter().find(|v| v.rejected), overtaken) {
-            (Some(at), _, _) => {
+    let mut told = 0;
+    let mut overtaken: Vec<&Release> = Vec::new();
+    for release in &f.releases {
+        let rejected = release.verdicts.iter().find(|v| v.rejected);
+        let end = match (release.everywhere, rejected) {
+            (Some(at), _) => {
                 format!("everywhere {}, after {}", when(at, zone), about(at.since(release.created)))
             }
-            (None, Some(verdict), _) => format!("rejected {}", when(verdict.at, zone)),
-            (None, None, Some(by)) => format!("overtaken by {}", by.release),
-            (None, None, None) => "not everywhere".to_owned(),
+            (None, Some(verdict)) => format!("rejected {}", when(verdict.at, zone)),
+            (None, None) => {
+                overtaken.push(release);
+                continue;
+            }
         };
-        let changes = release.changes.len();
-        let s = if changes == 1 { "" } else { "s" };
-        let text =
-            format!("{}  {changes} change{s}, made {}, {end}", release.release, when(release.created, zone));
+        told += 1;
+        if told > RELEASES_MAX {
+            continue;
+        }
+        others(out, &mut overtaken, &format!("overtaken by {}", release.release));
+        let text = format!(
+            "{} {}, made {}, {end}",
+            release.release,
+            changes(release.changes.len()),
+            when(release.created, zone)
+        );
         line(out, 0, &text);
         for wait in longest(release, f.end) {
             line(out, 6, &wait);
         }
     }
-    if f.releases.len() > RELEASES_MAX {
-        line(out, 0, &format!("... and {} more; --json has them all", f.releases.len() - RELEASES_MAX));
+    if told > RELEASES_MAX {
+        line(out, 0, &format!("... and {} more; --json has them all", told - RELEASES_MAX));
+    } else {
+        others(out, &mut overtaken, "not everywhere at the end");
     }
     out.push('\n');
 }
 
-/// The longest waits of a release, by step and kind of reason.
-fn longest(release: &Release, end: Timestamp) -> Vec<String> {
-    let mut by: BTreeMap<(String, String), (u64, String)> = BTreeMap::new();
-    for Wait { step, from, until, reasons } in &release.waits {
-        let took = until.unwrap_or(end).since(*from).millis();
-        let kinds: Vec<String> = reasons.iter().map(|r| kind(&r.to_string())).collect();
-        let words: Vec<String> = reasons.iter().take(2).map(ToString::to_string).collect();
-        let entry = by.entry((step.0.clone(), kinds.join(" "))).or_insert_with(|| (0, words.join("; ")));
-        entry.0 += took;
-    }
-    let mut all: Vec<(u64, String, String)> =
-        by.into_iter().map(|((step, _), (took, words))| (took, step, words)).collect();
-    all.sort_by(|a, b| (b.0, &a.1).cmp(&(a.0, &b.1)));
-    let told = all.into_iter().filter(|(took, _, _)| *took >= 60_000).take(WAITS_MAX);
-    told.map(|(took, step, words)| format!("waited {} for {step}: {words}", about(Span(took)))).collect()
+/// Releases that have one fate in one line.
+fn others(out: &mut String, releases: &mut Vec<&Release>, fate: &str) {
+    let all = std::mem::take(releases);
+    let (Some(first), Some(last)) = (all.first(), all.last()) else { return };
+    let count = changes(all.iter().map(|r| r.changes.len()).sum());
+    let text = match all.len() {
+        1 => format!("{} {count}, {fate}", first.release),
+        _ => format!("{} to {} {count}, {fate}", first.release, last.release),
+    };
+    line(out, 0, &text);
 }
 
-/// The reason without its numbers and times.
-fn kind(words: &str) -> String {
-    words.split(' ').filter(|w| !w.contains(|c: char| c.is_ascii_digit())).collect::<Vec<_>>().join(" ")
+fn changes(n: usize) -> String {
+    if n == 1 { "1 change".to_owned() } else { format!("{n} changes") }
+}
+
+/// The longest waits of a release, by step and kind of reason.
+fn longest(release: &Release, end: Timestamp) -> Vec<String> {
+    let mut by: BTreeMap<(&str, String), u64> = BTreeMap::new();
+    for Wait { step, from, until, reasons } in &release.waits {
+        let took = until.unwrap_or(end).since(*from).millis();
+        let mut words: Vec<String> = reasons.iter().map(brief).collect();
+        words.dedup();
+        *by.entry((step.0.as_str(), words.join("; "))).or_default() += took;
+    }
+    let mut all: Vec<_> = by.into_iter().filter(|(_, took)| *took >= WAIT_TOLD_MIN.millis()).collect();
+    all.sort_by(|a, b| (b.1, &a.0).cmp(&(a.1, &b.0)));
+    let told = all.into_iter().take(WAITS_MAX);
+    told.map(|((step, words), took)| format!("waited {} for {step}: {words}", about(Span(took)))).collect()
+}
+
+/// A reason without what changes from hour to hour.
+fn brief(reason: &Reason) -> String {
+    match reason {
+        Reason::Window { opens: Some(_) } => "outside the deployment window".to_owned(),
+        Reason::LeaseHeld { holder, .. } => format!("a Region is in use: {holder}"),
+        Reason::StepBusy { release, .. } => format!("{release} is in it"),
+        other => other.to_string(),
+    }
 }
 
 fn fault(out: &mut String, report: &FaultReport, zone: &TimeZone) {
