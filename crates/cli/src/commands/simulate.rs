@@ -61,8 +61,9 @@ pub(crate) async fn run(global: &Global, options: Options) -> Result<(), CliErro
         return print_json(&forecast::scenario_schema());
     }
     let documents = options.files.iter().map(|file| Document::read(file)).collect::<Result<Vec<_>, _>>()?;
-    let organisation = one(&documents, Kind::Organisation)?
-        .ok_or_else(|| CliError::Usage("give the organisation's definition as well: it has the Regions".to_owned()))?;
+    let organisation = one(&documents, Kind::Organisation)?.ok_or_else(|| {
+        CliError::Usage("give the organisation's definition as well: it has the Regions".to_owned())
+    })?;
     let pipeline = one(&documents, Kind::Pipeline)?
         .ok_or_else(|| CliError::Usage("which pipeline? give its definition".to_owned()))?;
     let scenario = one(&documents, Kind::Scenario)?;
@@ -78,7 +79,11 @@ pub(crate) async fn run(global: &Global, options: Options) -> Result<(), CliErro
             .map_err(|e| CliError::failed(format!("write {}", file.display()), e))?;
     }
     let Some(file) = &options.compare else {
-        if global.json { print_json(&result)? } else { print(&forecast::text(&result))? }
+        if global.json {
+            print_json(&result)?
+        } else {
+            print(&forecast::text(&result))?
+        }
         return ended(&result);
     };
     let other = Document::read(file)?;
@@ -86,7 +91,9 @@ pub(crate) async fn run(global: &Global, options: Options) -> Result<(), CliErro
         Kind::Organisation => (definitions(&other, pipeline)?, organisation),
         Kind::Pipeline => (definitions(organisation, &other)?, pipeline),
         Kind::Scenario => {
-            return Err(CliError::Usage("compare with another definition; the scenario is the same for both".to_owned()));
+            return Err(CliError::Usage(
+                "compare with another definition; the scenario is the same for both".to_owned(),
+            ));
         }
     };
     // Down to what flags and a repository's history have made of it.

@@ -55,11 +55,7 @@ impl World<'_> {
         Ok(())
     }
 
-    fn apply(
-        &mut self,
-        organisation: &OrganisationDef,
-        pipeline: &PipelineDef,
-    ) -> Result<(), ForecastError> {
+    fn apply(&mut self, organisation: &OrganisationDef, pipeline: &PipelineDef) -> Result<(), ForecastError> {
         let definition = Box::new(organisation.clone());
         self.submit(&Event::Organisation(OrganisationEvent::Applied { definition }))?;
         let Some(team) = organisation.team(&self.team) else { return Err(ForecastError::NoOwner) };
@@ -136,11 +132,14 @@ impl World<'_> {
         }
         let fires: BTreeSet<_> = found
             .values()
-            .flat_map(|f| f.reports.iter().filter(|(_, r)| r.state == AlarmState::Alarm).map(|(n, _)| n.clone()))
+            .flat_map(|f| {
+                f.reports.iter().filter(|(_, r)| r.state == AlarmState::Alarm).map(|(n, _)| n.clone())
+            })
             .collect();
         for name in &fires {
             self.monitoring.leave_out(name);
-            self.assumptions.push(format!("{name} is left out: it would fire on the simulated service at rest"));
+            self.assumptions
+                .push(format!("{name} is left out: it would fire on the simulated service at rest"));
         }
         let services = self.input.organisation.services.iter().filter(|s| s.team == self.team);
         let all: Vec<_> = services.flat_map(metric_alarms).map(|alarm| alarm.name).collect();

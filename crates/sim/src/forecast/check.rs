@@ -41,7 +41,9 @@ pub fn check(scenario: &Scenario, organisation: &OrganisationDef, pipeline: &Pip
                     let message = "0 % of the requests is no fault";
                     found.add("TG205", format!("{at}/harm/faults"), message, "write 1 to 100");
                 }
-                if let Some(api) = r.api.as_ref().filter(|a| scenario.traffic.apis.iter().all(|b| b.name != **a)) {
+                if let Some(api) =
+                    r.api.as_ref().filter(|a| scenario.traffic.apis.iter().all(|b| b.name != **a))
+                {
                     let known: Vec<&str> = scenario.traffic.apis.iter().map(|a| a.name.as_str()).collect();
                     let hint = format!("known here: {}; add it to the traffic's apis", known.join(", "));
                     found.add("TG206", format!("{at}/api"), format!("customers do not call '{api}'"), &hint);

@@ -62,11 +62,6 @@ impl Exposures {
         };
     }
 
-    /// Whether somebody meets it now.
-    pub(super) fn is_met(&self, regression: usize) -> bool {
-        self.of.get(&regression).is_some_and(|one| !one.rates.is_empty())
-    }
-
     /// Somebody noticed it; the first time counts.
     pub(super) fn caught(&mut self, regression: usize, at: Timestamp) {
         self.of.entry(regression).or_default().caught.get_or_insert(at);

@@ -105,9 +105,7 @@ impl World<'_> {
     pub(super) fn bake_ends(&self, pipeline: &Pipeline) -> Option<Timestamp> {
         let later = self.now + LOOK_AGAIN;
         let patient = later.since(self.progress) <= PATIENCE;
-        bakes(pipeline)
-            .filter_map(|bake| self.bake_end(pipeline, &bake).or(patient.then_some(later)))
-            .min()
+        bakes(pipeline).filter_map(|bake| self.bake_end(pipeline, &bake).or(patient.then_some(later))).min()
     }
 
     fn bake_end(&self, pipeline: &Pipeline, bake: &Bake<'_>) -> Option<Timestamp> {
@@ -122,9 +120,13 @@ impl World<'_> {
                 Missing::Requests { api, seen, needed, .. } => {
                     let spec = pipeline.run_spec(bake.release, bake.environment)?;
                     let per_day = self.requests(place, spec, Span::hours(24));
-                    let per_day: u64 =
-                        per_day.iter().filter(|(name, _)| api.as_ref().is_none_or(|api| &api == name)).map(|(_, n)| n).sum();
-                    let time = u128::from(needed - seen) * 86_400_000 / u128::from(Some(per_day).filter(|n| *n > 0)?);
+                    let per_day: u64 = per_day
+                        .iter()
+                        .filter(|(name, _)| api.as_ref().is_none_or(|api| &api == name))
+                        .map(|(_, n)| n)
+                        .sum();
+                    let time = u128::from(needed - seen) * 86_400_000
+                        / u128::from(Some(per_day).filter(|n| *n > 0)?);
                     until + Span(u64::try_from(time).ok()?).plus(COUNT_AGAIN)
                 }
             });
@@ -143,9 +145,8 @@ impl World<'_> {
         }
         let loads = self.loads(place);
         let burns = loads.iter().any(|load| !load.burns.is_empty());
-        if place.production {
-            self.count(scope, &loads);
-        }
+        let production = place.production;
+        self.count(scope, &loads, production);
         if !(ill || burns || known) {
             return Ok(());
         }
@@ -172,19 +173,24 @@ impl World<'_> {
         traffic::sample(&loads, &quiet, &self.scenario.traffic, canaries, self.now, every)
     }
 
-    /// Counts who meets which regression in a Region from now on.
-    fn count(&mut self, scope: &Scope, loads: &[Load]) {
+    /// Counts who meets which regression in a Region from now on. Before production nobody is a customer.
+    fn count(&mut self, scope: &Scope, loads: &[Load], production: bool) {
         let regressions: Vec<usize> = self.flaws.regressions.keys().copied().collect();
         for n in regressions {
             let Some(regression) = self.flaws.regressions.get(&n) else { continue };
-            let burning = loads.iter().filter(|load| load.burns.contains(&n));
-            let milli = burning.map(|load| traffic::exposed(load, regression, &self.scenario.traffic)).sum();
-            self.exposure.set(n, &scope.region, milli);
-            if milli > 0 {
+            let burning: Vec<&Load> = loads.iter().filter(|load| load.burns.contains(&n)).collect();
+            let harmed =
+                burning.iter().map(|load| traffic::exposed(load, regression, &self.scenario.traffic));
+            if production {
+                self.exposure.set(n, &scope.region, harmed.sum());
+            }
+            let places = self.burning.entry(n).or_default();
+            if !burning.is_empty() {
+                places.insert(scope.clone());
                 self.began.entry(n).or_insert(self.now);
                 self.over.remove(&n);
-            } else if !self.exposure.is_met(n) && self.began.contains_key(&n) {
-                self.over.entry(n).or_insert(self.now);
+            } else if places.remove(scope) && places.is_empty() {
+                self.over.insert(n, self.now);
             }
         }
     }
@@ -207,8 +213,11 @@ impl World<'_> {
         blind.retain(|name| !found.reports.contains_key(name));
         blind.extend(found.blind);
         let states = &place.states;
-        let changed: BTreeMap<_, _> =
-            found.reports.into_iter().filter(|(name, report)| states.get(name) != Some(&report.state)).collect();
+        let changed: BTreeMap<_, _> = found
+            .reports
+            .into_iter()
+            .filter(|(name, report)| states.get(name) != Some(&report.state))
+            .collect();
         if next.is_some() || troubled || !changed.is_empty() || !quiet {
             place.sampler = Some(sampler);
         }
@@ -243,7 +252,9 @@ impl World<'_> {
 
     /// A Region's monitoring stops, or has data again.
     pub(super) fn goes_dark(&mut self, region: &RegionId, begins: bool) -> Result<(), ForecastError> {
-        let of = |(scope, place): (&Scope, &Place)| (place.production && &scope.region == region).then(|| scope.clone());
+        let of = |(scope, place): (&Scope, &Place)| {
+            (place.production && &scope.region == region).then(|| scope.clone())
+        };
         let Some(scope) = self.places.iter().find_map(of) else { return Ok(()) };
         self.watch()?;
         self.shows(&scope)?;
@@ -258,7 +269,8 @@ impl World<'_> {
         let of = |(scope, place): (&Scope, &Place)| {
             (place.production && scope.region == outage.region).then(|| scope.clone())
         };
-        let (Some(scope), Some(alarm)) = (self.places.iter().find_map(of), self.alarm_of_elsewhere(outage)) else {
+        let (Some(scope), Some(alarm)) = (self.places.iter().find_map(of), self.alarm_of_elsewhere(outage))
+        else {
             return Ok(());
         };
         self.watch()?;
@@ -304,7 +316,8 @@ impl World<'_> {
         let alarms = |region: &RegionId| -> Option<BTreeSet<String>> {
             let scope = Scope { environment: environment.clone(), region: region.clone() };
             let place = self.places.get(&scope)?;
-            let no_data = place.states.iter().filter(|(_, s)| **s == AlarmState::InsufficientData).map(|(n, _)| n);
+            let no_data =
+                place.states.iter().filter(|(_, s)| **s == AlarmState::InsufficientData).map(|(n, _)| n);
             Some(no_data.chain(&place.blind).map(ToString::to_string).collect())
         };
         let all = clock.regions.keys().filter_map(|region| Some((region.clone(), alarms(region)?)));

@@ -12,7 +12,8 @@ use tidegate_core::decision::{
 use tidegate_core::definition::EngineDef;
 use tidegate_core::ids::{CommitId, PackageDigest, ReleaseNo, Role, SlotId};
 use tidegate_core::organisation::OrganisationEvent;
-use tidegate_core::pipeline::{Cause, PipelineEvent, PipelineFact};
+use tidegate_core::pipeline::{Blocker, Cause, PipelineEvent, PipelineFact, Reason};
+use tidegate_core::plan::StepId;
 use tidegate_core::scope::Scope;
 use tidegate_core::team::TeamEvent;
 use tidegate_core::units::{Span, Timestamp};
@@ -20,6 +21,9 @@ use tidegate_runtime::Lane;
 
 /// How many effects are looked at in one go.
 const EFFECTS_MAX: usize = 1_024;
+/// A fix that waits for the alarm that it would end is let pass after this, for so long.
+const NOTICED_AFTER: Span = Span::minutes(10);
+const OVERRIDE_FOR: Span = Span::hours(24);
 /// What stands in the log as the reason of a large-scale event and of its alarm.
 const EVENT: &str = "large-scale-event";
 
@@ -96,6 +100,7 @@ impl World<'_> {
             Happening::Begins(n) => self.fault_turns(n, true),
             Happening::Ends(n) => self.fault_turns(n, false),
             Happening::Mend { release, fixes, flaws } => self.mend(release, fixes, flaws),
+            Happening::LetPass { release, step } => self.let_pass(release, step),
         }
     }
 
@@ -205,6 +210,24 @@ impl World<'_> {
         self.merge(fixes).map(|_| ())
     }
 
+    /// The alarm that a fix would end must not keep it out: a person overrides it (W3), if it still fires.
+    fn let_pass(&mut self, release: ReleaseNo, step: StepId) -> Result<(), ForecastError> {
+        let pipeline = self.pipeline()?;
+        let waits = pipeline.steps.get(&step).filter(|state| state.candidate == Some(release));
+        let alarm = |r: &Reason| matches!(r, Reason::AggregateAlarm { .. });
+        if !waits.is_some_and(|state| state.waiting.iter().any(alarm)) {
+            return Ok(());
+        }
+        self.tell(PipelineEvent::Overridden {
+            release,
+            blockers: BTreeSet::from([Blocker::AggregateAlarm]),
+            steps: BTreeSet::from([step]),
+            by: Actor::User(self.approver.clone()),
+            reason: "it is the fix".to_owned(),
+            expires: self.now + OVERRIDE_FOR,
+        })
+    }
+
     /// What the world has to know of what was decided.
     pub(super) fn learn(&mut self, fact: &Fact) {
         let Fact::Pipeline(fact) = fact else { return };
@@ -212,10 +235,9 @@ impl World<'_> {
             PipelineFact::ReleaseCreated { release, changes, .. } => {
                 let before = self.flawed.range(..*release).next_back();
                 let mut flaws = before.map(|(_, flaws)| flaws.clone()).unwrap_or_default();
-                for change in changes {
-                    for fixed in self.fixed_by.get(&change.commit.id).into_iter().flatten() {
-                        flaws.remove(fixed);
-                    }
+                for fixed in changes.iter().filter_map(|change| self.fixed_by.get(&change.commit.id)) {
+                    self.fixes.insert(*release);
+                    flaws.retain(|flaw| !fixed.contains(flaw));
                 }
                 let brings =
                     |n: &usize| self.flaws.regressions.get(n).is_some_and(|r| r.release == release.0);
@@ -258,6 +280,13 @@ impl World<'_> {
                 let fixes = culprits.chain(taint).cloned().collect();
                 let mend = Happening::Mend { release: *release, fixes, flaws };
                 self.at(self.now + self.scenario.fix_time, mend);
+            }
+            PipelineFact::Waits { step, release, reasons } => {
+                let alarm = |r: &Reason| matches!(r, Reason::AggregateAlarm { .. });
+                if reasons.iter().any(alarm) && self.fixes.contains(release) {
+                    let pass = Happening::LetPass { release: *release, step: step.clone() };
+                    self.at(self.now + NOTICED_AFTER, pass);
+                }
             }
             PipelineFact::Suspected { release, .. } => {
                 let flaws = self.flawed.get(release).cloned().unwrap_or_default();

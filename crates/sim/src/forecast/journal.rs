@@ -1,6 +1,6 @@
 //! Writes down, from the facts that the core decided, how each release went. Nothing here decides anything.
 
-use super::result::{Change, Pass, Release, Verdict, Wait};
+use super::result::{Change, Pass, Passed, Release, Verdict, Wait};
 use super::scenario::{instant, is_business_day, local};
 use jiff::civil;
 use jiff::tz::TimeZone;
@@ -41,6 +41,7 @@ impl Journal {
                     waits: Vec::new(),
                     everywhere: None,
                     verdicts: Vec::new(),
+                    overrides: Vec::new(),
                 };
                 self.releases.insert(*release, new);
             }
@@ -87,6 +88,10 @@ impl Journal {
             PipelineFact::StepRolledBack { step, at } => self.inside(step, |pass| pass.back = Some(*at)),
             PipelineFact::Rejected { release, cause, at, .. } => self.verdict(*release, *at, true, cause),
             PipelineFact::Suspected { release, cause, at, .. } => self.verdict(*release, *at, false, cause),
+            PipelineFact::Overridden { allowed, .. } => {
+                let (steps, reason) = (allowed.steps.clone(), allowed.reason.clone());
+                self.with(allowed.release, |r| r.overrides.push(Passed { at: allowed.at, steps, reason }));
+            }
             _ => {}
         }
     }

@@ -26,8 +26,8 @@ mod world;
 pub use check::{InvalidFault, check, fault};
 pub use compare::{COMPARISON_SCHEMA, Comparison, compare};
 pub use result::{
-    Change, Cost, EndlessBake, Exposed, FORECAST_SCHEMA, FaultReport, Forecast, Pass, Release, ShutGate,
-    Step, Stuck, Totals, Verdict, Wait,
+    Change, Cost, EndlessBake, Exposed, FORECAST_SCHEMA, FaultReport, Forecast, Pass, Passed, Release,
+    ShutGate, Step, Stuck, Totals, Verdict, Wait,
 };
 pub use scenario::{
     Api, Between, Blind, COMMITS_MAX, Commits, FAULTS_MAX, Fault, Harm, InvalidMoment, LENGTH_MAX, Moment,
@@ -186,7 +186,9 @@ fn reports(world: &World<'_>) -> Vec<FaultReport> {
         let (began, over) = (world.began.get(&n).copied(), world.over.get(&n).copied());
         let regression = matches!(fault, Fault::Regression(_));
         let concerns = |release: &Release, verdict: &Verdict| match fault {
-            Fault::Regression(_) => world.flawed.get(&release.release).is_some_and(|flaws| flaws.contains(&n)),
+            Fault::Regression(_) => {
+                world.flawed.get(&release.release).is_some_and(|flaws| flaws.contains(&n))
+            }
             Fault::SickBox(sick) => release.release.0 == sick.release,
             // What comes to light a little later is of that time as well.
             _ => began.is_some_and(|began| {

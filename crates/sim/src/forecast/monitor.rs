@@ -119,12 +119,7 @@ impl Monitoring {
     }
 
     /// The states of all alarms whose periods end now.
-    fn judge(
-        &self,
-        sampler: &Sampler,
-        now: Timestamp,
-        before: &BTreeMap<AlarmName, AlarmState>,
-    ) -> Found {
+    fn judge(&self, sampler: &Sampler, now: Timestamp, before: &BTreeMap<AlarmName, AlarmState>) -> Found {
         let mut found = Found::default();
         let mut sums: BTreeMap<(Measured, u64), Vec<Option<Aggregate>>> = BTreeMap::new();
         for alarm in &self.alarms {
@@ -132,7 +127,9 @@ impl Monitoring {
             if (now.0 / 1_000).rem_euclid(i64::try_from(seconds).unwrap_or(i64::MAX)) != 0 {
                 continue;
             }
-            let sums = sums.entry((alarm.scope, seconds)).or_insert_with(|| self.sums(sampler, alarm.scope, seconds));
+            let sums = sums
+                .entry((alarm.scope, seconds))
+                .or_insert_with(|| self.sums(sampler, alarm.scope, seconds));
             let was = before.get(&alarm.name).copied().unwrap_or(AlarmState::Ok);
             let evaluated = evaluate(alarm, now, sums, was);
             if !evaluated.newest_has_data {

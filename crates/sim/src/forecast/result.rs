@@ -79,6 +79,20 @@ pub struct Release {
     pub everywhere: Option<Timestamp>,
     /// Rejections and suspicions.
     pub verdicts: Vec<Verdict>,
+    /// Alarms that somebody let it pass, because it brings the fix.
+    pub overrides: Vec<Passed>,
+}
+
+/// An override.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Passed {
+    /// When it was given.
+    pub at: Timestamp,
+    /// For these steps.
+    pub steps: BTreeSet<StepId>,
+    /// Why.
+    pub reason: String,
 }
 
 /// A change.

@@ -1,9 +1,9 @@
 //! A forecast in words and in a picture of characters, at most 100 wide.
 
-use super::words::{describe, missing};
 use super::picture::{Doing, Row, letter, rows};
 use super::result::{FaultReport, Forecast, Release, Stuck, Wait};
 use super::scenario::local;
+use super::words::{describe, missing};
 use jiff::civil;
 use jiff::tz::{TimeZone, TimeZoneDatabase};
 use std::collections::BTreeMap;
@@ -97,8 +97,10 @@ fn line(out: &mut String, indent: usize, text: &str) {
 
 fn head(out: &mut String, f: &Forecast, zone: &TimeZone) {
     let t = &f.totals;
-    let _ = writeln!(out, "{}, {} to {} ({})", f.pipeline, when(f.start, zone), when(f.end, zone), f.time_zone);
-    let days = |s: Option<Span>| s.map_or(String::new(), |s| format!(" ({} business days)", business_days(s)));
+    let _ =
+        writeln!(out, "{}, {} to {} ({})", f.pipeline, when(f.start, zone), when(f.end, zone), f.time_zone);
+    let days =
+        |s: Option<Span>| s.map_or(String::new(), |s| format!(" ({} business days)", business_days(s)));
     let span = |s: Option<Span>| s.map_or_else(|| "never".to_owned(), about);
     let rows = [
         (
@@ -146,7 +148,8 @@ fn picture(out: &mut String, f: &Forecast, zone: &TimeZone) {
     let columns = WIDTH - label;
     let all = f.end.since(f.start).millis().max(1);
     let column_ms = all.div_ceil(columns as u64).max(1);
-    let column = |at: Timestamp| usize::try_from(at.since(f.start).millis() / column_ms).unwrap_or(usize::MAX);
+    let column =
+        |at: Timestamp| usize::try_from(at.since(f.start).millis() / column_ms).unwrap_or(usize::MAX);
     let _ = writeln!(out, "{}{}", " ".repeat(label), days(f, zone, columns, &column));
     for Row { name, stretches } in &rows {
         let mut cells = vec!['.'; columns];
@@ -161,7 +164,13 @@ fn picture(out: &mut String, f: &Forecast, zone: &TimeZone) {
         let _ = writeln!(out, "{name:<label$}{}", cells.into_iter().collect::<String>());
     }
     let each = about(Span(column_ms));
-    line(out, 0, &format!("A column is {each}. A digit is the last of the release that is in the step; ! is taken back."));
+    line(
+        out,
+        0,
+        &format!(
+            "A column is {each}. A digit is the last of the release that is in the step; ! is taken back."
+        ),
+    );
     out.push('\n');
 }
 
@@ -219,6 +228,12 @@ fn releases(out: &mut String, f: &Forecast, zone: &TimeZone) {
         line(out, 0, &text);
         for wait in longest(release, f.end) {
             line(out, 6, &wait);
+        }
+        for passed in &release.overrides {
+            let steps: Vec<&str> = passed.steps.iter().map(|s| s.0.as_str()).collect();
+            let text =
+                format!("let into {} by hand {}: {}", steps.join(", "), when(passed.at, zone), passed.reason);
+            line(out, 6, &text);
         }
     }
     if told > RELEASES_MAX {
@@ -280,15 +295,22 @@ fn fault(out: &mut String, report: &FaultReport, zone: &TimeZone) {
             let after = about(verdict.at.since(began));
             let step = verdict.step.as_ref().map(|s| format!(" in {s}")).unwrap_or_default();
             let cause = shorter(&verdict.cause);
-            line(out, 6, &format!("{release} {word} {}, {after} later,{step}: {cause}", when(verdict.at, zone)));
+            line(
+                out,
+                6,
+                &format!("{release} {word} {}, {after} later,{step}: {cause}", when(verdict.at, zone)),
+            );
         }
     }
     if report.verdicts.is_empty() {
         line(out, 6, "no release was taken back for it");
     }
     if let Some(exposed) = &report.exposed {
-        let regions: Vec<String> = exposed.regions.iter().map(|(region, n)| format!("{region} {n}")).collect();
-        let whom = if regions.is_empty() { "no customer met it".to_owned() } else {
+        let regions: Vec<String> =
+            exposed.regions.iter().map(|(region, n)| format!("{region} {n}")).collect();
+        let whom = if regions.is_empty() {
+            "no customer met it".to_owned()
+        } else {
             format!(
                 "harmed {} requests until it was caught, {} in all ({} of all meanwhile, {} at the worst): {}",
                 exposed.requests_until_caught,
@@ -321,8 +343,13 @@ fn ends_early(out: &mut String, stuck: &Stuck, zone: &TimeZone) {
     line(out, 0, &format!("does not end: {}", stuck.why));
     for gate in &stuck.gates {
         let reasons: Vec<String> = gate.reasons.iter().map(ToString::to_string).collect();
-        let text =
-            format!("{} waits for {} since {}: {}", gate.release, gate.step, when(gate.since, zone), reasons.join("; "));
+        let text = format!(
+            "{} waits for {} since {}: {}",
+            gate.release,
+            gate.step,
+            when(gate.since, zone),
+            reasons.join("; ")
+        );
         line(out, 6, &text);
     }
     for bake in &stuck.bakes {

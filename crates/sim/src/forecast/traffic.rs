@@ -78,13 +78,7 @@ impl Flaws {
 }
 
 /// Every box of a Region, and how many of the Region's `milli` requests it gets.
-pub(super) fn loads(
-    boxes: &Boxes,
-    slots: &[SlotId],
-    milli: u64,
-    flaws: &Flaws,
-    now: Timestamp,
-) -> Vec<Load> {
+pub(super) fn loads(boxes: &Boxes, slots: &[SlotId], milli: u64, flaws: &Flaws, now: Timestamp) -> Vec<Load> {
     let nothing = Slot::default();
     let slot_of = |id: &SlotId| boxes.slots.get(id).unwrap_or(&nothing);
     let count = |role: Role| -> u64 {
@@ -92,7 +86,8 @@ pub(super) fn loads(
         of_role.map(|s| slot_of(s).serving(now).filter(|(_, serves)| *serves).count() as u64).sum()
     };
     let (main, one_boxes) = (count(Role::Main), count(Role::OneBox));
-    let each_one_box = if one_boxes == 0 { 0 } else { (milli / ONE_BOX_SHARE).min(milli / (main + one_boxes)) };
+    let each_one_box =
+        if one_boxes == 0 { 0 } else { (milli / ONE_BOX_SHARE).min(milli / (main + one_boxes)) };
     let each_main = if main == 0 { 0 } else { (milli - each_one_box * one_boxes) / main };
     let mut all = Vec::new();
     for id in slots {

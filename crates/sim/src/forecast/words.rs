@@ -9,7 +9,9 @@ pub fn describe(fault: &Fault) -> String {
     match fault {
         Fault::Regression(r) => {
             let mut text = match &r.harm {
-                Harm::Faults(percent) => format!("regression in r{}: {} % of the requests fail", r.release, percent.get()),
+                Harm::Faults(percent) => {
+                    format!("regression in r{}: {} % of the requests fail", r.release, percent.get())
+                }
                 Harm::Latency(more) => format!("regression in r{}: requests take {more} longer", r.release),
                 Harm::Crash => format!("regression in r{}: boxes end when they start", r.release),
             };
@@ -27,7 +29,9 @@ pub fn describe(fault: &Fault) -> String {
             }
             text
         }
-        Fault::Outage(o) => format!("an outage of elsewhere in {}, from {} until {}", o.region, o.from, o.until),
+        Fault::Outage(o) => {
+            format!("an outage of elsewhere in {}, from {} until {}", o.region, o.from, o.until)
+        }
         Fault::Blind(b) => format!("{} does not report, from {} until {}", b.region, b.from, b.until),
         Fault::LargeScaleEvent(e) => format!("a large-scale event, from {} until {}", e.from, e.until),
         Fault::SlowEngine(s) => {

@@ -54,7 +54,16 @@ pub(super) enum Happening {
     Begins(usize),
     Ends(usize),
     /// Somebody puts a rejection right.
-    Mend { release: ReleaseNo, fixes: Vec<CommitId>, flaws: BTreeSet<usize> },
+    Mend {
+        release: ReleaseNo,
+        fixes: Vec<CommitId>,
+        flaws: BTreeSet<usize>,
+    },
+    /// Somebody lets a fix pass an alarm.
+    LetPass {
+        release: ReleaseNo,
+        step: StepId,
+    },
 }
 
 /// One environment in one Region.
@@ -108,7 +117,11 @@ pub(super) struct World<'a> {
     pub(super) culprits: BTreeMap<usize, CommitId>,
     /// Fix commits and what they fix.
     pub(super) fixed_by: BTreeMap<CommitId, BTreeSet<usize>>,
+    /// Releases that bring a fix.
+    pub(super) fixes: BTreeSet<ReleaseNo>,
     pub(super) mended: BTreeSet<usize>,
+    /// Where which regression shows now.
+    pub(super) burning: BTreeMap<usize, BTreeSet<Scope>>,
     pub(super) exposure: super::exposure::Exposures,
     pub(super) began: BTreeMap<usize, Timestamp>,
     pub(super) over: BTreeMap<usize, Timestamp>,
@@ -163,7 +176,9 @@ impl<'a> World<'a> {
             flawed: BTreeMap::new(),
             culprits: BTreeMap::new(),
             fixed_by: BTreeMap::new(),
+            fixes: BTreeSet::new(),
             mended: BTreeSet::new(),
+            burning: BTreeMap::new(),
             exposure: super::exposure::Exposures::default(),
             began: BTreeMap::new(),
             over: BTreeMap::new(),
