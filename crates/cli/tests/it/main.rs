@@ -18,6 +18,7 @@ mod demo;
 mod disk;
 mod instances;
 mod pages;
+mod simulate;
 mod sources;
 mod world;
 

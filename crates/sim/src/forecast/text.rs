@@ -128,10 +128,10 @@ fn head(out: &mut String, f: &Forecast, zone: &TimeZone) {
         (
             "exposed",
             format!(
-                "{} of customers' requests before a regression was caught ({} of {})",
-                percent(f.exposed_ppm()),
+                "{} of {} requests met a regression before it was caught ({})",
                 t.requests_exposed,
-                t.requests
+                t.requests,
+                percent(f.exposed_ppm())
             ),
         ),
         ("pages", t.pages.to_string()),
