@@ -66,7 +66,15 @@ fn the_example_s_change_goes_everywhere() {
     let dir = tempfile::tempdir().unwrap();
     let svg = dir.path().join("waves.svg");
     let args = [
-        organisation, pipeline, "--commits", "1", "--length", "1d", "--json", "--svg", svg.to_str().unwrap(),
+        organisation,
+        pipeline,
+        "--commits",
+        "1",
+        "--length",
+        "1d",
+        "--json",
+        "--svg",
+        svg.to_str().unwrap(),
     ];
     let forecast: Forecast = serde_json::from_str(&tidegate(dir.path(), &args).well()).unwrap();
     assert_eq!((forecast.schema.as_str(), forecast.totals.changes_everywhere), ("tidegate.forecast/1", 1));
@@ -82,7 +90,8 @@ fn the_example_s_change_goes_everywhere() {
 #[test]
 fn a_fault_is_caught_and_two_definitions_are_compared() {
     let dir = folder();
-    let common = ["--commits", "1", "--length", "1d", "--fault", "regression,release=2,faults=50,region=south"];
+    let common =
+        ["--commits", "1", "--length", "1d", "--fault", "regression,release=2,faults=50,region=south"];
     let text = simulate(&dir, &common).well();
     assert!(text.contains("r2 rejected Mon 05 Jan") && text.contains("in wave-2/one-box:"), "{text}");
     let text = simulate(&dir, &[&common[..], &["--compare", "hasty.json"]].concat()).well();
@@ -99,7 +108,11 @@ fn commits_come_as_they_did_in_a_repository() {
     let git = |args: &[&str], date: &str| {
         let mut command = Command::new("git");
         command.args(["-c", "user.name=a", "-c", "user.email=a@acme.test", "-c", "commit.gpgsign=false"]);
-        command.args(args).current_dir(dir.path()).env("GIT_COMMITTER_DATE", date).env("GIT_AUTHOR_DATE", date);
+        command
+            .args(args)
+            .current_dir(dir.path())
+            .env("GIT_COMMITTER_DATE", date)
+            .env("GIT_AUTHOR_DATE", date);
         command.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_NOSYSTEM", "1");
         let output = command.output().unwrap();
         assert!(output.status.success(), "{output:?}");
@@ -115,7 +128,10 @@ fn commits_come_as_they_did_in_a_repository() {
         forecast.releases.iter().flat_map(|r| &r.changes).map(|c| c.at.to_string()).collect();
     assert_eq!(merged, ["2026-03-02T10:00:00.000Z", "2026-03-03T09:30:00.000Z"]);
     let missing = simulate(&dir, &["--git", "nowhere"]);
-    assert!(missing.code == 1 && missing.talk.contains("failed to read the history of nowhere"), "{missing:?}");
+    assert!(
+        missing.code == 1 && missing.talk.contains("failed to read the history of nowhere"),
+        "{missing:?}"
+    );
 }
 
 #[test]

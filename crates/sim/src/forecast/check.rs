@@ -191,8 +191,8 @@ pub struct InvalidFault {
 }
 
 /// Reads a fault as it is written on a command line: its kind and then `key=value`, between commas, such as
-/// `regression,release=3,faults=20,region=eu-1`. The keys are the scenario's; `faults=PERCENT`, `latency=SPAN` and `crash` stand
-/// for the harm of a regression.
+/// `regression,release=3,faults=20,region=eu-1`. The keys are the scenario's; `faults=PERCENT`, `latency=SPAN` and `crash`
+/// stand for the harm of a regression.
 ///
 /// # Errors
 /// If it is none; the message says why.

@@ -1,5 +1,5 @@
-//! The same picture as a drawing: a row for each step, a bar for each release in it; paler while it bakes, red while it is taken back. What a
-//! bar is stands in its title.
+//! The same picture as a drawing: a row for each step, a bar for each release in it; paler while it bakes, red while it is
+//! taken back. What a bar is stands in its title.
 
 use super::picture::{Doing, rows};
 use super::result::Forecast;

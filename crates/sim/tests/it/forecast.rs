@@ -64,21 +64,13 @@ fn run(scenario: &Value) -> Forecast {
 #[test]
 fn with_the_article_s_defaults_a_change_takes_four_to_five_business_days() {
     let day = 86_400_000;
-    // A change alone, early on each day of a week: whenever it comes, it takes that long.
-    let commits: Vec<String> = (5..10).map(|day| format!("2026-01-{day:02}T07:30:00Z")).collect();
-    for commit in &commits {
-        let scenario = json!({"schema": "tidegate.scenario/1", "length": "7d", "commits": {"at": [commit]}});
-        let forecast = run(&scenario);
-        let took = forecast.totals.business_time_median.unwrap().millis();
-        println!("{commit}: {took}");
-    }
     // Ten changes a day, which wait for each other.
     let forecast = run(&json!({"schema": "tidegate.scenario/1", "commits": {"per-business-day": 10}}));
-    println!("{}", text(&forecast));
     let totals = &forecast.totals;
     assert_eq!((totals.changes, totals.changes_everywhere, forecast.stuck.is_none()), (50, 50, true));
     let median = totals.business_time_median.unwrap().millis();
-    assert!((4 * day..=5 * day).contains(&median), "{totals:?}");
+    assert!((4 * day..=5 * day).contains(&median), "{}", text(&forecast));
+    println!("{totals:?}");
 }
 
 /// Run with `--release --ignored --nocapture`: the figure of `./run bench simulate` without the tool.
@@ -172,8 +164,8 @@ fn a_regression_of_one_region_is_caught_in_its_one_box_and_counted() {
         "Shop_OneBox_High_Fault_Rate in production/east",
     );
     let exposed = forecast.faults[0].exposed.as_ref().unwrap();
-    // East has 80 % of 1,000 requests per second, its one-box a tenth of them, and half of those fail. Two of three periods of a minute,
-    // and what is left of the minute in which it began, tell.
+    // East has 80 % of 1,000 requests per second, its one-box a tenth of them, and half of those fail. Two of three periods of a
+    // minute tell.
     assert_eq!(exposed.peak_ppm, 40_000);
     let seconds = exposed.requests_until_caught / 40;
     assert!((60..=180).contains(&seconds), "{seconds}");
@@ -210,7 +202,8 @@ fn a_slow_burn_is_caught_when_it_begins() {
     assert!(rejected && step.starts_with("wave-1/"), "{step}: {}", text(&forecast));
     let report = &forecast.faults[0];
     let verdict = report.verdicts.values().flatten().min_by_key(|v| v.at).unwrap();
-    let served_since = forecast.releases[0].passes.iter().find(|pass| pass.step.0 == "wave-1/one-box").unwrap();
+    let served_since =
+        forecast.releases[0].passes.iter().find(|pass| pass.step.0 == "wave-1/one-box").unwrap();
     let minutes = verdict.at.since(served_since.entered).millis() / 60_000;
     assert!((180..=185).contains(&minutes), "{minutes} min: {}", text(&forecast));
     // Gamma had finished with it and keeps it, so its alarm keeps the fix out until somebody overrides it.
@@ -359,4 +352,27 @@ fn scenarios_are_checked() {
         let told = fault(wrong).unwrap_err().to_string();
         assert!(told.contains(why), "{told}");
     }
+}
+
+/// Run with `--ignored --nocapture`: what docs/simulate.md shows.
+#[test]
+#[ignore = "it prints, and checks nothing"]
+fn what_the_page_shows() {
+    let read = |name: &str| {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/simulate").join(name);
+        std::fs::read_to_string(path).unwrap()
+    };
+    let with = |pipeline: &str, scenario: &str| Input {
+        organisation: serde_json::from_str(&read("organisation.json")).unwrap(),
+        pipeline: serde_json::from_str(&read(pipeline)).unwrap(),
+        scenario: serde_json::from_str(scenario).unwrap(),
+    };
+    println!("{}", text(&simulate(&with("pipeline.json", &read("slow-burn.json"))).unwrap()));
+    let fault = fault("regression,release=2,faults=20,region=us-east-1").unwrap();
+    let scenario = json!({
+        "schema": "tidegate.scenario/1", "length": "5d", "commits": {"per-business-day": 3}, "faults": [fault]
+    });
+    let [this, other] =
+        ["pipeline.json", "hasty.json"].map(|file| simulate(&with(file, &scenario.to_string())).unwrap());
+    println!("{}", compare(this, other).text("pipeline.json", "hasty.json"));
 }
