@@ -12,7 +12,7 @@ use tidegate_core::decision::{
 use tidegate_core::definition::EngineDef;
 use tidegate_core::ids::{CommitId, PackageDigest, ReleaseNo, Role, SlotId};
 use tidegate_core::organisation::OrganisationEvent;
-use tidegate_core::pipeline::{Blocker, Cause, PipelineEvent, PipelineFact, Reason};
+use tidegate_core::pipeline::{Blocker, Cause, Override, PipelineEvent, PipelineFact, Reason};
 use tidegate_core::plan::StepId;
 use tidegate_core::scope::Scope;
 use tidegate_core::team::TeamEvent;
@@ -30,7 +30,7 @@ const EVENT: &str = "large-scale-event";
 impl World<'_> {
     /// Performs what was ordered: results come back through the queue.
     pub(super) fn perform(&mut self) -> Result<(), ForecastError> {
-        for lane in [Lane::Rollback, Lane::Forward] {
+        for lane in [Lane::Rollback, Lane::Forward, Lane::Page] {
             for pending in self.runtime.effects(lane, EFFECTS_MAX)? {
                 if self.in_flight.contains(&pending.id) {
                     continue;
@@ -100,7 +100,7 @@ impl World<'_> {
             Happening::Begins(n) => self.fault_turns(n, true),
             Happening::Ends(n) => self.fault_turns(n, false),
             Happening::Mend { release, fixes, flaws } => self.mend(release, fixes, flaws),
-            Happening::LetPass { release, step } => self.let_pass(release, step),
+            Happening::LetPass(step) => self.let_pass(step),
         }
     }
 
@@ -211,11 +211,14 @@ impl World<'_> {
     }
 
     /// The alarm that a fix would end must not keep it out: a person overrides it (W3), if it still fires.
-    fn let_pass(&mut self, release: ReleaseNo, step: StepId) -> Result<(), ForecastError> {
+    fn let_pass(&mut self, step: StepId) -> Result<(), ForecastError> {
         let pipeline = self.pipeline()?;
-        let waits = pipeline.steps.get(&step).filter(|state| state.candidate == Some(release));
         let alarm = |r: &Reason| matches!(r, Reason::AggregateAlarm { .. });
-        if !waits.is_some_and(|state| state.waiting.iter().any(alarm)) {
+        let waits = pipeline.steps.get(&step).filter(|state| state.waiting.iter().any(alarm));
+        let candidate = waits.and_then(|state| state.candidate);
+        let Some(release) = candidate.filter(|release| self.brings_a_fix(*release)) else { return Ok(()) };
+        let given = |o: &Override| o.release == release && o.steps.contains(&step) && o.expires > self.now;
+        if pipeline.overrides.values().any(given) {
             return Ok(());
         }
         self.tell(PipelineEvent::Overridden {
@@ -226,6 +229,12 @@ impl World<'_> {
             reason: "it is the fix".to_owned(),
             expires: self.now + OVERRIDE_FOR,
         })
+    }
+
+    /// Whether a release has a fix in it that what runs elsewhere has not.
+    fn brings_a_fix(&self, release: ReleaseNo) -> bool {
+        self.fixes.first().is_some_and(|first| *first <= release)
+            && self.flawed.get(&release).is_some_and(BTreeSet::is_empty)
     }
 
     /// What the world has to know of what was decided.
@@ -281,11 +290,10 @@ impl World<'_> {
                 let mend = Happening::Mend { release: *release, fixes, flaws };
                 self.at(self.now + self.scenario.fix_time, mend);
             }
-            PipelineFact::Waits { step, release, reasons } => {
-                let alarm = |r: &Reason| matches!(r, Reason::AggregateAlarm { .. });
-                if reasons.iter().any(alarm) && self.fixes.contains(release) {
-                    let pass = Happening::LetPass { release: *release, step: step.clone() };
-                    self.at(self.now + NOTICED_AFTER, pass);
+            // A newer candidate that waits for the same is no news to the core.
+            PipelineFact::CandidateSet { step, release } | PipelineFact::Waits { step, release, .. } => {
+                if self.brings_a_fix(*release) {
+                    self.at(self.now + NOTICED_AFTER, Happening::LetPass(step.clone()));
                 }
             }
             PipelineFact::Suspected { release, .. } => {

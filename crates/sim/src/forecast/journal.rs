@@ -48,7 +48,7 @@ impl Journal {
             PipelineFact::Built { release, at, .. } => {
                 self.with(*release, |r| r.built = Some(*at));
             }
-            PipelineFact::CandidateSet { step, release } => self.end_waits(step, at, |r| r != *release),
+            PipelineFact::CandidateSet { step, release } => self.take_over(step, *release, at),
             PipelineFact::Waits { step, release, reasons } => {
                 self.end_waits(step, at, |r| r == *release);
                 if !reasons.is_empty() {
@@ -108,12 +108,24 @@ impl Journal {
         }
     }
 
+    /// A newer candidate waits for what the one before it waited for, until the gate says otherwise.
+    fn take_over(&mut self, step: &StepId, release: ReleaseNo, at: Timestamp) {
+        let waits = self.releases.iter().filter(|(no, _)| **no != release).flat_map(|(_, r)| &r.waits);
+        let open = waits.filter(|w| &w.step == step && w.until.is_none()).map(|w| w.reasons.clone()).next();
+        self.end_waits(step, at, |r| r != release);
+        if let Some(reasons) = open {
+            let step = step.clone();
+            self.with(release, |r| r.wait(Wait { step, from: at, until: None, reasons }));
+        }
+    }
+
     fn end_waits(&mut self, step: &StepId, at: Timestamp, of: impl Fn(ReleaseNo) -> bool) {
         for (_, release) in self.releases.iter_mut().filter(|(no, _)| of(**no)) {
             let open = release.waits.iter_mut().rev().find(|w| &w.step == step && w.until.is_none());
             if let Some(wait) = open {
                 wait.until = Some(at);
             }
+            release.waits.retain(|wait| wait.until != Some(wait.from));
         }
     }
 

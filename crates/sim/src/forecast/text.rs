@@ -226,7 +226,8 @@ fn releases(out: &mut String, f: &Forecast, zone: &TimeZone) {
             when(release.created, zone)
         );
         line(out, 0, &text);
-        for wait in longest(release, f.end) {
+        // What was rejected waits for nothing that would make it go on.
+        for wait in longest(release, f.end).into_iter().filter(|_| rejected.is_none()) {
             line(out, 6, &wait);
         }
         for passed in &release.overrides {

@@ -60,10 +60,7 @@ pub(super) enum Happening {
         flaws: BTreeSet<usize>,
     },
     /// Somebody lets a fix pass an alarm.
-    LetPass {
-        release: ReleaseNo,
-        step: StepId,
-    },
+    LetPass(StepId),
 }
 
 /// One environment in one Region.

@@ -368,7 +368,7 @@ fn what_the_page_shows() {
         scenario: serde_json::from_str(scenario).unwrap(),
     };
     println!("{}", text(&simulate(&with("pipeline.json", &read("slow-burn.json"))).unwrap()));
-    let fault = fault("regression,release=2,faults=20,region=us-east-1").unwrap();
+    let fault = fault("regression,release=2,faults=20,region=us-west-2").unwrap();
     let scenario = json!({
         "schema": "tidegate.scenario/1", "length": "5d", "commits": {"per-business-day": 3}, "faults": [fault]
     });
