@@ -93,7 +93,10 @@ fn a_fault_is_caught_and_two_definitions_are_compared() {
     let common =
         ["--commits", "1", "--length", "1d", "--fault", "regression,release=2,faults=50,region=south"];
     let text = simulate(&dir, &common).well();
-    assert!(text.contains("r2 rejected Mon 05 Jan") && text.contains("in wave-2/one-box:"), "{text}");
+    assert!(
+        text.contains("r2 rejected Tue 06 Jan 02:10, 1m later,") && text.contains("in wave-2/one-box:"),
+        "{text}"
+    );
     let text = simulate(&dir, &[&common[..], &["--compare", "hasty.json"]].concat()).well();
     assert!(text.contains("hasty.json is ") && text.contains(" faster than pipeline.json"), "{text}");
     let json = simulate(&dir, &[&common[..], &["--compare", "hasty.json", "--json"]].concat()).well();
@@ -145,10 +148,46 @@ fn bad_files_are_told_with_their_place() {
     };
     check(
         json!({"schema": "tidegate.scenario/1", "faults": [{"blind": {"region": "mars", "from": "1h", "until": "2h"}}]}),
-        expect![[]],
+        expect![[r#"
+            tidegate: TG008: it cannot be simulated: 1 finding
+
+            TG203: the pipeline does not deploy to 'mars' there
+              at scenario.json:6:19 (/faults/0/blind/region)
+                6 |         "region": "mars",
+                  |                   ^^^^^^
+              hint: known here: north, south
+
+            hint: mend what the findings say; 'tidegate simulate --schema' describes scenarios
+        "#]],
     );
-    check(json!({"schema": "tidegate.scenario/1", "lenght": "1d"}), expect![[]]);
-    check(json!({"schema": "tidegate.scenario/1", "length": "soon"}), expect![[]]);
+    check(
+        json!({"schema": "tidegate.scenario/1", "lenght": "1d"}),
+        expect![[r#"
+        tidegate: TG008: it cannot be simulated: 1 finding
+
+        TG103: unknown field 'lenght'
+          at scenario.json:2:3 (/lenght)
+            2 |   "lenght": "1d",
+              |   ^^^^^^^^
+          hint: did you mean "length"?
+
+        hint: mend what the findings say; 'tidegate simulate --schema' describes scenarios
+    "#]],
+    );
+    check(
+        json!({"schema": "tidegate.scenario/1", "length": "soon"}),
+        expect![[r#"
+        tidegate: TG008: it cannot be simulated: 1 finding
+
+        TG104: 'soon' is not a span of time: write a whole number and a unit, such as 90s, 1h30m or 250ms
+          at scenario.json:2:13 (/length)
+            2 |   "length": "soon",
+              |             ^^^^^^
+          hint: write a whole number and a unit, such as 90s, 1h30m or 250ms
+
+        hint: mend what the findings say; 'tidegate simulate --schema' describes scenarios
+    "#]],
+    );
     let flag = simulate(&dir, &["--fault", "sick-box,release=2,region=mars"]);
     assert!(flag.code == 3 && flag.talk.contains("TG203"), "{flag:?}");
     let usage = tidegate(dir.path(), &["pipeline.json"]);
@@ -165,7 +204,7 @@ fn what_never_ends_is_no_success() {
     let told = simulate(&dir, &["--commits", "1", "--length", "1d"]);
     assert_eq!(told.code, 1, "{told:?}");
     assert!(told.out.contains("r2 waits for wave-1/one-box since"), "{told:?}");
-    assert!(told.out.contains("which does not open within a year"), "{told:?}");
+    assert!(told.out.contains("outside the deployment window, which does"), "{told:?}");
     assert!(told.talk.contains("not everything arrives"), "{told:?}");
 }
 

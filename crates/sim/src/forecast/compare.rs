@@ -1,7 +1,7 @@
 //! Two definitions on the same commits and the same faults, side by side.
 
 use super::result::Forecast;
-use super::text::{about, business_days, percent};
+use super::text::{about, business_days, exposed};
 use super::words::describe;
 use serde::{Deserialize, Serialize};
 use std::fmt::Write;
@@ -59,7 +59,7 @@ impl Comparison {
         row("changes everywhere", &|f| format!("{} of {}", f.totals.changes_everywhere, f.totals.changes));
         row("releases everywhere", &|f| format!("{} of {}", f.totals.releases_everywhere, f.totals.releases));
         row("requests exposed before detection", &|f| f.totals.requests_exposed.to_string());
-        row("of all requests", &|f| percent(f.exposed_ppm()));
+        row("of all requests", &|f| exposed(f));
         row("pages", &|f| f.totals.pages.to_string());
         for n in 0..self.this.faults.len() {
             row(&format!("fault {}: caught after", n + 1), &|f| caught(f, n));

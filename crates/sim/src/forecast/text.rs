@@ -64,6 +64,11 @@ pub(super) fn business_days(span: Span) -> String {
     format!("{}.{}", tenths / 10, tenths % 10)
 }
 
+/// The share of requests that met a regression until it was caught.
+pub(super) fn exposed(f: &Forecast) -> String {
+    percent(f.exposed_ppm().max(u64::from(f.totals.requests_exposed > 0)))
+}
+
 /// `0.37 %`, from one in a million.
 pub(super) fn percent(ppm: u64) -> String {
     match ppm {
@@ -131,7 +136,7 @@ fn head(out: &mut String, f: &Forecast, zone: &TimeZone) {
                 "{} of {} requests met a regression before it was caught ({})",
                 t.requests_exposed,
                 t.requests,
-                percent(f.exposed_ppm())
+                exposed(f)
             ),
         ),
         ("pages", t.pages.to_string()),
