@@ -16,6 +16,7 @@ mod rollouts;
 mod scene;
 mod server;
 mod shop;
+mod simulate;
 mod start;
 
 use anyhow::{Context, Result};
@@ -68,6 +69,7 @@ enum Name {
     Rollouts,
     Alarm,
     Decide,
+    Simulate,
     Commits,
     Start,
 }
@@ -158,6 +160,7 @@ async fn take_all(scene: &Scene, names: &[Name], quiet: bool, figures: &mut Vec<
             Name::Rollouts => rollouts::take(scene).await,
             Name::Alarm => alarm::take(scene).await,
             Name::Decide => decide::take(scene),
+            Name::Simulate => simulate::take(scene),
             Name::Commits => commits::take(scene),
             Name::Start => start::take(scene).await,
         };

@@ -1,5 +1,6 @@
-//! The simulator: the real core and the real runtime on a virtual clock, a virtual store, virtual boxes, builds, tests, people
-//! and alarms, all from one seed. Rules 1 to 10 of the design are checked after every event.
+//! The simulator, twice. For people who write pipelines: [`forecast`]. For those who write tidegate, the rest: the real core
+//! and the real runtime on a virtual clock, a virtual store, virtual boxes, builds, tests, people and alarms, all from one
+//! seed. Rules 1 to 10 of the design are checked after every event.
 //!
 //! A run has a safety phase with faults (crashes at any operation, lost, repeated and late results, late commands, deaf
 //! engines, blind monitoring, full disks, conflicts, failing boxes, clocks that jump, people who meddle and who edit
@@ -14,6 +15,7 @@ mod audit;
 pub mod campaign;
 mod deeds;
 mod fleet;
+pub mod forecast;
 mod people;
 mod recording;
 mod repo;

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tidegate_core::change::{Commit, SourceObservation};
 use tidegate_core::ids::CommitId;
+use tidegate_core::units::Timestamp;
 use tokio::io::BufReader;
 use tokio::sync::Mutex;
 
@@ -245,6 +246,15 @@ impl Mirror {
             return Err(GitError::TooManyCommits { url: self.url.clone(), limit });
         }
         Ok(SourceObservation { head, commits: self.commits(&ids).await?, rewritten })
+    }
+
+    /// When the commits of `branch`, as last fetched, came to be, along first parents: the newest first, at most `limit`.
+    pub async fn commit_times(&self, branch: &str, limit: usize) -> Result<Vec<Timestamp>, GitError> {
+        let head = self.head(branch).await?;
+        let count = format!("--max-count={limit}");
+        let listed = self.local(&["log", "--first-parent", "--format=%ct", &count, head.as_str()]).await?;
+        let seconds = listed.lines().filter_map(|line| line.parse::<i64>().ok());
+        Ok(seconds.map(|s| Timestamp(s.saturating_mul(1_000))).collect())
     }
 
     async fn head(&self, branch: &str) -> Result<CommitId, GitError> {

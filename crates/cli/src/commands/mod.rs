@@ -16,6 +16,7 @@ pub(crate) mod rollback;
 pub(crate) mod secret;
 pub(crate) mod serve;
 pub(crate) mod sim;
+pub(crate) mod simulate;
 pub(crate) mod skip;
 pub(crate) mod status;
 pub(crate) mod token;

@@ -19,6 +19,7 @@ mod disk;
 mod instances;
 mod pages;
 mod regions;
+mod simulate;
 mod sources;
 mod world;
 

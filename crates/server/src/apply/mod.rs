@@ -125,7 +125,9 @@ fn plain(finding: lint::Finding) -> Finding {
     }
 }
 
-fn placed(findings: Vec<lint::Finding>, text: &str) -> Vec<Finding> {
+/// Findings of a check with their lines in the text.
+#[must_use]
+pub fn placed(findings: Vec<lint::Finding>, text: &str) -> Vec<Finding> {
     let show = |finding: lint::Finding| {
         let excerpt = place::excerpt(text, &place::locate(text, &finding.place, false));
         Finding { excerpt: Some(excerpt), ..plain(finding) }
@@ -137,7 +139,7 @@ fn placed(findings: Vec<lint::Finding>, text: &str) -> Vec<Finding> {
 ///
 /// # Errors
 /// `TG102`: it is no JSON. `TG103`: an unknown field. `TG104`: a value that does not fit. `TG105`: a missing field.
-fn read<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, Vec<Finding>> {
+pub fn read<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, Vec<Finding>> {
     let mut parser = serde_json::Deserializer::from_str(text);
     let syntax = |error: &serde_json::Error| {
         let at = place::offset(text, error.line(), error.column());
