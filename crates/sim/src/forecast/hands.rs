@@ -291,10 +291,10 @@ impl World<'_> {
                 self.at(self.now + self.scenario.fix_time, mend);
             }
             // A newer candidate that waits for the same is no news to the core.
-            PipelineFact::CandidateSet { step, release } | PipelineFact::Waits { step, release, .. } => {
-                if self.brings_a_fix(*release) {
-                    self.at(self.now + NOTICED_AFTER, Happening::LetPass(step.clone()));
-                }
+            PipelineFact::CandidateSet { step, release } | PipelineFact::Waits { step, release, .. }
+                if self.brings_a_fix(*release) =>
+            {
+                self.at(self.now + NOTICED_AFTER, Happening::LetPass(step.clone()));
             }
             PipelineFact::Suspected { release, .. } => {
                 let flaws = self.flawed.get(release).cloned().unwrap_or_default();

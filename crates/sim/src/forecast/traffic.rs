@@ -88,7 +88,7 @@ pub(super) fn loads(boxes: &Boxes, slots: &[SlotId], milli: u64, flaws: &Flaws, 
     let (main, one_boxes) = (count(Role::Main), count(Role::OneBox));
     let each_one_box =
         if one_boxes == 0 { 0 } else { (milli / ONE_BOX_SHARE).min(milli / (main + one_boxes)) };
-    let each_main = if main == 0 { 0 } else { (milli - each_one_box * one_boxes) / main };
+    let each_main = (milli - each_one_box * one_boxes).checked_div(main).unwrap_or(0);
     let mut all = Vec::new();
     for id in slots {
         for (one, serves) in slot_of(id).serving(now) {
@@ -148,7 +148,7 @@ pub(super) fn sample(
     let (requests, faults) = (sample.all.requests(None), sample.all.faults(None));
     for canary in canaries {
         let runs = length.millis().div_ceil(canary.every.millis().max(1));
-        let failures = if requests == 0 { 0 } else { runs * faults / requests };
+        let failures = (runs * faults).checked_div(requests).unwrap_or(0);
         for run in 0..runs {
             sample.all.add_canary_run(run >= failures);
         }
