@@ -107,7 +107,7 @@ fn windows(shape: u64) -> Windows {
     let hours = |text: &str| OpenHours { days: [Weekday::Monday].into(), hours: word(text) };
     Windows::Weekly(Weekly {
         time_zone: word("UTC"),
-        open: vec![hours("00:00-08:12"), hours("08:17-24:00")],
+        open: vec![hours("00:00-08:06"), hours("08:10-08:15"), hours("08:20-24:00")],
         closed: Vec::new(),
     })
 }
