@@ -73,7 +73,7 @@ pub(super) fn exposed(f: &Forecast) -> String {
 pub(super) fn percent(ppm: u64) -> String {
     match ppm {
         0 => "0 %".to_owned(),
-        1..=99 => "less than 0.01 %".to_owned(),
+        1..=99 => "below 0.01 %".to_owned(),
         _ => format!("{}.{:02} %", ppm / 10_000, ppm % 10_000 / 100),
     }
 }
@@ -133,7 +133,7 @@ fn head(out: &mut String, f: &Forecast, zone: &TimeZone) {
         (
             "exposed",
             format!(
-                "{} of {} requests met a regression before it was caught ({})",
+                "{} of {} requests before a regression was caught ({})",
                 t.requests_exposed,
                 t.requests,
                 exposed(f)
