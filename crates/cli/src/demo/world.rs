@@ -218,6 +218,7 @@ fn terminate(pid: u32) {
 }
 
 async fn start_server(data: &Path, listen: &str, disabled: &[String]) -> Result<(Child, Client), String> {
+    std::fs::create_dir_all(data).map_err(|e| format!("cannot make {}: {e}", data.display()))?;
     let log = data.join("server.log");
     let open = || std::fs::OpenOptions::new().create(true).append(true).open(&log);
     let (out, err) = (open().map_err(|e| e.to_string())?, open().map_err(|e| e.to_string())?);
