@@ -3,6 +3,14 @@
 //! What stands outside of tidegate in the story knows nothing of it: the customers' requests come from `load`, and what
 //! tidegate tells the on-call arrives at `hooks`. So what they saw is evidence.
 
+/// A line of the story. Whoever reads no further does not end it half way: what was started has to be ended.
+macro_rules! tell {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stdout(), $($text)*);
+    }};
+}
+
 mod definitions;
 mod hooks;
 mod load;
@@ -54,7 +62,7 @@ pub(crate) async fn run(options: Options) -> Result<(), CliError> {
         signalled.cancel();
     });
     let failed = |why: String| CliError::failed("tell the story", std::io::Error::other(why));
-    println!("tidegate demo: a server, a fleet and sample repositories are set up");
+    tell!("tidegate demo: a server, a fleet and sample repositories are set up");
     let mut world = World::begin(disabled).await.map_err(failed)?;
     let told = {
         let mut story = Story::new(&mut world);
@@ -68,7 +76,7 @@ pub(crate) async fn run(options: Options) -> Result<(), CliError> {
         Some(Err(_)) => world.show_logs(),
         Some(Ok(())) | None => {}
     }
-    println!("ending everything that was started ...");
+    tell!("ending everything that was started ...");
     world.end().await;
     told.map_or(Err(CliError::Interrupted), |result| result.map_err(failed))
 }

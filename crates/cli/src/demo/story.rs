@@ -24,7 +24,7 @@ impl Story<'_> {
             ($title:literal, $chapter:ident) => {
                 at += 1;
                 if chapters.contains(&at) {
-                    println!("\n{}", self.paint.bold(&format!("{at}. {}", $title)));
+                    tell!("\n{}", self.paint.bold(&format!("{at}. {}", $title)));
                     self.$chapter()
                         .await
                         .map_err(|why| format!("chapter {at} did not happen as told: {why}"))?;
@@ -39,7 +39,7 @@ impl Story<'_> {
         chapter!("A slow burn, and a suspect that comes back", slow_burn);
         chapter!("A large-scale event", large_scale_event);
         chapter!("The control plane is killed", killed);
-        println!("\nThe story took {} s.", self.begun.elapsed().as_secs());
+        tell!("\nThe story took {} s.", self.begun.elapsed().as_secs());
         Ok(())
     }
 
@@ -375,7 +375,7 @@ impl Story<'_> {
         self.wait("a rolling deployment", FRONTEND, 0, |f| entered(f, "wave-2/az-1", release)).await?;
         let before = self.world.load.snapshot();
         self.world.kill_server().await?;
-        println!("      the server got SIGKILL in the middle of wave-2/az-1");
+        tell!("      the server got SIGKILL in the middle of wave-2/az-1");
         // Customers go on without it for a while: measured by their own clock.
         let mut ticks = tokio::time::interval(Duration::from_secs(1));
         for _ in 0..4 {

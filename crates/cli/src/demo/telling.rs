@@ -48,7 +48,7 @@ impl<'w> Story<'w> {
 
 impl Story<'_> {
     pub(super) fn ok(&self, text: &str) {
-        println!("  {} {:>5.1}s {text}", self.paint.good("✔"), self.begun.elapsed().as_secs_f64());
+        tell!("  {} {:>5.1}s {text}", self.paint.good("✔"), self.begun.elapsed().as_secs_f64());
     }
 
     pub(super) fn mark(&self) -> u64 {
@@ -90,7 +90,7 @@ impl Story<'_> {
             self.approve(&commit).await?;
         }
         self.land(repo, &commit).await?;
-        println!("      {} \"{message}\" is merged", &commit[..10]);
+        tell!("      {} \"{message}\" is merged", &commit[..10]);
         Ok(commit)
     }
 
@@ -104,7 +104,7 @@ impl Story<'_> {
         for entry in &self.world.log[self.told..] {
             if let Some(line) = narrate(entry) {
                 let line = format!("{:>5.1}s {line}", self.begun.elapsed().as_secs_f64());
-                println!("      {}", self.paint.dim(&line));
+                tell!("      {}", self.paint.dim(&line));
             }
         }
         let new = &self.world.log[self.told..];
@@ -270,7 +270,7 @@ impl Story<'_> {
         let aggregate = format!("pipeline/{pipeline}");
         let mut begun = None;
         let mut entered_at: Vec<(String, f64)> = Vec::new();
-        println!("      {pipeline} {release}, step by step (seconds since its first step):");
+        tell!("      {pipeline} {release}, step by step (seconds since its first step):");
         for entry in self.world.log.iter().filter(|e| e.aggregate == aggregate) {
             let zero = *begun.get_or_insert(entry.at);
             let at = entry.at.since(zero).millis() as f64 / 1_000.0;
@@ -281,12 +281,7 @@ impl Story<'_> {
                 Fact::Pipeline(PipelineFact::StepDone { step, release: r, .. }) if *r == release => {
                     let from = entered_at.iter().rev().find(|(s, _)| *s == step.0).map_or(at, |(_, t)| *t);
                     let (blank, bar) = ((from / 2.0) as usize, ((at - from) / 2.0).max(1.0) as usize);
-                    println!(
-                        "      {:<16} {}{} {from:.0}-{at:.0}",
-                        step.0,
-                        " ".repeat(blank),
-                        "█".repeat(bar)
-                    );
+                    tell!("      {:<16} {}{} {from:.0}-{at:.0}", step.0, " ".repeat(blank), "█".repeat(bar));
                 }
                 _ => {}
             }

@@ -165,12 +165,12 @@ impl World {
     /// Tells how to look at what runs.
     pub(crate) fn invite(&self) {
         let binary = std::env::current_exe().unwrap_or_else(|_| "tidegate".into());
-        println!("\nThe server runs on. In another terminal:");
-        println!("  export TIDEGATE_DATA={}", self.data().display());
-        println!("  alias tidegate={}", binary.display());
-        println!("  tidegate status        tidegate watch        tidegate why COMMIT");
-        println!("The repositories are in {}.", self.dir.join("repositories").display());
-        println!("Ctrl-C ends everything.");
+        tell!("\nThe server runs on. In another terminal:");
+        tell!("  export TIDEGATE_DATA={}", self.data().display());
+        tell!("  alias tidegate={}", binary.display());
+        tell!("  tidegate status        tidegate watch        tidegate why COMMIT");
+        tell!("The repositories are in {}.", self.dir.join("repositories").display());
+        tell!("Ctrl-C ends everything.");
     }
 
     /// Ends everything that was started, and removes the folder.

@@ -73,6 +73,24 @@ fn without_rejection_the_story_fails_in_its_fourth_chapter() {
 }
 
 #[test]
+fn with_nobody_who_reads_on_it_leaves_nothing_either() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = demo(dir.path(), &[]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.any(|line| line.contains("r1 enters beta/az-1")), "it ended by itself");
+    // As with `| head`.
+    drop(lines);
+    let told_more = || std::fs::read_dir(dir.path()).unwrap().count() > 0 && left_in(dir.path()).len() > 4;
+    crate::world::wait_for(|| told_more().then_some(())).expect("the story goes on unread");
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let status = child.wait().unwrap();
+    assert_eq!(status.code(), Some(130));
+    assert_eq!(left_in(dir.path()), Vec::<String>::new());
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "files are left");
+}
+
+#[test]
 fn interrupted_in_the_middle_of_a_deployment_it_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let mut child = demo(dir.path(), &[]).stdout(Stdio::piped()).spawn().unwrap();
