@@ -28,6 +28,15 @@ pub struct Finding {
     pub hint: String,
 }
 
+impl Finding {
+    /// What is wrong where, and what to do.
+    #[must_use]
+    pub fn new(code: &str, place: impl Into<String>, message: impl Into<String>, hint: &str) -> Finding {
+        let (code, hint) = (code.to_owned(), hint.to_owned());
+        Finding { code, place: place.into(), message: message.into(), hint }
+    }
+}
+
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} at {}: {} ({})", self.code, self.place, self.message, self.hint)
@@ -38,12 +47,7 @@ struct Findings(Vec<Finding>);
 
 impl Findings {
     fn add(&mut self, code: &str, place: impl Into<String>, message: impl Into<String>, hint: &str) {
-        self.0.push(Finding {
-            code: code.to_owned(),
-            place: place.into(),
-            message: message.into(),
-            hint: hint.to_owned(),
-        });
+        self.0.push(Finding::new(code, place, message, hint));
     }
 
     fn unique<'a, T: Ord + fmt::Display + 'a>(&mut self, list: &str, names: impl Iterator<Item = &'a T>) {

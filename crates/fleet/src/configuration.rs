@@ -330,6 +330,11 @@ impl Keeper {
                     or_never(changed).await;
                     failures = 0;
                 }
+                // What could not be told to a box that was starting is told as soon as it serves.
+                changed = self.healthy.changed(), if refused => {
+                    or_never(changed).await;
+                    failures = 0;
+                }
                 () = tokio::time::sleep(Duration::from_millis(pause)), if refused => {}
             }
         }

@@ -109,8 +109,8 @@ fn the_first_values_are_taken_back_to_none_and_the_boxes_stay() {
     assert_eq!(s.fleet.observe(&slot(MAIN)).unwrap().boxes.len(), 6, "they run on, without values");
 }
 
-#[test]
-fn a_fleet_that_is_not_there_yet_starts_with_the_values() {
+/// Flags that were everywhere before there was any box.
+fn flags_before_boxes() -> Scenario {
     let mut s = Scenario::empty();
     s.apply(&flags_json());
     s.apply(&pipeline_json("frontend", "frontend"));
@@ -118,6 +118,12 @@ fn a_fleet_that_is_not_there_yet_starts_with_the_values() {
     s.finish("flags", R1);
     s.release("frontend");
     s.finish("frontend", R1);
+    s
+}
+
+#[test]
+fn a_fleet_that_is_not_there_yet_starts_with_the_values() {
+    let s = flags_before_boxes();
     assert_eq!(having(&s, MAIN, R1), 3, "boxes that start later have them as well");
 }
 
@@ -135,13 +141,7 @@ fn a_pipeline_of_processes_does_not_become_one_of_configuration() {
 
 #[test]
 fn boxes_that_came_after_the_first_values_get_the_next_ones_a_third_at_a_time() {
-    let mut s = Scenario::empty();
-    s.apply(&flags_json());
-    s.apply(&pipeline_json("frontend", "frontend"));
-    s.release("flags");
-    s.finish("flags", R1);
-    s.release("frontend");
-    s.finish("frontend", R1);
+    let mut s = flags_before_boxes();
     let from = s.log.len();
     s.release("flags");
     s.finish("flags", R2);

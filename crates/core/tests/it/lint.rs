@@ -104,3 +104,28 @@ fn a_page_goes_to_an_address_that_can_be_called() {
         assert_eq!(found(bad), ["TG140 /teams/0/pages/0/webhook"], "{bad}");
     }
 }
+
+#[test]
+fn configuration_has_a_path_and_a_limit_and_runs_nothing() {
+    let found = |run: serde_json::Value| {
+        let mut definition = crate::scenario::pipeline_json("flags", "frontend");
+        definition["run"] = run;
+        let definition = serde_json::from_value(definition).unwrap();
+        let found = lint::pipeline(&definition, &organisation(&organisation_json()));
+        found.iter().map(|f| format!("{} {}", f.code, f.place)).collect::<Vec<_>>()
+    };
+    let good = json!({"engine": {"configuration": {"reload": "/reload"}}});
+    assert_eq!(found(good), Vec::<String>::new());
+    let bad = json!({
+        "engine": {"configuration": {"reload": "reload", "timeout": "0s"}},
+        "environment": {"A": "b"}, "calls": ["backend"]
+    });
+    let place = "/run/engine/configuration";
+    let expected = [
+        format!("TG114 {place}/reload"),
+        format!("TG126 {place}/timeout"),
+        "TG141 /run/environment".to_owned(),
+        "TG141 /run/calls".to_owned(),
+    ];
+    assert_eq!(found(bad), expected);
+}

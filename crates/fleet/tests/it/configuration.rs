@@ -143,6 +143,13 @@ async fn values_that_keep_a_box_down_after_it_took_them_are_taken_back() {
     fleet.set(&back).await.unwrap();
     fleet.have(&one, 1).await;
     assert_eq!(fleet.values(1).await, ["1"]);
+    // It has them also after a start that has nothing to do with them.
+    let running = fleet.observe(&main).await.boxes.remove(0);
+    let pid = rustix::process::Pid::from_raw(fleet.pid(&main, &running).cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    fleet.until(&main, "it is started again", |o| o.boxes[0].incarnation > running.incarnation).await;
+    fleet.have(&one, 1).await;
+    assert_eq!(fleet.values(1).await, ["1"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -89,12 +89,7 @@ struct Found(Vec<Finding>);
 
 impl Found {
     fn add(&mut self, code: &str, place: impl Into<String>, message: impl Into<String>, hint: &str) {
-        self.0.push(Finding {
-            code: code.to_owned(),
-            place: place.into(),
-            message: message.into(),
-            hint: hint.to_owned(),
-        });
+        self.0.push(Finding::new(code, place, message, hint));
     }
 
     fn length(&mut self, scenario: &Scenario) {
