@@ -277,7 +277,10 @@ impl World {
         }
         for boxes in told {
             let observation = Observation { slot: order.slot.clone(), fence, boxes, trouble: None };
-            self.send(Event::Pipeline(self.pipeline.clone(), PipelineEvent::SlotObserved { observation }))?;
+            self.send(Event::Pipeline(
+                self.pipeline.clone(),
+                PipelineEvent::SlotsObserved { observations: vec![observation] },
+            ))?;
         }
         Ok(())
     }
@@ -344,7 +347,7 @@ fn kind(event: &Event) -> &'static str {
         Event::Organisation(_) => "organisation",
         Event::Team(..) => "team",
         Event::Pipeline(_, PipelineEvent::Tick) => "tick",
-        Event::Pipeline(_, PipelineEvent::SlotObserved { .. }) => "boxes seen",
+        Event::Pipeline(_, PipelineEvent::SlotsObserved { .. }) => "boxes seen",
         Event::Pipeline(_, PipelineEvent::Watched { .. }) => "bake watched",
         Event::Pipeline(..) => "other",
     }

@@ -17,23 +17,22 @@ pub use evaluate::{EXTRA_PERIODS, Evaluated, Explanation, Point, evaluate};
 pub use metric::{InvalidPercentile, InvalidQuantity, Metric, Percentile, Quantity, Statistic};
 pub use standard::{alarm_prefix, high_severity_name, standard_alarms};
 
-use crate::ids::InvalidId;
+use crate::ids::{InvalidId, Text};
 use crate::units::Span;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
 
 /// An alarm's name: 1 to 128 of `A-Z a-z 0-9 _ - .`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, JsonSchema)]
 #[serde(try_from = "String")]
 #[schemars(with = "String")]
-pub struct AlarmName(Arc<str>);
+pub struct AlarmName(Text);
 
 impl Serialize for AlarmName {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.0)
+        serializer.serialize_str(self.as_str())
     }
 }
 
@@ -51,7 +50,7 @@ impl AlarmName {
         } else if text.len() > 128 {
             "it is longer than 128 characters"
         } else {
-            return Ok(AlarmName(text.into()));
+            return Ok(AlarmName(Text(text.into())));
         };
         Err(InvalidId { what: "alarm name", text: text.chars().take(80).collect(), why })
     }
@@ -59,19 +58,19 @@ impl AlarmName {
     /// The text.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.0.0
     }
 }
 
 impl fmt::Display for AlarmName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
     }
 }
 
 impl fmt::Debug for AlarmName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
     }
 }
 

@@ -106,10 +106,15 @@ impl Expression {
         let names = self.names();
         let all = |state| names.iter().filter(|n| state_of(n) == state).map(|n| (*n).clone()).collect();
         Evaluation {
-            state: if self.root.holds(&state_of) { AlarmState::Alarm } else { AlarmState::Ok },
+            state: self.state(&state_of),
             blind: all(AlarmState::InsufficientData),
             firing: all(AlarmState::Alarm),
         }
+    }
+
+    /// Whether it is in ALARM, given each alarm's state; else OK.
+    pub fn state(&self, state_of: impl Fn(&AlarmName) -> AlarmState) -> AlarmState {
+        if self.root.holds(&state_of) { AlarmState::Alarm } else { AlarmState::Ok }
     }
 
     /// Checks that every alarm exists.

@@ -7,11 +7,32 @@ use crate::units::Span;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 
 /// A step of a pipeline: `wave-1/one-box`, `wave-1/az-2`. Stable as long as its stage is named the same.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct StepId(pub String);
+#[serde(from = "String", into = "String")]
+pub struct StepId(pub Arc<str>);
+
+impl StepId {
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for StepId {
+    fn from(text: String) -> StepId {
+        StepId(text.into())
+    }
+}
+
+impl From<StepId> for String {
+    fn from(id: StepId) -> String {
+        id.0.as_ref().to_owned()
+    }
+}
 
 impl fmt::Display for StepId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -206,7 +227,7 @@ fn lay_out(
         boxes: if role == Role::OneBox { 1 } else { stage.boxes_per_az },
     };
     let step = |name: String, role: Role, targets: Vec<Target>, bake: Span| Step {
-        id: StepId(format!("{id}/{name}")),
+        id: StepId(format!("{id}/{name}").into()),
         role,
         targets,
         bake,

@@ -1,11 +1,11 @@
-//! What states hold and what changes only as a whole: copies of a state share it, and are made at every decision.
+//! Parts of states that copies share: a state is copied at every decision, and most of it stays as it was.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
-use std::ops::Deref;
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
-/// A shared value that nobody changes; reads and writes as the value itself.
+/// A value that its copies share until one of them is changed, which copies it; in JSON as the value itself.
 #[derive(Default)]
 pub struct Shared<T>(Arc<T>);
 
@@ -19,6 +19,12 @@ impl<T> Deref for Shared<T> {
     type Target = T;
     fn deref(&self) -> &T {
         &self.0
+    }
+}
+
+impl<T: Clone> DerefMut for Shared<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        Arc::make_mut(&mut self.0)
     }
 }
 

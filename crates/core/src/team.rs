@@ -14,6 +14,7 @@ use crate::scope::Scope;
 use crate::units::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, LazyLock, OnceLock};
 
 /// How many approvals a team keeps; the oldest go first. At 100 a day this is more than a year and a half.
 pub const APPROVALS_MAX: usize = 65_536;
@@ -36,6 +37,24 @@ pub struct Team {
     pub approvals: BTreeMap<CommitId, Vec<Approval>>,
     /// The pipeline whose suspect release is on its way back; one at a time.
     pub suspect_turn: Option<PipelineId>,
+    /// Made of the definition when first asked for.
+    #[serde(skip)]
+    alarms: Alarms,
+}
+
+/// The alarms that a team's services have, kept because they are asked for at every decision.
+#[derive(Debug, Clone, Default)]
+struct Alarms {
+    /// Those below the aggregate, the aggregate last; each refers only to metric alarms and to ones before it.
+    composites: OnceLock<Arc<[(AlarmName, Expression)]>>,
+    metric: OnceLock<Arc<[MetricAlarm]>>,
+}
+
+/// They follow from the definition and the services, which are compared themselves.
+impl PartialEq for Alarms {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
 }
 
 /// An alarm's state and where it comes from.
@@ -168,7 +187,9 @@ pub enum TeamFact {
 /// The aggregate alarm's name within a team.
 #[must_use]
 pub fn aggregate_name() -> AlarmName {
-    AlarmName::new("High_Severity_Aggregate").expect("a valid name")
+    static NAME: LazyLock<AlarmName> =
+        LazyLock::new(|| AlarmName::new("High_Severity_Aggregate").expect("a valid name"));
+    NAME.clone()
 }
 
 /// The name of a service's one-box alarm (M4).
@@ -225,7 +246,7 @@ pub fn known_names(services: &[&ServiceDef]) -> BTreeSet<AlarmName> {
     names
 }
 
-/// The composite alarms below the aggregate, the aggregate last; each refers only to metric alarms and to ones before it.
+/// See [`Alarms`].
 fn composites(team: &Team) -> Vec<(AlarmName, Expression)> {
     let any = |names: Vec<AlarmName>| {
         Expression::any_in_alarm(names.iter())
@@ -283,22 +304,35 @@ impl Team {
     /// What a composite alarm says with some metric alarms masked as OK (an override's masks).
     #[must_use]
     pub fn view(&self, scope: &Scope, name: &AlarmName, masked: &BTreeSet<AlarmName>) -> View {
-        let all: BTreeMap<AlarmName, Expression> = composites(self).into_iter().collect();
         let mut view = View { in_alarm: false, firing: BTreeSet::new(), blind: BTreeSet::new() };
-        view.in_alarm = self.look(scope, name, masked, &all, &mut view) == AlarmState::Alarm;
+        view.in_alarm = self.look(self.scopes.get(scope), name, masked, &mut view) == AlarmState::Alarm;
         view
+    }
+
+    fn composites(&self) -> &[(AlarmName, Expression)] {
+        self.alarms.composites.get_or_init(|| composites(self).into())
+    }
+
+    /// The metric alarms of all its services.
+    #[must_use]
+    pub fn metric_alarms(&self) -> &[MetricAlarm] {
+        self.alarms.metric.get_or_init(|| self.services.iter().flat_map(metric_alarms).collect())
     }
 
     fn look(
         &self,
-        scope: &Scope,
+        recorded: Option<&BTreeMap<AlarmName, AlarmStatus>>,
         name: &AlarmName,
         masked: &BTreeSet<AlarmName>,
-        all: &BTreeMap<AlarmName, Expression>,
         view: &mut View,
     ) -> AlarmState {
-        let Some(expression) = all.get(name) else {
-            let state = if masked.contains(name) { AlarmState::Ok } else { self.alarm(scope, name) };
+        let Some((_, expression)) = self.composites().iter().find(|(composite, _)| composite == name) else {
+            let recorded = recorded.and_then(|alarms| alarms.get(name));
+            let state = match recorded {
+                _ if masked.contains(name) => AlarmState::Ok,
+                Some(status) => status.state,
+                None => AlarmState::InsufficientData,
+            };
             match state {
                 AlarmState::Alarm => view.firing.insert(name.clone()),
                 AlarmState::InsufficientData => view.blind.insert(name.clone()),
@@ -306,12 +340,11 @@ impl Team {
             };
             return state;
         };
-        let states: BTreeMap<AlarmName, AlarmState> = expression
-            .names()
-            .into_iter()
-            .map(|part| (part.clone(), self.look(scope, part, masked, all, view)))
-            .collect();
-        expression.evaluate(|part| states.get(part).copied().unwrap_or(AlarmState::InsufficientData)).state
+        let names = expression.names().into_iter();
+        let states: Vec<(&AlarmName, AlarmState)> =
+            names.map(|part| (part, self.look(recorded, part, masked, view))).collect();
+        let state_of = |part: &AlarmName| states.iter().find(|(name, _)| *name == part).map(|(_, s)| *s);
+        expression.state(|part| state_of(part).unwrap_or(AlarmState::InsufficientData))
     }
 
     /// The words that describe firing alarms: each one's name and why.
@@ -343,6 +376,7 @@ impl Team {
                 self.definition = Some((**definition).clone().into());
                 self.services = services.clone().into();
                 self.emails.clone_from(emails);
+                self.alarms = Alarms::default();
             }
             TeamFact::PipelineAdded { pipeline } => {
                 self.pipelines.insert(pipeline.clone());
@@ -426,8 +460,8 @@ impl Team {
         for (alarm, report) in reports {
             change(&mut after, alarm, report, vec![report.why.clone()]);
         }
-        for (name, _) in composites(self) {
-            let view = after.view(scope, &name, &BTreeSet::new());
+        for (name, _) in self.composites() {
+            let view = after.view(scope, name, &BTreeSet::new());
             let list = |names: &BTreeSet<AlarmName>| {
                 names.iter().map(AlarmName::as_str).collect::<Vec<_>>().join(", ")
             };
@@ -437,7 +471,7 @@ impl Team {
                 (false, false) => (AlarmState::InsufficientData, format!("no data: {}", list(&view.blind))),
             };
             let evidence = after.describe(scope, &view.firing);
-            change(&mut after, &name, &Report { state, why }, evidence);
+            change(&mut after, name, &Report { state, why }, evidence);
         }
         facts
     }

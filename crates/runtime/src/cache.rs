@@ -56,11 +56,14 @@ impl Cache {
     /// The entry, or a ticket to bring it with.
     pub(crate) fn get(&self, id: &AggregateId) -> Result<Entry, Ticket> {
         let mut inner = self.lock();
-        let Some((_, entry)) = inner.entries.get(id) else {
+        let Some((used, entry)) = inner.entries.get(id) else {
             return Err(Ticket(inner.changes[stripe(id, STRIPES)]));
         };
-        let entry = entry.clone();
-        inner.put(id, entry.clone());
+        let (used, entry) = (*used, entry.clone());
+        // What was used a moment ago is far from being the oldest.
+        if inner.uses - used > inner.limit as u64 / 4 {
+            inner.put(id, entry.clone());
+        }
         Ok(entry)
     }
 

@@ -124,7 +124,7 @@ impl Runtime {
         after: State,
         lane: Lane,
     ) -> Result<Try, SubmitError> {
-        let (writes, entries) = writes(own, &seen, with.timer.or(seen.entries[own].due), &decision, &after)?;
+        let (writes, entries) = self.writes(own, &seen, with.timer, &decision, after)?;
         let commit = self.make_commit(own, cause, with, &seen, &decision, writes, lane)?;
         let publishing = self.publishing.read().unwrap_or_else(PoisonError::into_inner);
         match self.store.commit(&commit) {
@@ -225,6 +225,59 @@ impl Runtime {
         }
     }
 
+    /// What is written of each aggregate, and what the cache holds of it afterwards.
+    fn writes(
+        &self,
+        own: &AggregateId,
+        seen: &Seen,
+        timer: Option<Timestamp>,
+        decision: &Decision,
+        after: State,
+    ) -> Result<Writes, RuntimeError> {
+        let mut facts: BTreeMap<&AggregateId, Vec<&Fact>> = BTreeMap::new();
+        for (id, fact) in &decision.facts {
+            facts.entry(id).or_default().push(fact);
+        }
+        let timer = timer.or(seen.entries[own].due);
+        if decision.due != timer || !decision.effects.is_empty() {
+            facts.entry(own).or_default();
+        }
+        let (mut writes, mut entries, mut after) = (Vec::new(), BTreeMap::new(), Some(after));
+        for (id, facts) in facts {
+            let before = &seen.entries[id];
+            if before.version == 0 && facts.is_empty() {
+                continue;
+            }
+            let decided = if id == own { after.take() } else { None };
+            debug_assert!(
+                decided
+                    .as_ref()
+                    .is_none_or(|state| folded(id, before, &facts).is_ok_and(|folded| &folded == state)),
+                "the facts of {id} do not add up to what was decided"
+            );
+            let state = decided.map_or_else(|| folded(id, before, &facts), Ok)?;
+            let due = if id == own { decision.due } else { before.due };
+            let encoded = facts.iter().map(|fact| match self.store.is_forgetful() {
+                true => Ok(Vec::new()),
+                false => encode(fact, || format!("a fact of {id}")),
+            });
+            let bytes = match self.store.is_forgetful() {
+                true => Vec::new(),
+                false => encode_state(id, seen.now, &state)?,
+            };
+            writes.push(AggregateWrite {
+                id: id.to_string(),
+                expected_version: before.version,
+                facts: encoded.collect::<Result<_, RuntimeError>>()?,
+                state: bytes,
+                due: due.map(|at| at.0),
+            });
+            let version = before.version + facts.len() as u64;
+            entries.insert(id.clone(), Entry { version, at: seen.now, due, state: Shared::new(state) });
+        }
+        Ok((writes, entries))
+    }
+
     /// The aggregates that a decision on this event looks at, and their states as the core wants them.
     fn look(&self, event: &Event, own: &AggregateId) -> Result<(Seen, Snapshots), RuntimeError> {
         let mut seen = Seen { entries: BTreeMap::new(), now: Timestamp(i64::MIN) };
@@ -307,69 +360,38 @@ fn owner(pipeline: &Pipeline, event: &PipelineEvent, organisation: &Organisation
     organisation.definition.as_ref()?.service(&definition.service).map(|s| s.team.clone())
 }
 
-/// Every lease that the decision may look at: of the plan's targets, of what it still has beyond the plan, and of the plan
-/// that it is about to get. Also those that do not exist: that nobody has taken one is relied on as well.
+/// Every lease that the decision may look at: of the targets that it has, and of those of a plan that it is about to get. Also
+/// those that do not exist: that nobody has taken one is relied on as well.
 fn leases(pipeline: &Pipeline, event: &PipelineEvent, organisation: &Organisation) -> BTreeSet<LeaseId> {
     let coming: Option<&PipelineDef> = match event {
         PipelineEvent::Applied { definition } => Some(definition),
         PipelineEvent::Tick => pipeline.definition.as_deref(),
         _ => None,
     };
+    let Some(service) = pipeline.definition.as_deref().or(coming).map(|d| &d.service) else {
+        return BTreeSet::new();
+    };
     let coming = coming
         .zip(organisation.definition.as_ref())
         .map(|(definition, organisation)| tidegate_core::plan::plan(definition, organisation));
-    let Some(service) = pipeline.definition.as_ref().map(|d| &d.service).or(match event {
-        PipelineEvent::Applied { definition } => Some(&definition.service),
-        _ => None,
-    }) else {
-        return BTreeSet::new();
-    };
-    let planned = pipeline.plan.targets().chain(coming.iter().flat_map(|plan| plan.targets())).map(|t| &t.id);
-    planned.chain(pipeline.slots.keys()).map(|target| LeaseId::new(service, Scope::of(target))).collect()
+    let mut scopes: Vec<Scope> = Vec::new();
+    // A pipeline has a slot for every target of its plan; those of a Region stand together.
+    for target in pipeline.slots.keys().chain(coming.iter().flat_map(|plan| plan.targets()).map(|t| &t.id)) {
+        if scopes.last().is_none_or(|s| s.region != target.region || s.environment != target.environment) {
+            scopes.push(Scope::of(target));
+        }
+    }
+    scopes.into_iter().map(|scope| LeaseId::new(service, scope)).collect()
 }
 
 type Writes = (Vec<AggregateWrite>, BTreeMap<AggregateId, Entry>);
 
-/// What is written of each aggregate, and what the cache holds of it afterwards.
-fn writes(
-    own: &AggregateId,
-    seen: &Seen,
-    timer: Option<Timestamp>,
-    decision: &Decision,
-    after: &State,
-) -> Result<Writes, RuntimeError> {
-    let mut facts: BTreeMap<&AggregateId, Vec<&Fact>> = BTreeMap::new();
-    for (id, fact) in &decision.facts {
-        facts.entry(id).or_default().push(fact);
+/// The state after these facts.
+fn folded(id: &AggregateId, before: &Entry, facts: &[&Fact]) -> Result<State, RuntimeError> {
+    let mut state = before.state.to_state();
+    for fact in facts {
+        let wrong = |wrong| RuntimeError::WrongKind { aggregate: id.to_string(), source: Some(wrong) };
+        state.apply(fact).map_err(wrong)?;
     }
-    if decision.due != timer || !decision.effects.is_empty() {
-        facts.entry(own).or_default();
-    }
-    let (mut writes, mut entries) = (Vec::new(), BTreeMap::new());
-    for (id, facts) in facts {
-        let before = &seen.entries[id];
-        if before.version == 0 && facts.is_empty() {
-            continue;
-        }
-        let mut state = before.state.to_state();
-        for fact in &facts {
-            state.apply(fact).map_err(|wrong| RuntimeError::WrongKind {
-                aggregate: id.to_string(),
-                source: Some(wrong),
-            })?;
-        }
-        debug_assert!(id != own || &state == after, "the facts of {id} do not add up to what was decided");
-        let due = if id == own { decision.due } else { before.due };
-        let encoded = facts.iter().map(|fact| encode(fact, || format!("a fact of {id}")));
-        writes.push(AggregateWrite {
-            id: id.to_string(),
-            expected_version: before.version,
-            facts: encoded.collect::<Result<_, RuntimeError>>()?,
-            state: encode_state(id, seen.now, &state)?,
-            due: due.map(|at| at.0),
-        });
-        let version = before.version + facts.len() as u64;
-        entries.insert(id.clone(), Entry { version, at: seen.now, due, state: Shared::new(state) });
-    }
-    Ok((writes, entries))
+    Ok(state)
 }

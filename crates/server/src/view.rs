@@ -107,7 +107,7 @@ fn source(name: &SourceId, state: &SourceState, team: &Team) -> SourceStatus {
 }
 
 fn releases(state: &Pipeline) -> Vec<ReleaseStatus> {
-    let running: BTreeSet<ReleaseNo> = state.slots.values().flat_map(SlotState::running).collect();
+    let running: BTreeSet<ReleaseNo> = state.slots.values().flat_map(|slot| slot.running()).collect();
     let newest = state.releases.iter().rev().enumerate();
     newest
         .filter(|(n, (no, _))| *n < RELEASES_SHOWN_MAX || running.contains(no))
@@ -158,7 +158,7 @@ fn release(no: ReleaseNo, state: &Release, taint: Option<&Taint>) -> ReleaseStat
 
 fn step(pipeline: &Pipeline, step: &Step) -> StepStatus {
     let fresh = StepState::default();
-    let state = pipeline.steps.get(&step.id).unwrap_or(&fresh);
+    let state = pipeline.steps.get(&step.id).map_or(&fresh, |state| &**state);
     let waiting = state.candidate.map(|release| WaitingStatus {
         release,
         reasons: state.waiting.iter().map(ReasonStatus::from).collect(),
@@ -169,7 +169,11 @@ fn step(pipeline: &Pipeline, step: &Step) -> StepStatus {
         work: work(&state.work),
         done: state.done,
         waiting,
-        targets: step.targets.iter().map(|t| target(&t.id, t.boxes, pipeline.slots.get(&t.id))).collect(),
+        targets: step
+            .targets
+            .iter()
+            .map(|t| target(&t.id, t.boxes, pipeline.slots.get(&t.id).map(|s| &**s)))
+            .collect(),
         left_out: pipeline.left_out(step).iter().map(LeftOutStatus::from).collect(),
     }
 }

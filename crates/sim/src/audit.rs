@@ -335,7 +335,7 @@ impl Audit {
             };
             let behind = earlier.filter(|t| t.id.region == target.region).find(|t| {
                 let older = |slot: &SlotState| slot.current().is_none_or(|r| r < release);
-                pipeline.slots.get(&t.id).is_none_or(older) || passes(&t.id)
+                pipeline.slots.get(&t.id).is_none_or(|slot| older(slot)) || passes(&t.id)
             });
             if let Some(behind) = behind {
                 found.push((3, format!("{release} of {id} goes to {target} before {}", behind.id)));

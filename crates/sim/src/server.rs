@@ -287,6 +287,7 @@ impl Sim {
         }
         for id in server.runtime.pipelines().unwrap_or_default() {
             let Ok(Some(pipeline)) = server.runtime.pipeline(&id) else { continue };
+            let mut observations = Vec::new();
             for (target, slot) in &pipeline.slots {
                 let moving = slot.motion != Motion::Settled;
                 if !moving && (slot.history.is_empty() || !self.rng.chance(100)) {
@@ -295,16 +296,21 @@ impl Sim {
                 let slot = SlotId { target: target.clone(), pipeline: id.clone() };
                 let observation = self.fleet.observe(&slot, self.skew);
                 let subject = hash_of(&slot.to_string());
-                let event = Event::Pipeline(id.clone(), PipelineEvent::SlotObserved { observation });
                 if let Some(mut chance) = self.script.strikes(Deed::DelayObservation, subject, 20_000) {
                     let late = chance.range(500, 4_000);
-                    self.at(late, Happening::Late { life: server.life, event: Box::new(event) });
+                    let event = PipelineEvent::SlotsObserved { observations: vec![observation] };
+                    let event = Box::new(Event::Pipeline(id.clone(), event));
+                    self.at(late, Happening::Late { life: server.life, event });
                     continue;
                 }
+                observations.push(observation);
+            }
+            if !observations.is_empty() {
+                let event = Event::Pipeline(id.clone(), PipelineEvent::SlotsObserved { observations });
                 let _ = server.runtime.submit(&event, &Actor::Tidegate);
-                if self.store.is_dead() {
-                    return;
-                }
+            }
+            if self.store.is_dead() {
+                return;
             }
         }
     }
@@ -383,7 +389,7 @@ impl Sim {
                 Work::Baking { clock, .. } => clock.regions.contains_key(&scope.region),
                 _ => false,
             };
-            if !pipeline.steps.values().any(bakes) {
+            if !pipeline.steps.values().any(|step| bakes(step)) {
                 continue;
             }
             let grant = Grant {

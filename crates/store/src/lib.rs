@@ -84,6 +84,12 @@ pub trait Store: Send + Sync {
         self.commit_many(std::slice::from_ref(commit)).pop().unwrap_or(Ok(()))
     }
 
+    /// Whether it forgets states and facts as soon as they are written, so that their bytes need not be made. What it is asked
+    /// for of them is empty; versions, timers, effects and documents are there.
+    fn is_forgetful(&self) -> bool {
+        false
+    }
+
     /// Tries to have the reserved disk space again after it was used. To be called from time to time.
     fn tend(&self) -> Result<Reserve, StoreError>;
 

@@ -26,6 +26,7 @@ pub enum Fault {
 pub struct MemoryStore {
     state: Mutex<State>,
     faults: Mutex<VecDeque<Fault>>,
+    forgetful: bool,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -50,10 +51,17 @@ impl MemoryStore {
         Self::default()
     }
 
+    /// An empty store that forgets states and facts (see [`Store::is_forgetful`]): for a simulation that is never started
+    /// again, and whose caller remembers everything itself.
+    #[must_use]
+    pub fn forgetful() -> Self {
+        Self { forgetful: true, ..Self::default() }
+    }
+
     /// What would be found after a crash at this moment: all that was committed, and no faults to come.
     #[must_use]
     pub fn snapshot(&self) -> Self {
-        Self { state: Mutex::new(self.state().clone()), faults: Mutex::default() }
+        Self { state: Mutex::new(self.state().clone()), faults: Mutex::default(), forgetful: self.forgetful }
     }
 
     /// Lets one of the next commits fail: the first call means the next commit, a second call the one after it, and
@@ -80,7 +88,13 @@ fn injected() -> CommitError {
 }
 
 impl State {
-    fn commit(&mut self, commit: &Commit, fault: Option<Fault>) -> Result<(), CommitError> {
+    fn commit(&mut self, commit: &Commit, fault: Option<Fault>, forgetful: bool) -> Result<(), CommitError> {
+        let check_and_apply = |state: &mut State| {
+            commit.check_shape()?;
+            state.check(commit)?;
+            state.apply(commit, forgetful);
+            Ok(())
+        };
         match (fault, commit.lane) {
             (None | Some(Fault::Unacknowledged), Lane::Forward | Lane::Page) if self.reserve_used => {
                 Err(no_space())
@@ -89,18 +103,11 @@ impl State {
             (Some(Fault::Refused), _) => Err(injected()),
             (Some(Fault::NoSpace), Lane::Rollback) => {
                 self.reserve_used = true;
-                self.check_and_apply(commit)
+                check_and_apply(self)
             }
-            (Some(Fault::Unacknowledged), _) => self.check_and_apply(commit).and(Err(injected())),
-            (None, _) => self.check_and_apply(commit),
+            (Some(Fault::Unacknowledged), _) => check_and_apply(self).and(Err(injected())),
+            (None, _) => check_and_apply(self),
         }
-    }
-
-    fn check_and_apply(&mut self, commit: &Commit) -> Result<(), CommitError> {
-        commit.check_shape()?;
-        self.check(commit)?;
-        self.apply(commit);
-        Ok(())
     }
 
     fn check(&self, commit: &Commit) -> Result<(), CommitError> {
@@ -134,11 +141,14 @@ impl State {
         Ok(())
     }
 
-    fn apply(&mut self, commit: &Commit) {
+    fn apply(&mut self, commit: &Commit, forgetful: bool) {
         for write in &commit.writes {
             let (mut version, mut head) =
                 self.aggregates.get(&write.id).map_or((0, GENESIS), |loaded| (loaded.version, loaded.head));
-            for fact in &write.facts {
+            if forgetful {
+                version += write.facts.len() as u64;
+            }
+            for fact in write.facts.iter().filter(|_| !forgetful) {
                 version += 1;
                 head = fact_hash(&head, &write.id, version, commit.at, &commit.cause, fact);
                 self.append(commit, &write.id, version, fact, head);
@@ -303,7 +313,11 @@ impl Store for MemoryStore {
 
     fn commit_many(&self, commits: &[Commit]) -> Vec<Result<(), CommitError>> {
         let mut state = self.state();
-        commits.iter().map(|commit| state.commit(commit, self.faults().pop_front())).collect()
+        commits.iter().map(|commit| state.commit(commit, self.faults().pop_front(), self.forgetful)).collect()
+    }
+
+    fn is_forgetful(&self) -> bool {
+        self.forgetful
     }
 
     fn tend(&self) -> Result<Reserve, StoreError> {

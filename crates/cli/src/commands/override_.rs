@@ -61,7 +61,7 @@ pub(crate) async fn run(global: &Global, options: Options) -> Result<(), CliErro
     let request = OverrideRequest {
         release: options.release,
         blockers: options.blockers.into_iter().map(Into::into).collect(),
-        steps: options.steps.into_iter().map(StepId).collect(),
+        steps: options.steps.into_iter().map(StepId::from).collect(),
         reason: options.reason,
         expires_in: options.lasts,
     };

@@ -189,7 +189,7 @@ impl Story<'_> {
                 "its rollback",
                 FRONTEND,
                 mark,
-                |f| matches!(f, PipelineFact::StepRolledBack { step, .. } if step.0 == "wave-1/one-box"),
+                |f| matches!(f, PipelineFact::StepRolledBack { step, .. } if step.as_str() == "wave-1/one-box"),
             )
             .await?;
         let page = self
@@ -288,8 +288,7 @@ impl Story<'_> {
         })
         .await?;
         for step in ["wave-1/one-box", "wave-1/az-1"] {
-            let back =
-                |f: &PipelineFact| matches!(f, PipelineFact::StepRolledBack { step: s, .. } if s.0 == step);
+            let back = |f: &PipelineFact| matches!(f, PipelineFact::StepRolledBack { step: s, .. } if s.as_str() == step);
             self.find(FRONTEND, mark, back).ok_or_else(|| format!("{step} was not rolled back"))?;
         }
         self.ok(
@@ -355,7 +354,7 @@ impl Story<'_> {
                 "the rollback",
                 BACKEND,
                 mark,
-                |f| matches!(f, PipelineFact::StepRolledBack { step: s, .. } if s.0 == step),
+                |f| matches!(f, PipelineFact::StepRolledBack { step: s, .. } if s.as_str() == step),
             )
             .await?;
         }

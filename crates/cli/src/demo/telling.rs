@@ -123,7 +123,7 @@ impl Story<'_> {
             Fact::Pipeline(PipelineFact::BuildFailed { .. }) => true,
             Fact::Pipeline(PipelineFact::Rejected { release, .. }) => doomed(*release).is_none(),
             Fact::Pipeline(PipelineFact::Entered { release, step, .. }) => {
-                doomed(*release).is_some_and(|(.., limit)| step.0 == *limit)
+                doomed(*release).is_some_and(|(.., limit)| step.as_str() == *limit)
             }
             _ => false,
         }
@@ -205,7 +205,7 @@ impl Story<'_> {
     async fn last_step(&self, pipeline: &str) -> Result<String, String> {
         let status = self.world.status(pipeline).await?;
         let last = status.pipelines.first().and_then(|p| p.stages.last()).and_then(|s| s.steps.last());
-        Ok(last.ok_or("no steps")?.name.0.clone())
+        Ok(last.ok_or("no steps")?.name.to_string())
     }
 
     pub(super) async fn done_everywhere(&mut self, pipeline: &str, release: ReleaseNo, after: u64) -> Told {
@@ -245,13 +245,13 @@ impl Story<'_> {
     pub(super) async fn in_order(&self, pipeline: &str, release: ReleaseNo) -> Told {
         let status = self.world.status(pipeline).await?;
         let stages = status.pipelines.iter().flat_map(|p| &p.stages);
-        let steps: Vec<String> = stages.flat_map(|s| &s.steps).map(|s| s.name.0.clone()).collect();
+        let steps: Vec<String> = stages.flat_map(|s| &s.steps).map(|s| s.name.to_string()).collect();
         let at = |holds: &dyn Fn(&PipelineFact) -> bool| self.find(pipeline, 0, holds).map(|e| e.position);
         for pair in steps.windows(2) {
             let [before, step] = pair else { continue };
             let passed = at(&|f| {
                 matches!(f, PipelineFact::StepDone { step: s, release: r, .. }
-                if s.0 == *before && *r == release)
+                if s.as_str() == before && *r == release)
             });
             match (passed, at(&|f| entered(f, step, release))) {
                 (Some(passed), Some(entered)) if passed < entered => {}
@@ -276,10 +276,11 @@ impl Story<'_> {
             let at = entry.at.since(zero).millis() as f64 / 1_000.0;
             match &entry.fact {
                 Fact::Pipeline(PipelineFact::Entered { step, release: r, .. }) if *r == release => {
-                    entered_at.push((step.0.clone(), at));
+                    entered_at.push((step.to_string(), at));
                 }
                 Fact::Pipeline(PipelineFact::StepDone { step, release: r, .. }) if *r == release => {
-                    let from = entered_at.iter().rev().find(|(s, _)| *s == step.0).map_or(at, |(_, t)| *t);
+                    let from =
+                        entered_at.iter().rev().find(|(s, _)| s == step.as_str()).map_or(at, |(_, t)| *t);
                     let (blank, bar) = ((from / 2.0) as usize, ((at - from) / 2.0).max(1.0) as usize);
                     tell!("      {:<16} {}{} {from:.0}-{at:.0}", step.0, " ".repeat(blank), "█".repeat(bar));
                 }
@@ -290,16 +291,16 @@ impl Story<'_> {
 }
 
 pub(super) fn entered(fact: &PipelineFact, step: &str, release: ReleaseNo) -> bool {
-    matches!(fact, PipelineFact::Entered { step: s, release: r, .. } if s.0 == step && *r == release)
+    matches!(fact, PipelineFact::Entered { step: s, release: r, .. } if s.as_str() == step && *r == release)
 }
 
 pub(super) fn done(fact: &PipelineFact, step: &str) -> bool {
-    matches!(fact, PipelineFact::StepDone { step: s, .. } if s.0 == step)
+    matches!(fact, PipelineFact::StepDone { step: s, .. } if s.as_str() == step)
 }
 
 /// Passed with this release or with a newer one, which carries its changes.
 pub(super) fn done_with(fact: &PipelineFact, step: &str, release: ReleaseNo) -> bool {
-    matches!(fact, PipelineFact::StepDone { step: s, release: r, .. } if s.0 == step && *r >= release)
+    matches!(fact, PipelineFact::StepDone { step: s, release: r, .. } if s.as_str() == step && *r >= release)
 }
 
 /// What of the log the user reads while the story goes on.

@@ -113,13 +113,14 @@ impl Deciding<'_> {
 
     fn time_out_step(&mut self, id: &StepId) {
         let Some(state) = self.p.steps.get(id) else { return };
-        match state.work.clone() {
+        match &state.work {
             Work::Testing { release, awaited, .. } => {
-                if awaited.deadline <= self.now {
+                let (release, deadline) = (*release, awaited.deadline);
+                if deadline <= self.now {
                     let why = "no result within the tests' time limit".to_owned();
                     self.reject(release, Cause::Tests { step: id.clone(), why }, false);
                 } else {
-                    self.look_again(awaited.deadline);
+                    self.look_again(deadline);
                 }
             }
             Work::Baking { clock, blind, .. } if blind.as_ref().is_none_or(|b| !b.paged) => {
@@ -131,11 +132,11 @@ impl Deciding<'_> {
                     alarms: BTreeSet::new(),
                     paged: false,
                 };
-                let blind = blind.unwrap_or_else(unwatched);
-                let tell_at = blind.since + BLIND_PAGE_AFTER;
+                let tell_at = blind.as_ref().map_or(told, |blind| blind.since) + BLIND_PAGE_AFTER;
                 if tell_at > self.now {
                     return self.look_again(tell_at);
                 }
+                let (clock, blind) = (clock.clone(), blind.clone().unwrap_or_else(unwatched));
                 let mut names: Vec<&str> = blind.alarms.iter().map(AlarmName::as_str).collect();
                 if names.is_empty() {
                     names.push("any alarm");
@@ -155,12 +156,13 @@ impl Deciding<'_> {
         let plan = self.p.plan.clone();
         for (stage, step) in plan.steps() {
             let Some(state) = self.p.steps.get(&step.id) else { continue };
-            let all_settled = step
-                .targets
-                .iter()
-                .all(|t| self.p.slots.get(&t.id).is_some_and(|slot| slot.motion == Motion::Settled));
-            match state.work.clone() {
-                Work::Deploying { release, .. } if all_settled => {
+            let all_settled = || {
+                let mut slots = step.targets.iter().map(|t| self.p.slots.get(&t.id));
+                slots.all(|slot| slot.is_some_and(|slot| slot.motion == Motion::Settled))
+            };
+            match &state.work {
+                Work::Deploying { release, .. } if all_settled() => {
+                    let release = *release;
                     let order =
                         if stage.tests.is_empty() { None } else { self.order_tests(stage, step, release) };
                     match order {
@@ -176,7 +178,7 @@ impl Deciding<'_> {
                         self.candidate(&next.id, release);
                     }
                 }
-                Work::RollingBack { .. } if all_settled => {
+                Work::RollingBack { .. } if all_settled() => {
                     let at = self.now;
                     self.fact(PipelineFact::StepRolledBack { step: step.id.clone(), at });
                 }

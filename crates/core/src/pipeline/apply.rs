@@ -35,18 +35,16 @@ impl Pipeline {
                     });
                 }
                 let build = Build::Building { effect: effect.clone(), awaited: *awaited };
-                self.releases.insert(
-                    *release,
-                    Release {
-                        commits: commits.clone(),
-                        changes: changes.clone(),
-                        created_at: *at,
-                        build,
-                        standing: Standing::Good,
-                        suspected: 0,
-                        masks: BTreeMap::new(),
-                    },
-                );
+                let new = Release {
+                    commits: commits.clone(),
+                    changes: changes.clone(),
+                    created_at: *at,
+                    build,
+                    standing: Standing::Good,
+                    suspected: 0,
+                    masks: BTreeMap::new(),
+                };
+                self.releases.insert(*release, new.into());
             }
             PipelineFact::BuildStarted { release, effect, awaited, .. } => {
                 self.set_build(*release, Build::Building { effect: effect.clone(), awaited: *awaited });
@@ -191,7 +189,7 @@ impl Pipeline {
             slot.detached = true;
         }
         for target in plan.targets() {
-            let slot = self.slots.entry(target.id.clone()).or_insert_with(|| SlotState {
+            let new = || SlotState {
                 generation: 0,
                 boxes: target.boxes,
                 history: Vec::new(),
@@ -199,7 +197,8 @@ impl Pipeline {
                 motion: Motion::Settled,
                 capacity: Capacity::Unknown,
                 detached: false,
-            });
+            };
+            let slot = self.slots.entry(target.id.clone()).or_insert_with(|| new().into());
             slot.detached = false;
             // The size of a fleet that runs is changed by the next release, as everything that affects boxes.
             if slot.history.is_empty() && slot.motion == Motion::Settled {

@@ -4,7 +4,7 @@
 use super::advance::advance;
 use super::gates::Surroundings;
 use super::rollback::is_good;
-use super::{Life, Pipeline, PipelineEvent, PipelineFact, Retirement, SlotState, Switches, Work};
+use super::{Life, Pipeline, PipelineEvent, PipelineFact, Retirement, Switches, Work};
 use crate::Shared;
 use crate::decision::{AggregateId, Decision, Fact, Illegal};
 use crate::definition::PipelineDef;
@@ -124,8 +124,8 @@ impl Deciding<'_> {
     fn take(&mut self, event: &PipelineEvent) -> Result<(), Illegal> {
         match event {
             PipelineEvent::Applied { definition } => self.applied(definition),
-            PipelineEvent::SlotObserved { observation } => {
-                self.slot_observed(observation);
+            PipelineEvent::SlotsObserved { observations } => {
+                observations.iter().for_each(|observation| self.slot_observed(observation));
                 Ok(())
             }
             PipelineEvent::Tick
@@ -203,7 +203,7 @@ impl Deciding<'_> {
         // What was rejected while nobody looked after a target is taken back when the target is the plan's again.
         for target in left_alone {
             let current =
-                self.p.slots.get(&target).filter(|slot| !slot.detached).and_then(SlotState::current);
+                self.p.slots.get(&target).filter(|slot| !slot.detached).and_then(|slot| slot.current());
             if current.is_some_and(|r| !is_good(&self.p, r) && self.p.unfinished(&target, r)) {
                 self.return_slot(&target);
             }

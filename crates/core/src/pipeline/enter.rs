@@ -19,8 +19,10 @@ impl Deciding<'_> {
         // What has finished every wave does not change while releases enter.
         let everywhere = self.p.everywhere();
         let steps: Vec<(&Stage, &Step)> = plan.steps().collect();
-        for (stage, step) in steps.into_iter().rev() {
-            self.call(stage, step, everywhere);
+        for (at, (stage, step)) in steps.iter().enumerate().rev() {
+            let before = at.checked_sub(1).and_then(|before| steps.get(before));
+            let passed = before.and_then(|(_, before)| self.p.steps.get(&before.id)?.done);
+            self.call(stage, step, passed, everywhere);
             let Some(state) = self.p.steps.get(&step.id) else { continue };
             let Some(release) = state.candidate else { continue };
             if !self.needs(step, release) {
@@ -51,13 +53,11 @@ impl Deciding<'_> {
 
     /// Calls a release to a step where none waits: the newest good one that has passed the step before, and that is new
     /// here or has targets to move; or, for targets that are new or were skipped, the newest that has finished every wave.
-    fn call(&mut self, stage: &Stage, step: &Step, everywhere: Option<ReleaseNo>) {
+    fn call(&mut self, stage: &Stage, step: &Step, passed: Option<ReleaseNo>, everywhere: Option<ReleaseNo>) {
         let Some(state) = self.p.steps.get(&step.id) else { return };
         if state.candidate.is_some() || state.work.under_way().is_some() {
             return;
         }
-        let before = self.p.plan.steps().take_while(|(_, s)| s.id != step.id).last();
-        let passed = before.and_then(|(_, before)| self.p.steps.get(&before.id)?.done);
         let wanted = |release: &ReleaseNo| {
             let new = state.done.is_some_and(|done| done < *release);
             state.done.is_none_or(|done| done <= *release)

@@ -45,10 +45,10 @@ pub enum PipelineEvent {
         /// The package, or which command failed, how, and the end of its log.
         result: Result<PackageDigest, String>,
     },
-    /// An engine told of a slot.
-    SlotObserved {
-        /// What it told.
-        observation: Observed,
+    /// Engines told of slots: whatever one look at them brought, so that it is one decision and one commit.
+    SlotsObserved {
+        /// What they told, each slot's in the order in which it was so.
+        observations: Vec<Observed>,
     },
     /// A step's tests have ended.
     TestsEnded {

@@ -369,10 +369,8 @@ fn alarms(
     reasons: &mut Vec<Reason>,
 ) {
     let mut scopes: BTreeSet<Scope> = movers.iter().map(|t| Scope::of(&t.id)).collect();
-    let elsewhere = pipeline
-        .slots
-        .iter()
-        .filter(|(id, slot)| id.environment == stage.environment && slot.running().contains(&release));
+    let elsewhere =
+        pipeline.slots.iter().filter(|(id, slot)| id.environment == stage.environment && slot.runs(release));
     scopes.extend(elsewhere.map(|(id, _)| Scope::of(id)));
     // What would roll the release back at once must not fire when it enters.
     let mut names = vec![aggregate_name()];

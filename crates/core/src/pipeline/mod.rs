@@ -68,11 +68,11 @@ pub struct Pipeline {
     /// Its sources.
     pub sources: BTreeMap<SourceId, SourceState>,
     /// Its releases.
-    pub releases: BTreeMap<ReleaseNo, Release>,
+    pub releases: BTreeMap<ReleaseNo, Shared<Release>>,
     /// What each step does.
-    pub steps: BTreeMap<StepId, StepState>,
+    pub steps: BTreeMap<StepId, Shared<StepState>>,
     /// What its slot of each target does, also of targets that are no longer in the plan.
-    pub slots: BTreeMap<TargetId, SlotState>,
+    pub slots: BTreeMap<TargetId, Shared<SlotState>>,
     /// Changes that may not come in again by themselves, by the rejected release that brought them (X4).
     pub taints: BTreeMap<ReleaseNo, Taint>,
     /// Holds that stand, by number.
@@ -406,6 +406,6 @@ impl Pipeline {
     /// The newest release that has been made.
     #[must_use]
     pub fn newest(&self) -> Option<(ReleaseNo, &Release)> {
-        self.releases.last_key_value().map(|(no, release)| (*no, release))
+        self.releases.last_key_value().map(|(no, release)| (*no, &**release))
     }
 }

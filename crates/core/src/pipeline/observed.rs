@@ -286,8 +286,8 @@ impl Deciding<'_> {
     ) {
         let watch = self.watch(&grant.scope, role, release);
         // What this grant says is newer than what the team's alarms last recorded.
-        let blind_now: BTreeSet<_> =
-            watch.blind.union(&grant.blind.intersection(&watch.leaves).cloned().collect()).cloned().collect();
+        let mut blind_now = watch.blind;
+        blind_now.extend(grant.blind.iter().filter(|alarm| self.counts(alarm, role)).cloned());
         let nothing = BTreeMap::new();
         let spec = self.p.run_spec(release, &grant.scope.environment);
         let interval = WatchedInterval {

@@ -2,7 +2,7 @@
 //! skips its Region, or when its Region has not come as far as this step: no Region skips a step of its own (rule 3), so it
 //! catches up from its first step on.
 
-use super::{Motion, Pipeline, Reason, Skip, SlotState};
+use super::{Pipeline, Reason, Skip, SlotState};
 use crate::ids::{RegionId, ReleaseNo, TargetId};
 use crate::plan::{Stage, Step, StepId, Target};
 use crate::scope::Scope;
@@ -53,7 +53,7 @@ impl Pipeline {
 
     /// Regions of a step that run an older release than this one.
     pub(super) fn older_than(&self, step: &Step, release: ReleaseNo) -> Vec<LeftOut> {
-        let older = |slot: &SlotState| slot.current() < Some(release) && !slot.running().contains(&release);
+        let older = |slot: &SlotState| slot.current() < Some(release) && !slot.runs(release);
         let slots = step.targets.iter().filter_map(|t| Some((&t.id, self.slots.get(&t.id)?)));
         slots
             .filter(|(_, slot)| older(slot))
@@ -123,17 +123,13 @@ impl Pipeline {
     /// together with the rest of the wave. What is in no step any more, and does not move, is left alone.
     #[must_use]
     pub fn unfinished(&self, target: &TargetId, release: ReleaseNo) -> bool {
-        self.slots.get(target).is_some_and(|slot| {
-            slot.finished.is_none_or(|finished| finished < release)
-                && !(slot.detached && slot.motion == Motion::Settled)
-        })
+        self.slots.get(target).is_some_and(|slot| slot.has_unfinished(release))
     }
 
     /// Whether a target runs a release whose wave is unfinished there.
     #[must_use]
     pub fn is_watched(&self, target: &TargetId, release: ReleaseNo) -> bool {
-        self.slots.get(target).is_some_and(|slot| slot.running().contains(&release))
-            && self.unfinished(target, release)
+        self.slots.get(target).is_some_and(|slot| slot.runs(release) && slot.has_unfinished(release))
     }
 
     /// The Regions in which a release bakes in a step: where the step's targets run it; or, where it only passes through
@@ -173,8 +169,7 @@ impl Pipeline {
             let own = || stage.steps.iter().filter(|s| s.targets.iter().any(|t| &t.id.region == region));
             let targets: Vec<&TargetId> =
                 own().flat_map(|s| &s.targets).map(|t| &t.id).filter(|t| &t.region == region).collect();
-            let oldest =
-                targets.iter().map(|t| self.slots.get(*t).and_then(SlotState::current)).min().flatten();
+            let oldest = targets.iter().map(|t| self.slots.get(*t)?.current()).min().flatten();
             let Some(release) = oldest.filter(|release| Some(*release) <= last) else { continue };
             let passing = |s: &Step| {
                 let work = self.steps.get(&s.id).map(|state| &state.work);

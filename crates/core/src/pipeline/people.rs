@@ -69,7 +69,7 @@ impl Deciding<'_> {
             | PipelineEvent::SourceObserved { .. }
             | PipelineEvent::SourceFailed { .. }
             | PipelineEvent::BuildEnded { .. }
-            | PipelineEvent::SlotObserved { .. }
+            | PipelineEvent::SlotsObserved { .. }
             | PipelineEvent::TestsEnded { .. }
             | PipelineEvent::Watched { .. } => {
                 return Err(Illegal::new("this is no order of a person"));

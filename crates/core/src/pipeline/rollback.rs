@@ -70,11 +70,11 @@ impl Deciding<'_> {
             .p
             .slots
             .values()
-            .filter(|slot| slot.running().contains(&release))
+            .filter(|slot| slot.runs(release))
             .flat_map(|slot| slot.history.iter().copied())
             .filter(|r| *r < release && is_good(&self.p, *r))
             .max();
-        let never_ran = !self.p.slots.values().any(|slot| slot.running().contains(&release));
+        let never_ran = !self.p.slots.values().any(|slot| slot.runs(release));
         let over = |r: ReleaseNo| if never_ran { r == release } else { good_before.is_none_or(|g| r > g) };
         let added: Vec<(ReleaseNo, CommitId)> = self
             .p
@@ -203,7 +203,7 @@ impl Deciding<'_> {
         };
         let slots = planned.targets.iter().filter_map(|t| self.p.slots.get(&t.id));
         let with_say = slots.filter(|slot| slot.current() >= before);
-        let done = with_say.map(after).chain([before]).min().flatten();
+        let done = with_say.map(|slot| after(slot)).chain([before]).min().flatten();
         if let Some(Work::Testing { effect, .. }) = self.p.steps.get(step).map(|s| &s.work) {
             self.out.cancelled.push(effect.clone());
         }

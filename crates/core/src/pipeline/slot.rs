@@ -39,6 +39,25 @@ impl SlotState {
         self.motion == Motion::Settled && self.current() < Some(release)
     }
 
+    /// Whether a release may have boxes on it now.
+    #[must_use]
+    pub fn runs(&self, release: ReleaseNo) -> bool {
+        self.current() == Some(release)
+            || match &self.motion {
+                Motion::Settled => false,
+                Motion::Forward { release: new, .. } | Motion::Abandoned { release: new, .. } => {
+                    *new == release
+                }
+                Motion::Back { from, to, .. } => from.contains_key(&release) || *to == Some(release),
+            }
+    }
+
+    /// Whether a release's way through its wave has not ended here; see [`super::Pipeline::unfinished`].
+    pub(super) fn has_unfinished(&self, release: ReleaseNo) -> bool {
+        self.finished.is_none_or(|finished| finished < release)
+            && !(self.detached && self.motion == Motion::Settled)
+    }
+
     /// Every release that may have boxes on it now.
     #[must_use]
     pub fn running(&self) -> BTreeSet<ReleaseNo> {

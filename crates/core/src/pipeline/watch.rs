@@ -1,11 +1,11 @@
 //! What the alarms say of releases that are under way, and who is guilty for it (K3, M3, M4).
 
 use super::decide::Deciding;
-use super::{Cause, PipelineFact, Work};
+use super::{Cause, Motion, PipelineFact, SlotState, Work};
 use crate::alarm::{AlarmName, AlarmState, high_severity_name};
-use crate::ids::{ReleaseNo, Role};
+use crate::ids::{ReleaseNo, Role, TargetId};
 use crate::scope::Scope;
-use crate::team::{View, aggregate_name, metric_alarms, one_box_name};
+use crate::team::{View, aggregate_name, one_box_name};
 use crate::units::Timestamp;
 use std::collections::BTreeSet;
 
@@ -13,8 +13,6 @@ use std::collections::BTreeSet;
 pub(super) struct Watch {
     pub(super) in_alarm: bool,
     pub(super) blind: BTreeSet<AlarmName>,
-    /// Every metric alarm that counts for it.
-    pub(super) leaves: BTreeSet<AlarmName>,
 }
 
 impl Deciding<'_> {
@@ -37,18 +35,21 @@ impl Deciding<'_> {
 
     pub(super) fn watch(&self, scope: &Scope, role: Role, release: ReleaseNo) -> Watch {
         let masks = self.masks(release, scope);
-        let mut all = Watch { in_alarm: false, blind: BTreeSet::new(), leaves: BTreeSet::new() };
+        let mut all = Watch { in_alarm: false, blind: BTreeSet::new() };
         for name in self.judges(role) {
             let View { in_alarm, blind, .. } = self.team.view(scope, &name, &masks);
             all.in_alarm |= in_alarm;
             all.blind.extend(blind);
         }
-        let one_box_too = |alarm: &crate::alarm::MetricAlarm| {
-            alarm.scope == crate::alarm::Scope::Service || role == Role::OneBox
-        };
-        let leaves = self.team.services.iter().flat_map(metric_alarms).filter(one_box_too).map(|a| a.name);
-        all.leaves.extend(leaves);
         all
+    }
+
+    /// Whether a metric alarm counts for a step: a one-box's own only for one-boxes (M4).
+    pub(super) fn counts(&self, alarm: &AlarmName, role: Role) -> bool {
+        self.team
+            .metric_alarms()
+            .iter()
+            .any(|a| &a.name == alarm && (a.scope == crate::alarm::Scope::Service || role == Role::OneBox))
     }
 
     /// Masks end when their alarm has been OK for the first time.
@@ -98,6 +99,15 @@ impl Deciding<'_> {
     pub(super) fn heed_alarms(&mut self) {
         let mut guilty: Vec<(ReleaseNo, Cause)> = Vec::new();
         let mut suspect: Vec<(ReleaseNo, Scope, Cause)> = Vec::new();
+        // Most of what runs has finished long ago, and its step need not be looked up.
+        let watched = |slot: &SlotState| slot.motion != Motion::Settled || slot.current() > slot.finished;
+        let watched: BTreeSet<&TargetId> =
+            self.p.slots.iter().filter(|(_, slot)| watched(slot)).map(|(target, _)| target).collect();
+        if watched.is_empty() {
+            return;
+        }
+        let (one_box, main, aggregate) =
+            (self.judges(Role::OneBox), self.judges(Role::Main), aggregate_name());
         for (_, step) in self.p.plan.steps() {
             let Some(state) = self.p.steps.get(&step.id) else { continue };
             let here = match &state.work {
@@ -105,11 +115,12 @@ impl Deciding<'_> {
                 other => other.under_way(),
             };
             let Some((release, entered)) = here else { continue };
-            for target in step.targets.iter().filter(|t| self.p.is_watched(&t.id, release)) {
+            let own = step.targets.iter().filter(|t| watched.contains(&t.id));
+            for target in own.filter(|t| self.p.is_watched(&t.id, release)) {
                 let scope = Scope::of(&target.id);
-                for name in self.judges(step.role) {
-                    let Some(cause) = self.fired(&name, &scope, release, entered) else { continue };
-                    if name == aggregate_name() {
+                for name in if step.role == Role::OneBox { &one_box } else { &main } {
+                    let Some(cause) = self.fired(name, &scope, release, entered) else { continue };
+                    if *name == aggregate {
                         suspect.push((release, scope.clone(), cause));
                     } else {
                         guilty.push((release, cause));

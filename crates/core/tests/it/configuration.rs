@@ -161,7 +161,7 @@ fn obey_one(s: &mut Scenario) {
         panic!("it was there")
     };
     for observation in s.fleet.obey(&order, s.now) {
-        s.pipeline_event("flags", PipelineEvent::SlotObserved { observation }).unwrap();
+        s.pipeline_event("flags", PipelineEvent::SlotsObserved { observations: vec![observation] }).unwrap();
     }
 }
 
@@ -187,7 +187,7 @@ fn a_split_that_was_made_for_more_boxes_does_not_stand_when_the_slot_settles() {
     s.start_all();
     s.wait(Span::minutes(2));
     let settled = s.pipeline("flags").slots[&MAIN.parse().unwrap()].clone();
-    assert_eq!((settled.current(), settled.motion), (Some(R1), Motion::Settled));
+    assert_eq!((settled.current(), settled.motion.clone()), (Some(R1), Motion::Settled));
     s.fleet.resize(&processes, 6);
     assert_eq!(having(&s, MAIN, R1), 6, "boxes that come later have what the slot runs");
 }

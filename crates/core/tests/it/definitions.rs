@@ -128,7 +128,7 @@ fn a_removed_target_finishes_what_it_does_and_is_left_alone() {
     assert!(slot.detached && matches!(slot.motion, Motion::Forward { release: R2, .. }));
     s.start_all();
     let slot = s.pipeline("frontend").slots[&one_box()].clone();
-    assert_eq!((slot.motion, slot.history.last()), (Motion::Settled, Some(&R2)));
+    assert_eq!((slot.motion.clone(), slot.history.last()), (Motion::Settled, Some(&R2)));
     assert_eq!(s.lease("frontend", "production/east"), Lease::Free);
     // What comes later is not its business, neither forward nor back.
     s.release("frontend");

@@ -77,8 +77,8 @@ impl Scenario {
     }
 
     pub(crate) fn step(&self, pipeline: &str, step: &str) -> StepState {
-        let id = StepId(step.to_owned());
-        self.look(pipeline).steps.get(&id).cloned().unwrap_or_else(|| panic!("no step {step}"))
+        let id = StepId(step.into());
+        self.look(pipeline).steps.get(&id).map(|s| (**s).clone()).unwrap_or_else(|| panic!("no step {step}"))
     }
 
     pub(crate) fn phase(&self, pipeline: &str, step: &str) -> &'static str {

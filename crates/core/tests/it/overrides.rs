@@ -12,7 +12,7 @@ fn allow(s: &mut Scenario, blockers: &[Blocker], steps: &[&str], time: Span) {
     let event = PipelineEvent::Overridden {
         release: R2,
         blockers: blockers.iter().copied().collect(),
-        steps: steps.iter().map(|s| StepId((*s).to_owned())).collect(),
+        steps: steps.iter().map(|s| StepId((*s).into())).collect(),
         by: user("bob"),
         reason: "it mends the backend".to_owned(),
         expires: s.now + time,
@@ -99,7 +99,7 @@ fn an_override_never_opens_order_taint_or_lease() {
     let unknown = PipelineEvent::Overridden {
         release: R2,
         blockers: BTreeSet::new(),
-        steps: BTreeSet::from([StepId("delta/az-1".to_owned())]),
+        steps: BTreeSet::from([StepId("delta/az-1".into())]),
         by: user("bob"),
         reason: String::new(),
         expires: s.now,

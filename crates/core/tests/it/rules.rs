@@ -131,7 +131,7 @@ fn rule_2_the_minimum_holds_forward_and_back_and_no_second_az_is_touched_below_i
     let slot = SlotId { target: target.parse().unwrap(), pipeline: "frontend".parse().unwrap() };
     let observation = s.fleet.break_boxes(&slot, 2);
     // A settled slot's capacity is told as well.
-    s.pipeline_event("frontend", PipelineEvent::SlotObserved { observation }).unwrap();
+    s.pipeline_event("frontend", PipelineEvent::SlotsObserved { observations: vec![observation] }).unwrap();
     s.release("frontend");
     s.pass("frontend", "wave-1/az-2", R2);
     assert_eq!(s.phase("frontend", "wave-2/one-box"), "done");

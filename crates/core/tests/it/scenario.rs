@@ -271,7 +271,11 @@ impl Scenario {
 
     fn tell(&mut self, observation: Observation) {
         let pipeline = observation.slot.pipeline.clone();
-        self.send(Event::Pipeline(pipeline, PipelineEvent::SlotObserved { observation })).unwrap();
+        self.send(Event::Pipeline(
+            pipeline,
+            PipelineEvent::SlotsObserved { observations: vec![observation] },
+        ))
+        .unwrap();
     }
 
     /// Engines tell of the slots that move.

@@ -46,7 +46,7 @@ impl Scenario {
 
     fn left_out(&self, step: &str) -> String {
         let p = self.pipeline("frontend");
-        let (_, step) = p.plan.step(&tidegate_core::plan::StepId(step.to_owned())).unwrap();
+        let (_, step) = p.plan.step(&tidegate_core::plan::StepId(step.into())).unwrap();
         p.left_out(step).iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
     }
 }
@@ -102,7 +102,7 @@ fn why_names_who_skipped_and_a_commit_is_everywhere_only_when_all_regions_have_i
     s.pass("frontend", "wave-1/az-3", R2);
     let answer = why(&s.pipeline("frontend"), &s.team(), id.as_str()).unwrap();
     assert_eq!(answer.position, Position::OnItsWay { release: R2 });
-    let step = answer.steps.iter().find(|p| p.step.0 == "wave-1/az-1").unwrap();
+    let step = answer.steps.iter().find(|p| p.step.as_str() == "wave-1/az-1").unwrap();
     let words: Vec<String> = step.left_out.iter().map(ToString::to_string).collect();
     assert_eq!(words, ["north still runs r1: skipped by alice: the cable is cut (skip 1)"]);
     // The skip was for that release only: the next one takes the Region along.

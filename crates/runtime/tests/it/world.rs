@@ -216,7 +216,7 @@ impl World {
             boxes: (0..boxes).map(one).collect(),
             trouble: None,
         };
-        event(PipelineEvent::SlotObserved { observation })
+        event(PipelineEvent::SlotsObserved { observations: vec![observation] })
     }
 
     /// The stored state, read past the runtime's memory.

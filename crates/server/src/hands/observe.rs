@@ -1,9 +1,11 @@
 //! Brings what engines see to the pipelines: at once when something changes, and every second for slots that move.
 
 use super::Hands;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tidegate_core::engine::{BoxHealth, Observation};
+use tidegate_core::ids::PipelineId;
 use tidegate_core::pipeline::{Motion, PipelineEvent};
 use tokio_util::sync::CancellationToken;
 
@@ -55,12 +57,15 @@ pub(super) async fn run_commands(hands: Arc<Hands>, stop: CancellationToken) {
 }
 
 async fn tell(hands: &Arc<Hands>, observations: Vec<Observation>) {
+    let mut by_pipeline: BTreeMap<PipelineId, Vec<Observation>> = BTreeMap::new();
     for observation in observations {
         note_shortage(hands, &observation);
         if matters(hands, &observation) {
-            let pipeline = observation.slot.pipeline.clone();
-            hands.tell(&pipeline, PipelineEvent::SlotObserved { observation }).await;
+            by_pipeline.entry(observation.slot.pipeline.clone()).or_default().push(observation);
         }
+    }
+    for (pipeline, observations) in by_pipeline {
+        hands.tell(&pipeline, PipelineEvent::SlotsObserved { observations }).await;
     }
 }
 

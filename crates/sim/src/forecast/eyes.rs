@@ -294,7 +294,7 @@ impl World<'_> {
             let waits = self.journal.releases.get(&release).map_or(&[][..], |r| &r.waits);
             waits.iter().filter(|w| &w.step == step).map(|w| w.from).min().unwrap_or(self.now)
         };
-        let gate = |(step, state): (&StepId, &tidegate_core::pipeline::StepState)| {
+        let gate = |(step, state): (&StepId, &tidegate_core::Shared<tidegate_core::pipeline::StepState>)| {
             let release = state.candidate.filter(|_| !state.waiting.is_empty())?;
             let (since, reasons) = (since(release, step), state.waiting.clone());
             Some(ShutGate { step: step.clone(), release, since, reasons })

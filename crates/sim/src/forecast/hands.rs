@@ -88,13 +88,7 @@ impl World<'_> {
                 self.result(&effect.clone(), PipelineEvent::TestsEnded { effect, result: Ok(()) })
             }
             Happening::Arrives(order) => self.arrives(&order),
-            Happening::Observe(slot) => {
-                let epoch = self.runtime.epoch();
-                let observation = self.boxes.observe(&slot, epoch, self.now, self.start_time_out());
-                let scope = Scope::of(&slot.target);
-                self.tell(PipelineEvent::SlotObserved { observation })?;
-                self.shows(&scope)
-            }
+            Happening::Observe(slot) => self.observe(slot),
             Happening::Shows(scope) => self.shows(&scope),
             Happening::Sample(scope) => self.sample(&scope),
             Happening::Begins(n) => self.fault_turns(n, true),
@@ -102,6 +96,20 @@ impl World<'_> {
             Happening::Mend { release, fixes, flaws } => self.mend(release, fixes, flaws),
             Happening::LetPass(step) => self.let_pass(step),
         }
+    }
+
+    /// Engines tell of this slot, and of all others that there is something to tell of at this moment.
+    fn observe(&mut self, first: SlotId) -> Result<(), ForecastError> {
+        let mut slots = vec![first];
+        while let Some(slot) = self.next_observed() {
+            slots.push(slot);
+        }
+        let (epoch, time_out) = (self.runtime.epoch(), self.start_time_out());
+        let observe = |slot| self.boxes.observe(slot, epoch, self.now, time_out);
+        let observations = slots.iter().map(observe).collect();
+        self.tell(PipelineEvent::SlotsObserved { observations })?;
+        let scopes: BTreeSet<Scope> = slots.iter().map(|slot| Scope::of(&slot.target)).collect();
+        scopes.iter().try_for_each(|scope| self.shows(scope))
     }
 
     fn start_time_out(&self) -> Span {

@@ -40,7 +40,7 @@ pub(super) fn rows(forecast: &Forecast) -> Vec<Row> {
     let by_stage = forecast.steps.len() > ROWS_MAX;
     let mut rows: Vec<Row> = Vec::new();
     for step in &forecast.steps {
-        let name = if by_stage { step.stage.clone() } else { step.id.0.clone() };
+        let name = if by_stage { step.stage.clone() } else { step.id.to_string() };
         if rows.last().is_none_or(|row| row.name != name) {
             rows.push(Row { name, stretches: Vec::new() });
         }

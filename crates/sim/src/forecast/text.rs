@@ -236,7 +236,7 @@ fn releases(out: &mut String, f: &Forecast, zone: &TimeZone) {
             line(out, 6, &wait);
         }
         for passed in &release.overrides {
-            let steps: Vec<&str> = passed.steps.iter().map(|s| s.0.as_str()).collect();
+            let steps: Vec<&str> = passed.steps.iter().map(|s| s.as_str()).collect();
             let text =
                 format!("let into {} by hand {}: {}", steps.join(", "), when(passed.at, zone), passed.reason);
             line(out, 6, &text);
@@ -273,7 +273,7 @@ fn longest(release: &Release, end: Timestamp) -> Vec<String> {
         let took = until.unwrap_or(end).since(*from).millis();
         let mut words: Vec<String> = reasons.iter().map(brief).collect();
         words.dedup();
-        *by.entry((step.0.as_str(), words.join("; "))).or_default() += took;
+        *by.entry((step.as_str(), words.join("; "))).or_default() += took;
     }
     let mut all: Vec<_> = by.into_iter().filter(|(_, took)| *took >= WAIT_TOLD_MIN.millis()).collect();
     all.sort_by(|a, b| (b.1, &a.0).cmp(&(a.1, &b.0)));

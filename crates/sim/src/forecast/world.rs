@@ -140,7 +140,7 @@ impl<'a> World<'a> {
         clock.set(now.0);
         let shared: Arc<VirtualClock> = Arc::clone(&clock);
         let options = Options { cache: 4_096, ..Options::default() };
-        let runtime = Runtime::open(Arc::new(MemoryStore::default()), shared, options, 0)?;
+        let runtime = Runtime::open(Arc::new(MemoryStore::forgetful()), shared, options, 0)?;
         let regressions = input.scenario.faults.iter().enumerate().filter_map(|(n, fault)| match fault {
             Fault::Regression(regression) => Some((n, regression.clone())),
             _ => None,
@@ -191,6 +191,18 @@ impl<'a> World<'a> {
         self.queue.insert((at.max(self.now), self.queued), happening);
     }
 
+    /// The slot that the queue's head wants to be observed now, if it wants that.
+    pub(super) fn next_observed(&mut self) -> Option<SlotId> {
+        let head = self.queue.first_entry()?;
+        if head.key().0 > self.now || !matches!(head.get(), Happening::Observe(_)) {
+            return None;
+        }
+        match head.remove() {
+            Happening::Observe(slot) => Some(slot),
+            _ => None,
+        }
+    }
+
     /// Runs until nothing is left to happen; why it cannot go on, if it cannot.
     pub(super) fn run(&mut self) -> Result<Option<Stuck>, ForecastError> {
         let limit = self.start + self.scenario.length + DRAIN_MAX;
@@ -239,6 +251,11 @@ impl<'a> World<'a> {
     /// The next moment at which something can change.
     fn next(&self, pipeline: &Pipeline) -> Result<Option<(Timestamp, Next)>, ForecastError> {
         let queue = self.queue.first_key_value().map(|((at, _), _)| (*at, Next::Queue));
+        if let Some((at, _)) = &queue
+            && *at <= self.now
+        {
+            return Ok(queue);
+        }
         let due = self.runtime.next_due()?;
         // While nothing but quiet bakes goes on, timers only ask whether monitoring still tells.
         let timer = match due {

@@ -130,7 +130,7 @@ fn caught(forecast: &Forecast) -> (String, bool, String) {
         Cause::Health { target, .. } => format!("health of {target}"),
         other => other.to_string(),
     };
-    (verdict.step.as_ref().unwrap().0.clone(), verdict.rejected, cause)
+    (verdict.step.as_ref().unwrap().to_string(), verdict.rejected, cause)
 }
 
 fn is_caught(faults: &[&str], step: &str, by: &str) -> Forecast {
@@ -203,12 +203,17 @@ fn a_slow_burn_is_caught_when_it_begins() {
     let report = &forecast.faults[0];
     let verdict = report.verdicts.values().flatten().min_by_key(|v| v.at).unwrap();
     let served_since =
-        forecast.releases[0].passes.iter().find(|pass| pass.step.0 == "wave-1/one-box").unwrap();
+        forecast.releases[0].passes.iter().find(|pass| pass.step.as_str() == "wave-1/one-box").unwrap();
     let minutes = verdict.at.since(served_since.entered).millis() / 60_000;
     assert!((180..=185).contains(&minutes), "{minutes} min: {}", text(&forecast));
     // Gamma had finished with it and keeps it, so its alarm keeps the fix out until somebody overrides it.
     let fix = forecast.releases.last().unwrap();
-    assert_eq!(fix.overrides[0].steps.iter().next().unwrap().0, "gamma/one-box", "{}", text(&forecast));
+    assert_eq!(
+        fix.overrides[0].steps.iter().next().unwrap().as_str(),
+        "gamma/one-box",
+        "{}",
+        text(&forecast)
+    );
 }
 
 #[test]
@@ -266,7 +271,7 @@ fn what_cannot_end_says_so() {
     input.organisation.teams[0].windows = serde_json::from_value(never).unwrap();
     let stuck = simulate(&input).unwrap().stuck.unwrap();
     let gate = &stuck.gates[0];
-    assert_eq!((gate.step.0.as_str(), gate.release.0), ("wave-1/one-box", 2));
+    assert_eq!((gate.step.as_str(), gate.release.0), ("wave-1/one-box", 2));
     assert_eq!(
         gate.reasons[0].to_string(),
         "outside the deployment window, which does not open within a year"
@@ -277,7 +282,7 @@ fn what_cannot_end_says_so() {
     input.scenario.traffic.test_requests_per_second = 0;
     let forecast = simulate(&input).unwrap();
     let stuck = forecast.stuck.as_ref().unwrap();
-    assert_eq!(stuck.bakes[0].step.0, "gamma/one-box");
+    assert_eq!(stuck.bakes[0].step.as_str(), "gamma/one-box");
     assert!(stuck.bakes[0].blind.contains_key(&"north".parse().unwrap()), "{stuck:?}");
     assert!(text(&forecast).contains("does not end: "), "{}", text(&forecast));
 }

@@ -60,7 +60,9 @@ fn alarm(name: &str, scope: Measured, period: u64) -> MetricAlarm {
 
 fn team(alarms: Vec<MetricAlarm>) -> Team {
     let service = ServiceDef { name: service(), team: "shop".parse().unwrap(), alarms, canaries: Vec::new() };
-    Team { services: vec![service].into(), ..Team::default() }
+    let mut team = Team::default();
+    team.services = vec![service].into();
+    team
 }
 
 /// Boxes and a one-box stand there.
