@@ -9,6 +9,7 @@
 mod box_server;
 mod boxes;
 mod builds;
+mod campaign;
 mod command_engine;
 mod commands;
 mod configuration;
