@@ -20,6 +20,7 @@ mod disk;
 mod instances;
 mod pages;
 mod regions;
+mod sim;
 mod simulate;
 mod sources;
 mod world;
