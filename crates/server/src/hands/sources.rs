@@ -11,21 +11,25 @@ use tidegate_core::ids::{PipelineId, SourceId};
 use tidegate_core::pipeline::{PENDING_COMMITS_MAX, PipelineEvent};
 use tidegate_core::run_spec::hex;
 use tidegate_workers::git::Mirror;
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::{Mutex, Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 /// The list of pipelines is looked at this often for sources that are due.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// A look that takes longer is told of. It ends by itself in any case: git's calls have time limits.
 const SLOW_AFTER: Duration = Duration::from_secs(10);
+/// How many sources are looked at at once: after a start all of them are due, and each look is a few processes.
+const LOOKS_AT_ONCE: usize = 64;
 
 /// Keeps the mirrors of all sources, one for each URL and secret.
 pub struct Poller {
     dir: PathBuf,
     mirrors: Mutex<BTreeMap<String, Arc<Mirror>>>,
     looked: std::sync::Mutex<BTreeMap<(PipelineId, SourceId), Instant>>,
-    /// Looks that have not ended, and since when: each source is looked at once at a time.
-    looking: std::sync::Mutex<BTreeMap<(PipelineId, SourceId), Instant>>,
+    /// Looks that have not ended, and since when; those that wait for their place have no time. Each source is looked at once
+    /// at a time.
+    looking: std::sync::Mutex<BTreeMap<(PipelineId, SourceId), Option<Instant>>>,
+    places: Semaphore,
     notified: Notify,
 }
 
@@ -38,6 +42,7 @@ impl Poller {
             mirrors: Mutex::default(),
             looked: std::sync::Mutex::default(),
             looking: std::sync::Mutex::default(),
+            places: Semaphore::new(LOOKS_AT_ONCE),
             notified: Notify::new(),
         }
     }
@@ -48,7 +53,7 @@ impl Poller {
         self.notified.notify_one();
     }
 
-    fn looking(&self) -> MutexGuard<'_, BTreeMap<(PipelineId, SourceId), Instant>> {
+    fn looking(&self) -> MutexGuard<'_, BTreeMap<(PipelineId, SourceId), Option<Instant>>> {
         self.looking.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -60,7 +65,7 @@ impl Poller {
         let begins = due && !self.looking().contains_key(&key);
         if begins {
             looked.insert(key.clone(), Instant::now());
-            self.looking().insert(key, Instant::now());
+            self.looking().insert(key, None);
         }
         begins
     }
@@ -97,7 +102,10 @@ pub(super) async fn run(hands: Arc<Hands>, stop: CancellationToken) {
                     let hands = Arc::clone(&hands);
                     // One that hangs holds up no other.
                     tokio::spawn(async move {
-                        let _end = EndOfLook { hands: &hands, key: (id.clone(), source.name.clone()) };
+                        let key = (id.clone(), source.name.clone());
+                        let _end = EndOfLook { hands: &hands, key: key.clone() };
+                        let Ok(_place) = hands.poller.places.acquire().await else { return };
+                        hands.poller.looking().insert(key, Some(Instant::now()));
                         look(&hands, &id, &source, known).await;
                     });
                 }
@@ -132,7 +140,8 @@ fn name(pipeline: &PipelineId, source: &SourceId) -> String {
 
 fn tell_of_slow_ones(hands: &Hands) {
     let looking = hands.poller.looking();
-    for ((pipeline, source), since) in looking.iter().filter(|(_, since)| since.elapsed() > SLOW_AFTER) {
+    let begun = looking.iter().filter_map(|(key, since)| Some((key, since.as_ref()?)));
+    for ((pipeline, source), since) in begun.filter(|(_, since)| since.elapsed() > SLOW_AFTER) {
         let name = name(pipeline, source);
         let why = format!("the repository has not answered for {} s", since.elapsed().as_secs());
         hands.troubles.lasts(&name, name.clone(), &why, hands.runtime.now());
