@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tidegate_core::causes;
+use tidegate_core::change::SourceObservation;
 use tidegate_core::definition::SourceDef;
-use tidegate_core::ids::{PipelineId, SourceId};
+use tidegate_core::ids::{CommitId, PipelineId, SourceId};
 use tidegate_core::pipeline::{PENDING_COMMITS_MAX, PipelineEvent};
 use tidegate_core::run_spec::hex;
 use tidegate_workers::git::Mirror;
@@ -18,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// A look that takes longer is told of. It ends by itself in any case: git's calls have time limits.
 const SLOW_AFTER: Duration = Duration::from_secs(10);
-/// How many sources are looked at at once: after a start all of them are due, and each look is a few processes.
+/// How many repositories are looked at at once: after a start all of them are due, and each look is a few processes.
 const LOOKS_AT_ONCE: usize = 64;
 
 /// Keeps the mirrors of all sources, one for each URL and secret.
@@ -94,20 +95,23 @@ pub(super) async fn run(hands: Arc<Hands>, stop: CancellationToken) {
         let due = hands.overview(move |all| {
             let sources = all.iter().flat_map(|(id, pipeline)| pipeline.sources.iter().map(move |s| (id, s)));
             let due = sources.filter(|(id, (source, _))| poller.begins(id, source));
-            due.map(|(id, (source, known))| (id.clone(), source.clone(), known.clone())).collect::<Vec<_>>()
+            let look = |(id, (source, known)): (&PipelineId, &(SourceDef, Option<CommitId>))| Look {
+                pipeline: id.clone(),
+                source: source.clone(),
+                known: known.clone(),
+            };
+            due.map(look).collect::<Vec<_>>()
         });
         match due.await {
             Ok(due) => {
-                for (id, source, known) in due {
-                    let hands = Arc::clone(&hands);
+                let mut repositories: BTreeMap<_, Vec<Look>> = BTreeMap::new();
+                for look in due {
+                    let repository = (look.source.url.clone(), look.source.secret.clone());
+                    repositories.entry(repository).or_default().push(look);
+                }
+                for looks in repositories.into_values() {
                     // One that hangs holds up no other.
-                    tokio::spawn(async move {
-                        let key = (id.clone(), source.name.clone());
-                        let _end = EndOfLook { hands: &hands, key: key.clone() };
-                        let Ok(_place) = hands.poller.places.acquire().await else { return };
-                        hands.poller.looking().insert(key, Some(Instant::now()));
-                        look(&hands, &id, &source, known).await;
-                    });
+                    tokio::spawn(look_at_repository(Arc::clone(&hands), looks));
                 }
             }
             Err(error) => tracing::error!("cannot look at sources: {}", causes(&error)),
@@ -148,23 +152,46 @@ fn tell_of_slow_ones(hands: &Hands) {
     }
 }
 
-async fn look(
-    hands: &Arc<Hands>,
-    pipeline: &PipelineId,
-    source: &SourceDef,
-    known: Option<tidegate_core::ids::CommitId>,
-) {
-    let found = async {
-        let mirror = hands.poller.mirror(hands, source).await?;
-        mirror.fetch().await.map_err(|e| causes(&e))?;
-        mirror
-            .observe(&source.branch, known.as_ref(), source.since.as_ref(), PENDING_COMMITS_MAX)
-            .await
-            .map_err(|e| causes(&e))
+/// A look at a source, and what is known of it.
+struct Look {
+    pipeline: PipelineId,
+    source: SourceDef,
+    known: Option<CommitId>,
+}
+
+/// Looks for all pipelines that have this repository as a source and are due: it is fetched once.
+async fn look_at_repository(hands: Arc<Hands>, looks: Vec<Look>) {
+    let key = |look: &Look| (look.pipeline.clone(), look.source.name.clone());
+    let ends: Vec<_> = looks.iter().map(|look| EndOfLook { hands: &hands, key: key(look) }).collect();
+    let Ok(_place) = hands.poller.places.acquire().await else { return };
+    let begun = Some(Instant::now());
+    hands.poller.looking().extend(looks.iter().map(|look| (key(look), begun)));
+    let Some(first) = looks.first() else { return };
+    let fetched = async {
+        let mirror = hands.poller.mirror(&hands, &first.source).await?;
+        mirror.fetch().await.map(|()| mirror).map_err(|e| causes(&e))
     };
-    let event = match found.await {
-        Ok(observation) => PipelineEvent::SourceObserved { source: source.name.clone(), observation },
-        Err(why) => PipelineEvent::SourceFailed { source: source.name.clone(), why },
-    };
-    hands.tell(pipeline, event).await;
+    let fetched = fetched.await;
+    // Most pipelines of a repository look at the same branch and know the same of it.
+    let mut seen: BTreeMap<_, Result<SourceObservation, String>> = BTreeMap::new();
+    for (look, _end) in looks.into_iter().zip(ends) {
+        let Look { pipeline, source, known } = look;
+        let what = (source.branch.clone(), known, source.since.clone());
+        let found = match (seen.get(&what), &fetched) {
+            (Some(found), _) => found.clone(),
+            (None, Err(why)) => Err(why.clone()),
+            (None, Ok(mirror)) => {
+                let (branch, known, since) = &what;
+                let observing = mirror.observe(branch, known.as_ref(), since.as_ref(), PENDING_COMMITS_MAX);
+                let found = observing.await.map_err(|e| causes(&e));
+                seen.insert(what, found.clone());
+                found
+            }
+        };
+        let event = match found {
+            Ok(observation) => PipelineEvent::SourceObserved { source: source.name.clone(), observation },
+            Err(why) => PipelineEvent::SourceFailed { source: source.name.clone(), why },
+        };
+        hands.tell(&pipeline, event).await;
+    }
 }
