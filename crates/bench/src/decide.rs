@@ -75,7 +75,7 @@ struct World {
 impl World {
     fn new() -> Result<World> {
         let organisation: OrganisationDef = serde_json::from_value(organisation())?;
-        let definition: PipelineDef = serde_json::from_value(pipeline())?;
+        let definition: PipelineDef = serde_json::from_value(pipeline(&bakes()))?;
         let findings = tidegate_core::lint::pipeline(&definition, &organisation);
         anyhow::ensure!(findings.is_empty(), "the definition is refused: {findings:?}");
         let mut world = World {
@@ -353,7 +353,12 @@ fn kind(event: &Event) -> &'static str {
     }
 }
 
-fn organisation() -> Value {
+fn bakes() -> Value {
+    json!({"one_box": "30s", "az": "15s", "first_wave": "60s", "second_wave": "40s", "last_wave": "30s"})
+}
+
+/// One team and its service, in all Regions.
+pub(crate) fn organisation() -> Value {
     let azs = ["a", "b", "c", "d"];
     let regions: Vec<Value> = (0..REGIONS)
         .map(|n| {
@@ -372,9 +377,8 @@ fn organisation() -> Value {
     })
 }
 
-fn pipeline() -> Value {
-    let bake =
-        json!({"one_box": "30s", "az": "15s", "first_wave": "60s", "second_wave": "40s", "last_wave": "30s"});
+/// Through gamma and all Regions, with these bakes.
+pub(crate) fn pipeline(bake: &Value) -> Value {
     json!({
         "schema": "tidegate.pipeline/1", "name": "shop-app", "service": "shop",
         "sources": [{"name": "code", "url": "https://git.invalid/shop"}],

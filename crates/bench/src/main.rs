@@ -10,14 +10,18 @@ mod commits;
 mod decide;
 mod load;
 mod machine;
+mod many;
 mod proxy;
 mod report;
 mod rollouts;
+mod scale;
 mod scene;
 mod server;
 mod shop;
 mod simulate;
+mod simulator;
 mod start;
+mod under_load;
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -27,6 +31,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
+use tidegate_core::units::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// How long all figures together may take.
@@ -46,6 +51,9 @@ enum Command {
     /// Serve as a box of a fleet.
     #[command(hide = true)]
     Box { mode: Mode },
+    /// Hold a runtime that has nothing to do, and print what it needs, as JSON.
+    #[command(hide = true)]
+    Idle { data: PathBuf, at_ms: i64 },
     /// Generate load and print what became of it, as JSON.
     #[command(hide = true)]
     Load(LoadOptions),
@@ -72,6 +80,9 @@ enum Name {
     Simulate,
     Commits,
     Start,
+    Scale,
+    RollbackUnderLoad,
+    Simulator,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -96,6 +107,7 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run(options) => told(in_runtime(true, run(options))),
         Command::Box { mode } => told(in_runtime(false, box_server::run(mode == Mode::Bad))),
+        Command::Idle { data, at_ms } => told(scale::idle(&data, Timestamp(at_ms))),
         Command::Load(options) => told(in_runtime(false, generate(options))),
     }
 }
@@ -163,6 +175,9 @@ async fn take_all(scene: &Scene, names: &[Name], quiet: bool, figures: &mut Vec<
             Name::Simulate => simulate::take(scene),
             Name::Commits => commits::take(scene),
             Name::Start => start::take(scene).await,
+            Name::Scale => scale::take(scene).await,
+            Name::RollbackUnderLoad => under_load::take(scene),
+            Name::Simulator => simulator::take(scene),
         };
         let figure = figure.with_context(|| format!("failed to measure: {word}"))?;
         if !quiet {

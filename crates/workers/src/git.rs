@@ -11,7 +11,7 @@ use crate::secrets::Secret;
 use command::{Finished, Git, SETTINGS_FILE};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tidegate_core::change::{Commit, SourceObservation};
 use tidegate_core::ids::CommitId;
 use tidegate_core::units::Timestamp;
@@ -71,8 +71,8 @@ pub enum GitError {
 pub struct Mirror {
     git: Git,
     url: String,
-    /// Held while references change.
-    fetching: Mutex<()>,
+    /// Held while references change: when the newest fetch that went well began.
+    fetching: Mutex<Option<Instant>>,
     fetch_time: Duration,
 }
 
@@ -85,7 +85,7 @@ impl Mirror {
             std::path::absolute(dir).map_err(|source| GitError::Mirror { path: dir.to_owned(), source })?;
         let git = Git::new(&dir, url, secret);
         let mirror =
-            Mirror { git, url: url.to_owned(), fetching: Mutex::new(()), fetch_time: FETCH_TIME_MAX };
+            Mirror { git, url: url.to_owned(), fetching: Mutex::new(None), fetch_time: FETCH_TIME_MAX };
         mirror.prepare().await?;
         remove_leavings(&mirror.git.dir).map_err(|e| mirror.fail(e))?;
         Ok(mirror)
@@ -134,9 +134,21 @@ impl Mirror {
         self.init(format).await
     }
 
-    /// Brings the branches up to date. A copy that turns out damaged is made anew once.
+    /// Brings the branches up to date. A copy that turns out damaged is made anew once. Many that ask at the same time share
+    /// a fetch that began after they had asked.
     pub async fn fetch(&self) -> Result<(), GitError> {
-        let _fetching = self.fetching.lock().await;
+        let asked = Instant::now();
+        let mut fetched = self.fetching.lock().await;
+        if fetched.is_some_and(|began| began > asked) {
+            return Ok(());
+        }
+        let begins = Instant::now();
+        self.fetch_now().await?;
+        *fetched = Some(begins);
+        Ok(())
+    }
+
+    async fn fetch_now(&self) -> Result<(), GitError> {
         if !self.git.dir.join("HEAD").exists() {
             self.prepare().await?;
         }
@@ -227,6 +239,9 @@ impl Mirror {
         limit: usize,
     ) -> Result<SourceObservation, GitError> {
         let head = self.head(branch).await?;
+        if known == Some(&head) {
+            return Ok(SourceObservation { head, commits: Vec::new(), rewritten: false });
+        }
         let rewritten = match known {
             Some(known) => !self.is_ancestor(known, &head).await?,
             None => false,

@@ -2,6 +2,7 @@
 
 use crate::Global;
 use crate::error::CliError;
+use crate::text::print;
 use clap::Args;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -76,7 +77,9 @@ pub(crate) async fn run(global: &Global, options: Options) -> Result<(), CliErro
         listen: options.listen,
         new_epoch: options.new_epoch,
     };
-    let result = serve(serve_options, stop, |address| println!("http://{address}")).await;
+    // Whether anybody reads it is no matter of the server's.
+    let told = |address| drop(print(&format!("http://{address}\n")));
+    let result = serve(serve_options, stop, told).await;
     waiter.abort();
     result.map_err(|error| CliError::failed("serve", error))
 }

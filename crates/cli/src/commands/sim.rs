@@ -2,6 +2,7 @@
 
 use crate::Global;
 use crate::error::CliError;
+use crate::text::print;
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 use std::thread;
@@ -75,18 +76,17 @@ fn fresh() -> u64 {
 
 fn conclude(tally: Tally, into: PathBuf) -> Result<(), CliError> {
     let sum = &tally.sum;
-    println!(
-        "{} seeds: {} events, {} facts, {} releases of which {} were rejected, {} crashes; converged within {} s",
+    let held = print(&format!(
+        "{} seeds: {} events, {} facts, {} releases of which {} were rejected, {} crashes; converged within {} s\n",
         tally.seeds, sum.events, sum.facts, sum.releases, sum.rejected, sum.crashes, sum.converged_s
-    );
-    let Some(failure) = tally.failure else { return Ok(()) };
+    ));
+    let Some(failure) = tally.failure else { return held };
     eprintln!("{}\nmaking its list of {} choices short", failure.headline(), failure.choices.len());
     let (failure, path) = campaign::keep(failure, SimOptions::default(), &into)
         .map_err(|error| CliError::failed("keep the failure", error))?;
-    for choice in &failure.choices {
-        println!("{choice}");
-    }
-    println!("{}", failure.headline());
+    let choices: String = failure.choices.iter().map(|choice| format!("{choice}\n")).collect();
+    // That it failed is told by the exit code as well, also when nobody reads this any more.
+    let _ = print(&format!("{choices}{}\n", failure.headline()));
     let why = format!("tidegate sim replay {} runs it again", path.display());
     Err(CliError::Failed { what: "keep the rules".to_owned(), why })
 }
@@ -94,12 +94,9 @@ fn conclude(tally: Tally, into: PathBuf) -> Result<(), CliError> {
 fn replay(file: &std::path::Path) -> Result<(), CliError> {
     let recording = Recording::read(file).map_err(|error| CliError::failed("replay", error))?;
     match recording.sim(campaign::LOG_LINES).run() {
-        Ok(report) => {
-            println!("all rules hold: {} events, {} facts", report.events, report.facts);
-            Ok(())
-        }
+        Ok(report) => print(&format!("all rules hold: {} events, {} facts\n", report.events, report.facts)),
         Err(failure) => {
-            println!("{failure}");
+            let _ = print(&format!("{failure}\n"));
             Err(CliError::Failed { what: "keep the rules".to_owned(), why: failure.evidence })
         }
     }

@@ -4,10 +4,13 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Mutex;
 
+/// What a faulty box answers customers.
+pub(crate) const FAULT: &str = "the release is faulty";
+
 /// Runs the server if this process is a box; else does nothing.
 ///
-/// Behaviours: `good`; `exits` at once; `sick` never passes a health check; `stubborn` takes no SIGTERM (its script sees to
-/// that).
+/// Behaviours: `good`; `exits` at once; `sick` never passes a health check; `faulty` answers customers with faults;
+/// `stubborn` takes no SIGTERM (its script sees to that).
 pub(crate) fn main() {
     let (Ok(behaviour), Ok(address)) = (std::env::var("BEHAVIOUR"), std::env::var("TIDEGATE_ADDRESS")) else {
         return;
@@ -19,8 +22,8 @@ pub(crate) fn main() {
     *LIMIT.lock().unwrap() = limit().unwrap_or_else(|why| panic!("{why}"));
     let listener = TcpListener::bind(&address).unwrap();
     for stream in listener.incoming().flatten() {
-        let sick = behaviour == "sick";
-        std::thread::spawn(move || serve(&stream, sick));
+        let behaviour = behaviour.clone();
+        std::thread::spawn(move || serve(&stream, &behaviour));
     }
 }
 
@@ -37,7 +40,7 @@ fn limit() -> Result<String, String> {
     text.parse::<u32>().map(|limit| limit.to_string()).map_err(|e| format!("limit '{text}': {e}"))
 }
 
-fn serve(mut stream: &TcpStream, sick: bool) -> std::io::Result<()> {
+fn serve(mut stream: &TcpStream, behaviour: &str) -> std::io::Result<()> {
     let mut lines = BufReader::new(stream).lines();
     while let Some(line) = lines.next().transpose()? {
         let path = line.split_whitespace().nth(1).unwrap_or_default().to_owned();
@@ -47,7 +50,7 @@ fn serve(mut stream: &TcpStream, sick: bool) -> std::io::Result<()> {
             last |= header.eq_ignore_ascii_case("connection: close");
         }
         let (status, body) = match path.as_str() {
-            "/health" if sick => ("503 Sick", "the database does not answer".to_owned()),
+            "/health" if behaviour == "sick" => ("503 Sick", "the database does not answer".to_owned()),
             "/limit" => ("200 OK", LIMIT.lock().unwrap().clone()),
             "/reload" => match limit() {
                 Ok(limit) => {
@@ -57,6 +60,8 @@ fn serve(mut stream: &TcpStream, sick: bool) -> std::io::Result<()> {
                 Err(why) => ("422 Refused", why),
             },
             "/env" => ("200 OK", std::env::vars().map(|(name, value)| format!("{name}={value}\n")).collect()),
+            "/health" => ("200 OK", String::new()),
+            _ if behaviour == "faulty" => ("500 Faulty", FAULT.to_owned()),
             _ => ("200 OK", std::env::var("VERSION").unwrap_or_default()),
         };
         let head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n", body.len());

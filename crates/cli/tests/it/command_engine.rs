@@ -93,7 +93,7 @@ impl Tool {
     }
 
     /// Kills the server while a command runs, shows that what it started lives on, and starts the server again.
-    fn kill_in_the_middle(&self, world: &mut World, kind: &str, act: impl FnOnce(&World)) {
+    fn kill_in_the_middle(&self, world: &World, kind: &str, act: impl FnOnce(&World)) {
         let (start, before) = (format!("start {kind}:"), self.count(&format!("start {kind}:")));
         let flag = self.hold(kind);
         act(world);
@@ -114,7 +114,7 @@ impl Tool {
 }
 
 fn killed(shape: &str) {
-    let mut world = World::start();
+    let world = World::start();
     let tool = Tool { control: world.dir().join("control") };
     fs::create_dir(&tool.control).unwrap();
     if shape == "many-boxes" {
@@ -129,7 +129,7 @@ fn killed(shape: &str) {
     world.apply("assets", &definition).well();
     world.until_passed("assets", 1);
 
-    tool.kill_in_the_middle(&mut world, "deploy", |world| {
+    tool.kill_in_the_middle(&world, "deploy", |world| {
         world.land(&repo, &[("version", "2")]);
     });
     world.until_passed("assets", 2);
@@ -140,7 +140,7 @@ fn killed(shape: &str) {
     world.until("r3 bakes", || {
         matches!(steps(&world.pipeline("assets")).next()?.work, WorkStatus::Baking { .. }).then_some(())
     });
-    tool.kill_in_the_middle(&mut world, "rollback", |world| {
+    tool.kill_in_the_middle(&world, "rollback", |world| {
         world.bob(&["rollback", "assets", "r3", "--reason", "it looks wrong"]).well();
     });
     world.until_everywhere("assets", 2);

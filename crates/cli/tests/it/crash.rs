@@ -6,7 +6,7 @@ use tidegate_api::{MotionStatus, WorkStatus};
 
 #[test]
 fn a_killed_server_goes_on_with_deployment_and_rollback() {
-    let mut world = World::start();
+    let world = World::start();
     let repo = world.repo("shop");
     world.land(&repo, &[]);
     let mut definition = definitions::application(&repo);

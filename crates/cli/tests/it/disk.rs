@@ -41,7 +41,7 @@ fn on_a_full_disk_a_rollback_works_and_nothing_else_is_lost() {
     let eu = world.endpoint("shop", "beta", "eu");
 
     // The next release is being built when the disk becomes full.
-    let script = "set -e; mkdir out; cp run version behaviour out; chmod +x out/run; sleep 4; \
+    let script = "set -e; mkdir out; cp run version behaviour out; chmod +x out/run; echo copied; sleep 4; \
                   head -c 4M /dev/zero > large; rm large\n";
     let message = format!("another way\n\nFixes: {bad}");
     let mends = repo.commit(&[("version", "3"), ("build.sh", script)], &message);
@@ -50,7 +50,7 @@ fn on_a_full_disk_a_rollback_works_and_nothing_else_is_lost() {
     repo.merge(&mends);
     world.until("r3 is being built", || {
         let log = world.cli(&["build-log", "app", "r3"]);
-        log.out.contains("== compile").then_some(())
+        log.out.contains("copied\n").then_some(())
     });
     let filling = world.data().join("fill");
     fill(&filling);
@@ -61,11 +61,16 @@ fn on_a_full_disk_a_rollback_works_and_nothing_else_is_lost() {
         told.talk.contains("the disk is full: free some space; until then only rollbacks are recorded"),
         "{told:?}"
     );
-    let status = world.until("the status tells of the disk and of the build", || {
+    let of_the_build = "step 'compile' was ended: the disk has less than 256 MiB free";
+    world.until("the status tells of the disk and of the build", || {
         let status = words(&world.cli(&["status"]).well());
-        (status.contains("the disk is full") && status.contains("the build of app r3")).then_some(status)
+        let both = status.contains("the disk is full") && status.contains("the build of app r3");
+        (both && status.contains(of_the_build)).then_some(())
     });
-    assert!(status.contains("step 'compile' was ended: the disk has less than 256 MiB free"), "{status}");
+    // What was refused has left nothing behind.
+    let approved = format!("{} approved by bob", &after[..10]);
+    let approvals = || world.told().iter().filter(|text| **text == approved).count();
+    assert_eq!(approvals(), 0);
 
     world.bob(&["rollback", "app", "r2", "--reason", "it looks wrong"]).well();
     world.until_everywhere("app", 1);
@@ -83,5 +88,14 @@ fn on_a_full_disk_a_rollback_works_and_nothing_else_is_lost() {
     world.until("r4 is built", || {
         matches!(release(&world.pipeline("app"), 4)?.build, BuildStatus::Built { .. }).then_some(())
     });
+    assert_eq!(approvals(), 1);
+    let told = world.told();
+    for once in [
+        "r2 REJECTED: bob: it looks wrong",
+        "rollback of r2 ordered by bob: it looks wrong",
+        "r3 enters beta/az-1",
+    ] {
+        assert_eq!(told.iter().filter(|text| *text == once).count(), 1, "{once}: {told:#?}");
+    }
     world.cli(&["log", "--verify"]).well();
 }

@@ -27,7 +27,7 @@ fn a_second_server_on_the_same_data_directory_is_refused_and_the_first_goes_on()
 
 #[test]
 fn a_fleet_is_upgraded_and_ended_by_command() {
-    let mut world = World::start();
+    let world = World::start();
     let repo = world.repo("shop");
     world.land(&repo, &[]);
     world.apply("app", &definitions::application(&repo)).well();
@@ -70,7 +70,7 @@ fn a_fleet_is_upgraded_and_ended_by_command() {
 
 #[test]
 fn a_log_that_somebody_changed_is_found_at_the_place() {
-    let mut world = World::start();
+    let world = World::start();
     let repo = world.repo("shop");
     world.apply("app", &definitions::application(&repo)).well();
     world.bob(&["hold", "app", "--reason", "wait for the audit"]).well();

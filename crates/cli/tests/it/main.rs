@@ -9,6 +9,7 @@
 mod box_server;
 mod boxes;
 mod builds;
+mod campaign;
 mod command_engine;
 mod commands;
 mod configuration;
@@ -19,6 +20,7 @@ mod disk;
 mod instances;
 mod pages;
 mod regions;
+mod sim;
 mod simulate;
 mod sources;
 mod world;

@@ -46,7 +46,7 @@ fn a_repository_that_vanishes_is_told_of_and_the_pipeline_goes_on_when_it_is_bac
 
 #[test]
 fn a_repository_that_does_not_answer_is_told_of_and_holds_up_no_other() {
-    let mut world = World::start();
+    let world = World::start();
     // Connections are taken by the system and never answered.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let repo = world.repo("shop");

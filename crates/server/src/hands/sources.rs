@@ -6,26 +6,31 @@ use std::path::PathBuf;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tidegate_core::causes;
+use tidegate_core::change::SourceObservation;
 use tidegate_core::definition::SourceDef;
-use tidegate_core::ids::{PipelineId, SourceId};
+use tidegate_core::ids::{CommitId, PipelineId, SourceId};
 use tidegate_core::pipeline::{PENDING_COMMITS_MAX, PipelineEvent};
 use tidegate_core::run_spec::hex;
 use tidegate_workers::git::Mirror;
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::{Mutex, Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 /// The list of pipelines is looked at this often for sources that are due.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// A look that takes longer is told of. It ends by itself in any case: git's calls have time limits.
 const SLOW_AFTER: Duration = Duration::from_secs(10);
+/// How many repositories are looked at at once: after a start all of them are due, and each look is a few processes.
+const LOOKS_AT_ONCE: usize = 64;
 
 /// Keeps the mirrors of all sources, one for each URL and secret.
 pub struct Poller {
     dir: PathBuf,
     mirrors: Mutex<BTreeMap<String, Arc<Mirror>>>,
     looked: std::sync::Mutex<BTreeMap<(PipelineId, SourceId), Instant>>,
-    /// Looks that have not ended, and since when: each source is looked at once at a time.
-    looking: std::sync::Mutex<BTreeMap<(PipelineId, SourceId), Instant>>,
+    /// Looks that have not ended, and since when; those that wait for their place have no time. Each source is looked at once
+    /// at a time.
+    looking: std::sync::Mutex<BTreeMap<(PipelineId, SourceId), Option<Instant>>>,
+    places: Semaphore,
     notified: Notify,
 }
 
@@ -38,6 +43,7 @@ impl Poller {
             mirrors: Mutex::default(),
             looked: std::sync::Mutex::default(),
             looking: std::sync::Mutex::default(),
+            places: Semaphore::new(LOOKS_AT_ONCE),
             notified: Notify::new(),
         }
     }
@@ -48,7 +54,7 @@ impl Poller {
         self.notified.notify_one();
     }
 
-    fn looking(&self) -> MutexGuard<'_, BTreeMap<(PipelineId, SourceId), Instant>> {
+    fn looking(&self) -> MutexGuard<'_, BTreeMap<(PipelineId, SourceId), Option<Instant>>> {
         self.looking.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -60,7 +66,7 @@ impl Poller {
         let begins = due && !self.looking().contains_key(&key);
         if begins {
             looked.insert(key.clone(), Instant::now());
-            self.looking().insert(key, Instant::now());
+            self.looking().insert(key, None);
         }
         begins
     }
@@ -89,17 +95,23 @@ pub(super) async fn run(hands: Arc<Hands>, stop: CancellationToken) {
         let due = hands.overview(move |all| {
             let sources = all.iter().flat_map(|(id, pipeline)| pipeline.sources.iter().map(move |s| (id, s)));
             let due = sources.filter(|(id, (source, _))| poller.begins(id, source));
-            due.map(|(id, (source, known))| (id.clone(), source.clone(), known.clone())).collect::<Vec<_>>()
+            let look = |(id, (source, known)): (&PipelineId, &(SourceDef, Option<CommitId>))| Look {
+                pipeline: id.clone(),
+                source: source.clone(),
+                known: known.clone(),
+            };
+            due.map(look).collect::<Vec<_>>()
         });
         match due.await {
             Ok(due) => {
-                for (id, source, known) in due {
-                    let hands = Arc::clone(&hands);
+                let mut repositories: BTreeMap<_, Vec<Look>> = BTreeMap::new();
+                for look in due {
+                    let repository = (look.source.url.clone(), look.source.secret.clone());
+                    repositories.entry(repository).or_default().push(look);
+                }
+                for looks in repositories.into_values() {
                     // One that hangs holds up no other.
-                    tokio::spawn(async move {
-                        let _end = EndOfLook { hands: &hands, key: (id.clone(), source.name.clone()) };
-                        look(&hands, &id, &source, known).await;
-                    });
+                    tokio::spawn(look_at_repository(Arc::clone(&hands), looks));
                 }
             }
             Err(error) => tracing::error!("cannot look at sources: {}", causes(&error)),
@@ -132,30 +144,54 @@ fn name(pipeline: &PipelineId, source: &SourceId) -> String {
 
 fn tell_of_slow_ones(hands: &Hands) {
     let looking = hands.poller.looking();
-    for ((pipeline, source), since) in looking.iter().filter(|(_, since)| since.elapsed() > SLOW_AFTER) {
+    let begun = looking.iter().filter_map(|(key, since)| Some((key, since.as_ref()?)));
+    for ((pipeline, source), since) in begun.filter(|(_, since)| since.elapsed() > SLOW_AFTER) {
         let name = name(pipeline, source);
         let why = format!("the repository has not answered for {} s", since.elapsed().as_secs());
         hands.troubles.lasts(&name, name.clone(), &why, hands.runtime.now());
     }
 }
 
-async fn look(
-    hands: &Arc<Hands>,
-    pipeline: &PipelineId,
-    source: &SourceDef,
-    known: Option<tidegate_core::ids::CommitId>,
-) {
-    let found = async {
-        let mirror = hands.poller.mirror(hands, source).await?;
-        mirror.fetch().await.map_err(|e| causes(&e))?;
-        mirror
-            .observe(&source.branch, known.as_ref(), source.since.as_ref(), PENDING_COMMITS_MAX)
-            .await
-            .map_err(|e| causes(&e))
+/// A look at a source, and what is known of it.
+struct Look {
+    pipeline: PipelineId,
+    source: SourceDef,
+    known: Option<CommitId>,
+}
+
+/// Looks for all pipelines that have this repository as a source and are due: it is fetched once.
+async fn look_at_repository(hands: Arc<Hands>, looks: Vec<Look>) {
+    let key = |look: &Look| (look.pipeline.clone(), look.source.name.clone());
+    let ends: Vec<_> = looks.iter().map(|look| EndOfLook { hands: &hands, key: key(look) }).collect();
+    let Ok(_place) = hands.poller.places.acquire().await else { return };
+    let begun = Some(Instant::now());
+    hands.poller.looking().extend(looks.iter().map(|look| (key(look), begun)));
+    let Some(first) = looks.first() else { return };
+    let fetched = async {
+        let mirror = hands.poller.mirror(&hands, &first.source).await?;
+        mirror.fetch().await.map(|()| mirror).map_err(|e| causes(&e))
     };
-    let event = match found.await {
-        Ok(observation) => PipelineEvent::SourceObserved { source: source.name.clone(), observation },
-        Err(why) => PipelineEvent::SourceFailed { source: source.name.clone(), why },
-    };
-    hands.tell(pipeline, event).await;
+    let fetched = fetched.await;
+    // Most pipelines of a repository look at the same branch and know the same of it.
+    let mut seen: BTreeMap<_, Result<SourceObservation, String>> = BTreeMap::new();
+    for (look, _end) in looks.into_iter().zip(ends) {
+        let Look { pipeline, source, known } = look;
+        let what = (source.branch.clone(), known, source.since.clone());
+        let found = match (seen.get(&what), &fetched) {
+            (Some(found), _) => found.clone(),
+            (None, Err(why)) => Err(why.clone()),
+            (None, Ok(mirror)) => {
+                let (branch, known, since) = &what;
+                let observing = mirror.observe(branch, known.as_ref(), since.as_ref(), PENDING_COMMITS_MAX);
+                let found = observing.await.map_err(|e| causes(&e));
+                seen.insert(what, found.clone());
+                found
+            }
+        };
+        let event = match found {
+            Ok(observation) => PipelineEvent::SourceObserved { source: source.name.clone(), observation },
+            Err(why) => PipelineEvent::SourceFailed { source: source.name.clone(), why },
+        };
+        hands.tell(&pipeline, event).await;
+    }
 }

@@ -3,9 +3,12 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tidegate_core::ids::CommitId;
 use tidegate_workers::git::{GitError, Mirror};
@@ -224,6 +227,40 @@ async fn a_server_that_never_answers_ends_at_the_time_limit() {
     let error = mirror.fetch().await.unwrap_err();
     assert!(matches!(error, GitError::TimeLimit { .. }), "{error}");
     assert!(started.elapsed() < Duration::from_secs(10));
+}
+
+#[tokio::test]
+async fn many_that_ask_at_once_share_a_fetch_and_whoever_asks_later_sees_what_came_since() {
+    let repo = Repo::new();
+    repo.commit("one");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("git://{}/repo", listener.local_addr().unwrap());
+    let calls = Arc::new(AtomicUsize::new(0));
+    let (base, counted) = (repo.dir.path().to_owned(), Arc::clone(&calls));
+    // Ends with the process of the test.
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            counted.fetch_add(1, Ordering::SeqCst);
+            let mut daemon = Command::new("git");
+            daemon.args(["daemon", "--inetd", "--export-all"]).arg(format!("--base-path={}", base.display()));
+            let (input, output) = (stream.try_clone().unwrap(), stream);
+            daemon.stdin(OwnedFd::from(input)).stdout(OwnedFd::from(output)).status().unwrap();
+        }
+    });
+    let mirror = Arc::new(Mirror::open(&repo.dir.path().join("mirror"), &url, None).await.unwrap());
+    let mut all = tokio::task::JoinSet::new();
+    for _ in 0..20 {
+        let mirror = Arc::clone(&mirror);
+        all.spawn(async move { mirror.fetch().await.unwrap() });
+    }
+    all.join_all().await;
+    assert_eq!(calls.load(Ordering::SeqCst), 2, "the first one's, and one for all that came during it");
+    let two = repo.commit("two");
+    mirror.fetch().await.unwrap();
+    assert_eq!(calls.load(Ordering::SeqCst), 3);
+    assert_eq!(mirror.observe("main", None, None, 10).await.unwrap().head, two);
+    let again = mirror.observe("main", Some(&two), None, 10).await.unwrap();
+    assert_eq!((again.head, again.commits.len(), again.rewritten), (two, 0, false));
 }
 
 #[tokio::test]

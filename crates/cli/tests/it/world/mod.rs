@@ -13,6 +13,7 @@ use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tidegate_api::{
@@ -31,7 +32,7 @@ const LOG_PAGE: usize = 1_000;
 const LOG_LINES_SHOWN: usize = 30;
 
 /// What a command told.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Told {
     /// Its exit code.
     pub(crate) code: i32,
@@ -55,7 +56,7 @@ pub(crate) struct World {
     dir: TempDir,
     /// Before every path that the server sees: empty, or its root if it has a disk of its own.
     root: PathBuf,
-    server: Child,
+    server: Mutex<Child>,
     admin: String,
     bob: String,
 }
@@ -76,7 +77,8 @@ impl World {
         };
         let server = spawn(&mut command, dir.path());
         let root = disk_mib.map(|_| format!("/proc/{}/root", server.id()).into()).unwrap_or_default();
-        let mut world = World { dir, root, server, admin: String::new(), bob: String::new() };
+        let mut world =
+            World { dir, root, server: Mutex::new(server), admin: String::new(), bob: String::new() };
         world.wait_up();
         world.admin = fs::read_to_string(world.data().join("admin-token")).unwrap().trim().to_owned();
         world.apply("organisation", organisation).well();
@@ -102,33 +104,49 @@ impl World {
 
     /// The server's process.
     pub(crate) fn server_pid(&self) -> u32 {
-        self.server.id()
+        self.server().id()
     }
 
-    /// Ends the server with SIGKILL.
-    pub(crate) fn kill_server(&mut self) {
-        self.server.kill().unwrap();
-        self.server.wait().unwrap();
+    fn server(&self) -> MutexGuard<'_, Child> {
+        self.server.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the server with SIGKILL, wherever it is. It must not have ended by itself.
+    #[track_caller]
+    pub(crate) fn kill_server(&self) {
+        let mut server = self.server();
+        if let Some(status) = server.try_wait().unwrap() {
+            panic!("the server ended with {status}:\n{}", self.server_log());
+        }
+        server.kill().unwrap();
+        server.wait().unwrap();
     }
 
     /// Asks the server to end, and waits until it has.
-    pub(crate) fn end_server(&mut self) {
-        let pid = rustix::process::Pid::from_child(&self.server);
+    pub(crate) fn end_server(&self) {
+        let mut server = self.server();
+        let pid = rustix::process::Pid::from_child(&server);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-        let server = &mut self.server;
         let ended = wait_for(|| server.try_wait().unwrap());
         assert!(ended.expect("the server ends when it is asked to").success());
     }
 
     /// Starts the server again on its data directory.
-    pub(crate) fn restart_server(&mut self) {
-        self.server = spawn(&mut Command::new(env!("CARGO_BIN_EXE_tidegate")), self.dir.path());
+    pub(crate) fn restart_server(&self) {
+        self.begin_server();
         self.wait_up();
     }
 
-    fn wait_up(&mut self) {
+    /// As [`World::restart_server`], without waiting until it serves.
+    pub(crate) fn begin_server(&self) {
+        *self.server() = spawn(&mut Command::new(env!("CARGO_BIN_EXE_tidegate")), self.dir.path());
+    }
+
+    /// Waits until the server serves.
+    pub(crate) fn wait_up(&self) {
         let up = wait_for(|| {
-            if let Some(status) = self.server.try_wait().unwrap() {
+            let ended = self.server().try_wait().unwrap();
+            if let Some(status) = ended {
                 panic!("the server ended with {status}:\n{}", self.server_log());
             }
             let address = self.address()?;
@@ -141,7 +159,7 @@ impl World {
     pub(crate) fn address(&self) -> Option<String> {
         let text = fs::read_to_string(self.data().join("server.json")).ok()?;
         let found: Value = serde_json::from_str(&text).ok()?;
-        (found["pid"] == self.server.id())
+        (found["pid"] == self.server_pid())
             .then(|| found["url"].as_str().unwrap()["http://".len()..].to_owned())
     }
 
@@ -155,8 +173,18 @@ impl World {
         run(&mut self.command(&self.bob, arguments))
     }
 
+    /// As [`World::bob`] or [`World::cli`], where the server may be killed at any moment; none while it does not serve.
+    pub(crate) fn try_cli(&self, bob: bool, arguments: &[&str]) -> Option<Told> {
+        let address = self.address()?;
+        let token = if bob { &self.bob } else { &self.admin };
+        Some(run(&mut Self::command_at(&address, token, arguments)))
+    }
+
     fn command(&self, token: &str, arguments: &[&str]) -> Command {
-        let address = self.address().expect("the server serves");
+        Self::command_at(&self.address().expect("the server serves"), token, arguments)
+    }
+
+    fn command_at(address: &str, token: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
         command.env_clear().env("TIDEGATE_SERVER", format!("http://{address}")).env("TIDEGATE_TOKEN", token);
         command.args(arguments);
@@ -189,6 +217,12 @@ impl World {
             get(&self.address().unwrap(), path, Some(&self.admin)).expect("the server answers");
         assert_eq!(status, 200, "{path}: {body}");
         body
+    }
+
+    /// What `GET` answers; none unless it is well, such as while the server is killed.
+    pub(crate) fn try_get(&self, path: &str) -> Option<String> {
+        let (status, body) = get(&self.address()?, path, Some(&self.admin))?;
+        (status == 200).then_some(body)
     }
 
     /// What is so now.
@@ -289,6 +323,13 @@ impl World {
         lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n")
     }
 
+    /// The fleet's process, if it answers.
+    pub(crate) fn fleet_pid(&self) -> Option<u32> {
+        let client = FleetClient::new(FleetConfig::socket(&self.data().join("fleet")));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(client.status()).ok().map(|fleet| fleet.pid)
+    }
+
     /// Ends the fleet and its boxes, if there are any.
     fn end_fleet(&self) {
         let client = FleetClient::new(FleetConfig::socket(&self.data().join("fleet")));
@@ -307,15 +348,16 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         // The server first ends what it runs itself, also when a test failed.
-        let pid = rustix::process::Pid::from_child(&self.server);
-        if matches!(self.server.try_wait(), Ok(None)) && self.root.as_os_str().is_empty() {
+        if matches!(self.server().try_wait(), Ok(None)) && self.root.as_os_str().is_empty() {
+            let mut server = self.server();
+            let pid = rustix::process::Pid::from_child(&server);
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-            let server = &mut self.server;
             let _ = wait_for(|| server.try_wait().ok().flatten());
         }
         self.end_fleet();
-        let _ = self.server.kill();
-        let _ = self.server.wait();
+        let mut server = self.server();
+        let _ = server.kill();
+        let _ = server.wait();
     }
 }
 
@@ -367,8 +409,13 @@ pub(crate) fn run(command: &mut Command) -> Told {
 }
 
 /// Looks until there is something, at most as long as [`PATIENCE`].
-pub(crate) fn wait_for<T>(mut look: impl FnMut() -> Option<T>) -> Option<T> {
-    let end = Instant::now() + PATIENCE;
+pub(crate) fn wait_for<T>(look: impl FnMut() -> Option<T>) -> Option<T> {
+    wait_at_most(PATIENCE, look)
+}
+
+/// Looks until there is something, at most so long.
+pub(crate) fn wait_at_most<T>(limit: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
+    let end = Instant::now() + limit;
     loop {
         if let Some(found) = look() {
             return Some(found);
