@@ -157,7 +157,7 @@ impl Original {
                 }),
                 _ => pipeline.plan.steps().any(|(_, step)| {
                     let work = pipeline.steps.get(&step.id).map(|s| &s.work);
-                    step.id.0 == "wave-3/az-1" && work.is_some_and(|w| w.under_way().is_some())
+                    step.id.as_str() == "wave-3/az-1" && work.is_some_and(|w| w.under_way().is_some())
                 }),
             })?;
         }
@@ -352,7 +352,7 @@ impl Driver {
                 slot.obey(order, self.runtime.now());
                 let seen = slot.observe(&order.slot, self.runtime.epoch(), self.runtime.now(), Span::ZERO);
                 self.runtime.effect_done(&next.id)?;
-                self.tell(PipelineEvent::SlotObserved { observation: seen })?;
+                self.tell(PipelineEvent::SlotsObserved { observations: vec![seen] })?;
             }
         }
         Ok(())

@@ -179,15 +179,16 @@ impl Stage {
                     .slots
                     .iter()
                     .filter(|(_, slot)| matches!(slot.motion, Motion::Forward { .. } | Motion::Back { .. }));
-                for (target, _) in moving {
+                let (epoch, now) = (self.runtime.epoch(), self.runtime.now());
+                let observe = |target: &TargetId| {
                     let slot = SlotId { pipeline: id.clone(), target: target.clone() };
-                    let (epoch, now) = (self.runtime.epoch(), self.runtime.now());
-                    let seen =
-                        lock(&self.slots).get_mut(&slot).map(|s| s.observe(&slot, epoch, now, BOX_START));
-                    let Some(observation) = seen else { continue };
-                    let event = Event::Pipeline(id.clone(), PipelineEvent::SlotObserved { observation });
+                    lock(&self.slots).get_mut(&slot).map(|s| s.observe(&slot, epoch, now, BOX_START))
+                };
+                let observations: Vec<_> = moving.filter_map(|(target, _)| observe(target)).collect();
+                if !observations.is_empty() {
+                    self.observations.fetch_add(observations.len() as u64, Ordering::SeqCst);
+                    let event = Event::Pipeline(id.clone(), PipelineEvent::SlotsObserved { observations });
                     self.runtime.submit(&event, &Actor::Tidegate)?;
-                    self.observations.fetch_add(1, Ordering::SeqCst);
                 }
                 if !self.goes() {
                     return Ok(());
