@@ -5,11 +5,11 @@ use crate::error::CliError;
 use crate::text::print;
 use clap::Args;
 use std::path::{Path, PathBuf};
+use tidegate_api::document::{FINDINGS_MAX, placed, plain, read};
 use tidegate_api::{Code, ErrorBody, Finding};
 use tidegate_core::definition::{OrganisationDef, PipelineDef};
 use tidegate_core::lint;
 use tidegate_core::units::{Span, Timestamp};
-use tidegate_server::apply::{FINDINGS_MAX, placed, read};
 use tidegate_sim::forecast::{self, COMMITS_MAX, Commits, Fault, Forecast, Input, Moment, Scenario};
 use tidegate_workers::git::Mirror;
 
@@ -218,17 +218,7 @@ fn check(input: &Input, scenario: Option<&Document>) -> Result<(), CliError> {
         // Flags have no lines, and their places may not be in the file.
         Some(document) => document.refuse(findings),
         None if findings.is_empty() => Ok(()),
-        None => {
-            let plain = |finding: lint::Finding| Finding {
-                code: finding.code,
-                pipeline: None,
-                place: finding.place,
-                message: finding.message,
-                hint: finding.hint,
-                excerpt: None,
-            };
-            Err(refused("the flags", findings.into_iter().map(plain).collect()))
-        }
+        None => Err(refused("the flags", findings.into_iter().map(plain).collect())),
     }
 }
 
