@@ -21,6 +21,7 @@ mod pages;
 mod regions;
 mod simulate;
 mod sources;
+mod synth;
 mod world;
 
 /// A box's process, when the environment says so.

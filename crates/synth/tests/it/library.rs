@@ -127,3 +127,20 @@ fn a_thousand_pipelines_are_made_in_one_go() {
     let made = run(&[("team.ts", TEAM), ("all.ts", &many)]).unwrap();
     assert_eq!(made.documents.len(), 1_001);
 }
+
+#[test]
+fn the_example_of_the_docs_is_a_pipeline() {
+    let docs = include_str!("../../../../docs/pipelines.md");
+    let blocks: Vec<&str> =
+        docs.split("```ts\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    let [team, web, organisation] = blocks[..] else { panic!("{blocks:?}") };
+    let made = run(&[("team.ts", team), ("web.ts", web), ("organisation.ts", organisation)]).unwrap();
+    let (Subject::Organisation(organisation), Subject::Pipeline(pipeline)) =
+        (&made.documents[0].subject, &made.documents[1].subject)
+    else {
+        panic!("{made:?}")
+    };
+    assert_eq!(tidegate_core::lint::organisation(organisation), []);
+    assert_eq!(tidegate_core::lint::pipeline(pipeline, organisation), []);
+    assert_eq!(pipeline.stages[2].bake.one_box.to_string(), "2h");
+}
