@@ -1,6 +1,7 @@
 //! How the server says no. A code is a contract: it keeps its meaning for ever, and scripts and docs refer to it.
 
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 use utoipa::ToSchema;
 
 /// The answer to everything that is not done.
@@ -132,6 +133,9 @@ pub struct Finding {
     pub excerpt: Option<Excerpt>,
 }
 
+/// The most characters of a line that are shown.
+const LINE_SHOWN_MAX: usize = 100;
+
 /// A line of a document with a marked part.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -149,6 +153,28 @@ pub struct Excerpt {
 }
 
 impl Excerpt {
+    /// The line of a range of bytes, with the range marked as far as it is on that line.
+    #[must_use]
+    pub fn of(text: &str, range: &Range<usize>) -> Excerpt {
+        let start = floor(text, range.start.min(text.len()));
+        let end = floor(text, range.end.clamp(start, text.len()));
+        let line_start = text[..start].rfind('\n').map_or(0, |n| n + 1);
+        let line_end = text[start..].find('\n').map_or(text.len(), |n| start + n);
+        let line: Vec<char> = text[line_start..line_end].chars().collect();
+        let column = text[line_start..start].chars().count();
+        let first = column.saturating_sub(LINE_SHOWN_MAX / 2).min(line.len().saturating_sub(LINE_SHOWN_MAX));
+        let last = (first + LINE_SHOWN_MAX).min(line.len());
+        let shown: String = line[first..last].iter().map(|c| if c.is_control() { ' ' } else { *c }).collect();
+        let marked = text[start..end.min(line_end).max(start)].chars().count();
+        Excerpt {
+            line: text[..start].matches('\n').count() + 1,
+            column: column + 1,
+            text: shown,
+            mark_at: column - first,
+            mark_len: marked.min(last.saturating_sub(column)).max(1),
+        }
+    }
+
     /// The line with its number and a marker beneath, both ending with a newline.
     #[must_use]
     pub fn render(&self) -> String {
@@ -157,6 +183,13 @@ impl Excerpt {
         let (indent, mark) = (" ".repeat(self.mark_at), "^".repeat(self.mark_len));
         format!("{number} | {}\n{gutter} | {indent}{mark}\n", self.text)
     }
+}
+
+fn floor(text: &str, mut at: usize) -> usize {
+    while !text.is_char_boundary(at) {
+        at -= 1;
+    }
+    at
 }
 
 #[cfg(test)]

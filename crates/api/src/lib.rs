@@ -5,9 +5,11 @@
 //! the core is told (a reason, a cause, a fact), it comes as that value and as a sentence, both made from the same thing.
 
 mod describe;
+pub mod document;
 mod error;
 mod log;
 mod orders;
+mod place;
 mod places;
 mod status;
 mod why;

@@ -6,6 +6,7 @@ use std::error::Error;
 use std::process::ExitCode;
 use tidegate_api::{ErrorAnswer, ErrorBody, VERSION};
 use tidegate_core::causes;
+use tidegate_synth::Problem;
 
 /// Why a command did not do what it was told.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +24,24 @@ pub(crate) enum CliError {
         file: String,
         /// Why.
         error: Box<ErrorBody>,
+    },
+    /// A file that this command has judged itself.
+    #[error("{file}: {}", error.message)]
+    Unsound {
+        /// Which.
+        file: String,
+        /// Why.
+        error: Box<ErrorBody>,
+    },
+    /// A folder of pipelines is not right.
+    #[error("{folder}: {} {}", problems.len(), if problems.len() == 1 { "problem" } else { "problems" })]
+    Problems {
+        /// Which.
+        folder: String,
+        /// What is wrong.
+        problems: Vec<Problem>,
+        /// Whether the server said so.
+        by_server: bool,
     },
     /// The server does not answer.
     #[error("cannot reach the server: {0}")]
@@ -51,12 +70,24 @@ impl CliError {
     /// Tells it on stderr, and gives the exit code.
     pub(crate) fn report(&self, json: bool) -> ExitCode {
         match self {
-            CliError::Answered(error) | CliError::Refused { error, .. } if json => {
+            CliError::Answered(error) | CliError::Refused { error, .. } | CliError::Unsound { error, .. }
+                if json =>
+            {
                 let answer = ErrorAnswer { version: VERSION, error: (**error).clone() };
                 eprintln!("{}", serde_json::to_string(&answer).unwrap_or_default());
             }
             CliError::Answered(error) => eprint!("{}", render(error, None)),
-            CliError::Refused { file, error } => eprint!("{}", render(error, Some(file))),
+            CliError::Refused { file, error } | CliError::Unsound { file, error } => {
+                eprint!("{}", render(error, Some(file)))
+            }
+            CliError::Problems { problems, .. } if json => {
+                let answer = serde_json::json!({"version": VERSION, "problems": problems});
+                eprintln!("{answer}");
+            }
+            CliError::Problems { problems, .. } => {
+                eprintln!("tidegate: {self}");
+                problems.iter().for_each(|problem| eprint!("\n{problem}"));
+            }
             CliError::Closed => {}
             other => eprintln!("tidegate: {other}"),
         }
@@ -68,9 +99,14 @@ impl CliError {
             CliError::Closed => 0,
             CliError::Usage(_) => 2,
             CliError::Interrupted => 130,
+            CliError::Problems { by_server: true, .. } => 3,
             CliError::Answered(error) | CliError::Refused { error, .. } if error.code.status() < 500 => 3,
             CliError::Unreachable(_) => 4,
-            CliError::Answered(_) | CliError::Refused { .. } | CliError::Failed { .. } => 1,
+            CliError::Answered(_)
+            | CliError::Refused { .. }
+            | CliError::Unsound { .. }
+            | CliError::Problems { .. }
+            | CliError::Failed { .. } => 1,
         }
     }
 }

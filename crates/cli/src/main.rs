@@ -7,6 +7,7 @@ mod client;
 mod commands;
 mod demo;
 mod error;
+mod folder;
 mod render;
 mod sse;
 mod text;
@@ -66,6 +67,9 @@ enum Command {
     Retry(c::retry::Options),
     Retire(c::retire::Options),
     Alarm(c::alarm::Options),
+    Init(c::init::Options),
+    Synth(c::synth::Options),
+    Check(c::check::Options),
     Apply(c::apply::Options),
     Simulate(c::simulate::Options),
     Packages(c::packages::Options),
@@ -77,6 +81,10 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    // Before there are threads, and before anything is read: it gives up most of what a process has.
+    if std::env::args_os().nth(1).is_some_and(|word| word == folder::CHILD) {
+        return tidegate_synth::child::main();
+    }
     let cli = Cli::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -110,6 +118,9 @@ async fn run(cli: Cli) -> Result<(), CliError> {
         Command::Retry(options) => c::retry::run(global, options).await,
         Command::Retire(options) => c::retire::run(global, options).await,
         Command::Alarm(options) => c::alarm::run(global, options).await,
+        Command::Init(options) => c::init::run(global, options).await,
+        Command::Synth(options) => c::synth::run(global, options),
+        Command::Check(options) => c::check::run(global, options),
         Command::Apply(options) => c::apply::run(global, options).await,
         Command::Simulate(options) => c::simulate::run(global, options).await,
         Command::Packages(options) => c::packages::run(global, options).await,

@@ -3,17 +3,21 @@
 use crate::Global;
 use crate::client::{Answer, Client};
 use crate::error::CliError;
+use crate::folder::Folder;
 use clap::Args;
 use std::path::{Path, PathBuf};
-use tidegate_api::Applied;
+use tidegate_api::{Applied, ErrorBody};
+use tidegate_core::lint;
+use tidegate_synth::Subject;
 
-/// Apply definitions: the organisation's and pipelines', as JSON files. The organisation's goes first, whatever the order.
+/// Apply definitions: the organisation's and pipelines', as JSON files or as folders of TypeScript. The organisation's goes
+/// first, whatever the order.
 ///
 /// Each file is taken as a whole or not at all; the first that is refused ends the command, and what was applied before it
 /// stays. Editing a definition redeploys nothing by itself.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// The files; '-' is stdin.
+    /// The files and folders; '-' is stdin.
     #[arg(required = true)]
     files: Vec<PathBuf>,
     /// Only look whether they would be taken.
@@ -21,35 +25,79 @@ pub(crate) struct Options {
     dry_run: bool,
 }
 
+/// A definition as it is sent.
+struct Definition {
+    pipeline: bool,
+    /// Where it is written, for people.
+    name: String,
+    text: String,
+    /// The folder that it comes from, by its index, and its own index there.
+    from: Option<(usize, usize)>,
+}
+
 pub(crate) async fn run(global: &Global, options: Options) -> Result<(), CliError> {
     let client = Client::new(global)?;
-    let mut documents = Vec::new();
+    let (mut documents, mut folders) = (Vec::new(), Vec::new());
     for file in &options.files {
+        if file.is_dir() {
+            let folder = Folder::read(file)?;
+            documents.extend(of_folder(&folder, folders.len()));
+            folders.push(folder);
+            continue;
+        }
         let text = read(file).map_err(|e| CliError::failed(format!("read {}", file.display()), e))?;
-        documents.push((!is_organisation(&text), file, text));
+        let name = file.display().to_string();
+        documents.push(Definition { pipeline: !is_organisation(&text), name, text, from: None });
     }
     // Pipelines live in the organisation; among themselves they keep the order in which they were given.
-    documents.sort_by_key(|(pipeline, _, _)| *pipeline);
-    for (pipeline, file, text) in documents {
-        let path = if pipeline { "/v1/pipelines" } else { "/v1/organisation" };
+    documents.sort_by_key(|definition| definition.pipeline);
+    for definition in documents {
+        let path = if definition.pipeline { "/v1/pipelines" } else { "/v1/organisation" };
         let dry_run = if options.dry_run { "?dry_run=true" } else { "" };
-        let answer: Answer<Applied> = match client.put_text(&format!("{path}{dry_run}"), text).await {
-            Ok(answer) => answer,
-            Err(CliError::Answered(error)) => {
-                return Err(CliError::Refused { file: file.display().to_string(), error });
-            }
-            Err(error) => return Err(error),
-        };
+        let answer: Answer<Applied> =
+            match client.put_text(&format!("{path}{dry_run}"), definition.text).await {
+                Ok(answer) => answer,
+                Err(CliError::Answered(error)) => {
+                    if let Some((folder, document)) = definition.from {
+                        in_its_lines(&folders[folder], document, &error)?;
+                    }
+                    return Err(CliError::Refused { file: definition.name, error });
+                }
+                Err(error) => return Err(error),
+            };
         answer.tell(global, |applied| {
             let what = match (applied.changed, applied.dry_run) {
                 (true, true) => "would be changed",
                 (true, false) => "applied",
                 (false, _) => "unchanged",
             };
-            format!("{}  {what} ({})\n", applied.name, file.display())
+            format!("{}  {what} ({})\n", applied.name, definition.name)
         })?;
     }
     Ok(())
+}
+
+fn of_folder(folder: &Folder, index: usize) -> Vec<Definition> {
+    let of = folder.made.documents.iter().enumerate().map(|(n, document)| Definition {
+        pipeline: matches!(document.subject, Subject::Pipeline(_)),
+        name: folder.path.join(&document.file).display().to_string(),
+        text: document.json.clone(),
+        from: Some((index, n)),
+    });
+    of.collect()
+}
+
+/// Fails with the server's findings at the lines of the TypeScript, if they are findings in this definition.
+fn in_its_lines(folder: &Folder, document: usize, error: &ErrorBody) -> Result<(), CliError> {
+    if error.findings.iter().any(|finding| finding.pipeline.is_some()) {
+        return Ok(());
+    }
+    let found = error.findings.iter().map(|f| {
+        let finding = lint::Finding::new(&f.code, f.place.as_str(), f.message.as_str(), &f.hint);
+        (document, finding)
+    });
+    let problems = folder.problems(found.collect())?;
+    folder.refuse(problems, true)
 }
 
 fn read(file: &Path) -> std::io::Result<String> {

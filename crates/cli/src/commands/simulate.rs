@@ -2,20 +2,23 @@
 
 use crate::Global;
 use crate::error::CliError;
+use crate::folder::Folder;
 use crate::text::print;
 use clap::Args;
 use std::path::{Path, PathBuf};
+use tidegate_api::document::{FINDINGS_MAX, placed, plain, read};
 use tidegate_api::{Code, ErrorBody, Finding};
 use tidegate_core::definition::{OrganisationDef, PipelineDef};
 use tidegate_core::lint;
 use tidegate_core::units::{Span, Timestamp};
-use tidegate_server::apply::{FINDINGS_MAX, placed, read};
 use tidegate_sim::forecast::{self, COMMITS_MAX, Commits, Fault, Forecast, Input, Moment, Scenario};
+use tidegate_synth::Subject;
 use tidegate_workers::git::Mirror;
 
 /// Simulate a pipeline before it exists: when is a change everywhere, and what would have happened if ...?
 ///
-/// The files are the organisation's definition, the pipeline's, and perhaps a scenario; they are told apart by their schemas. The
+/// The files are the organisation's definition, the pipeline's, and perhaps a scenario; they are told apart by their schemas. A
+/// folder of TypeScript stands for the definitions that it makes; of several pipelines '--pipeline' chooses one. The
 /// real rules decide; virtual are time, builds, boxes, customers and alarms' metrics. No server is needed.
 ///
 /// A fault is its kind and then key=value, between commas: regression,release=3,faults=20 (or latency=2s, or crash), with
@@ -24,9 +27,12 @@ use tidegate_workers::git::Mirror;
 /// when the simulation begins.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// The files.
+    /// The files and folders.
     #[arg(required_unless_present = "schema")]
     files: Vec<PathBuf>,
+    /// Which of a folder's pipelines.
+    #[arg(long, value_name = "NAME")]
+    pipeline: Option<String>,
     /// When it begins, such as 2026-01-05T09:00:00Z.
     #[arg(long, value_name = "TIME")]
     start: Option<Moment>,
@@ -60,7 +66,7 @@ pub(crate) async fn run(global: &Global, options: Options) -> Result<(), CliErro
     if options.schema {
         return print_json(&forecast::scenario_schema());
     }
-    let documents = options.files.iter().map(|file| Document::read(file)).collect::<Result<Vec<_>, _>>()?;
+    let documents = documents(&options)?;
     let organisation = one(&documents, Kind::Organisation)?.ok_or_else(|| {
         CliError::Usage("give the organisation's definition as well: it has the Regions".to_owned())
     })?;
@@ -106,6 +112,43 @@ pub(crate) async fn run(global: &Global, options: Options) -> Result<(), CliErro
         print(&comparison.text(&replaced.short(), &other.short()))?;
     }
     ended(&comparison.this).and(ended(&comparison.other))
+}
+
+fn documents(options: &Options) -> Result<Vec<Document>, CliError> {
+    let mut documents = Vec::new();
+    for path in &options.files {
+        if path.is_dir() {
+            documents.extend(of_folder(&Folder::read(path)?, options.pipeline.as_deref())?);
+        } else {
+            documents.push(Document::read(path)?);
+        }
+    }
+    Ok(documents)
+}
+
+/// A folder's definitions, judged by the rules as far as the folder has an organisation, with the one pipeline that is meant.
+fn of_folder(folder: &Folder, name: Option<&str>) -> Result<Vec<Document>, CliError> {
+    folder.refuse(folder.lint(None)?, false)?;
+    let is_meant = |document: &&tidegate_synth::Document| match (&document.subject, name) {
+        (Subject::Pipeline(_), Some(name)) => document.name() == name,
+        _ => true,
+    };
+    let of = folder.made.documents.iter().filter(is_meant).map(|document| Document {
+        path: folder.path.join(&document.file),
+        text: document.json.clone(),
+        kind: match document.subject {
+            Subject::Organisation(_) => Kind::Organisation,
+            Subject::Pipeline(_) => Kind::Pipeline,
+        },
+    });
+    let documents: Vec<Document> = of.collect();
+    if documents.iter().filter(|document| document.kind == Kind::Pipeline).count() > 1 {
+        let pipelines = folder.made.documents.iter().filter(|d| matches!(d.subject, Subject::Pipeline(_)));
+        let names: Vec<&str> = pipelines.map(tidegate_synth::Document::name).collect();
+        let message = format!("which pipeline? '--pipeline' takes one of: {}", names.join(", "));
+        return Err(CliError::Usage(message));
+    }
+    Ok(documents)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -218,17 +261,7 @@ fn check(input: &Input, scenario: Option<&Document>) -> Result<(), CliError> {
         // Flags have no lines, and their places may not be in the file.
         Some(document) => document.refuse(findings),
         None if findings.is_empty() => Ok(()),
-        None => {
-            let plain = |finding: lint::Finding| Finding {
-                code: finding.code,
-                pipeline: None,
-                place: finding.place,
-                message: finding.message,
-                hint: finding.hint,
-                excerpt: None,
-            };
-            Err(refused("the flags", findings.into_iter().map(plain).collect()))
-        }
+        None => Err(refused("the flags", findings.into_iter().map(plain).collect())),
     }
 }
 

@@ -23,6 +23,7 @@ mod regions;
 mod sim;
 mod simulate;
 mod sources;
+mod synth;
 mod world;
 
 /// A box's process, when the environment says so.

@@ -2,14 +2,10 @@
 //! broken behind the place: what cannot be followed is no place.
 
 use std::ops::Range;
-use tidegate_api::Excerpt;
-
-/// The most characters of a line that are shown.
-const LINE_SHOWN_MAX: usize = 100;
 
 /// The bytes of the value at a JSON pointer, or of the nearest value around it that is there. With `key`, the last part of
 /// the pointer is marked as a key.
-pub(super) fn locate(text: &str, pointer: &str, key: bool) -> Range<usize> {
+pub(crate) fn locate(text: &str, pointer: &str, key: bool) -> Range<usize> {
     let parts: Vec<String> =
         pointer.split('/').skip(1).map(|part| part.replace("~1", "/").replace("~0", "~")).collect();
     let mut scan = Scan { text, at: 0 };
@@ -22,38 +18,10 @@ pub(super) fn locate(text: &str, pointer: &str, key: bool) -> Range<usize> {
     found.unwrap_or(0..0)
 }
 
-/// Shows the line of a range of bytes, with the range marked as far as it is on that line.
-pub(super) fn excerpt(text: &str, range: &Range<usize>) -> Excerpt {
-    let start = floor(text, range.start.min(text.len()));
-    let end = floor(text, range.end.clamp(start, text.len()));
-    let line_start = text[..start].rfind('\n').map_or(0, |n| n + 1);
-    let line_end = text[start..].find('\n').map_or(text.len(), |n| start + n);
-    let line: Vec<char> = text[line_start..line_end].chars().collect();
-    let column = text[line_start..start].chars().count();
-    let first = column.saturating_sub(LINE_SHOWN_MAX / 2).min(line.len().saturating_sub(LINE_SHOWN_MAX));
-    let last = (first + LINE_SHOWN_MAX).min(line.len());
-    let shown: String = line[first..last].iter().map(|c| if c.is_control() { ' ' } else { *c }).collect();
-    let marked = text[start..end.min(line_end).max(start)].chars().count();
-    Excerpt {
-        line: text[..start].matches('\n').count() + 1,
-        column: column + 1,
-        text: shown,
-        mark_at: column - first,
-        mark_len: marked.min(last.saturating_sub(column)).max(1),
-    }
-}
-
 /// The byte at which a line and a column begin, both from 1, as a parser tells them; columns are bytes.
-pub(super) fn offset(text: &str, line: usize, column: usize) -> usize {
+pub(crate) fn offset(text: &str, line: usize, column: usize) -> usize {
     let start: usize = text.split_inclusive('\n').take(line.saturating_sub(1)).map(str::len).sum();
     (start + column.saturating_sub(1)).min(text.len())
-}
-
-fn floor(text: &str, mut at: usize) -> usize {
-    while !text.is_char_boundary(at) {
-        at -= 1;
-    }
-    at
 }
 
 struct Scan<'a> {
@@ -164,6 +132,7 @@ impl Scan<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Excerpt;
 
     #[test]
     fn pointers_are_found_in_the_text() {
@@ -187,11 +156,11 @@ mod tests {
     #[test]
     fn an_excerpt_marks_the_range_on_its_line() {
         let text = "{\n  \"größe\": {\"a\": 1\n}}";
-        let shown = excerpt(text, &locate(text, "/größe", true));
+        let shown = Excerpt::of(text, &locate(text, "/größe", true));
         assert_eq!(shown.render(), "2 |   \"größe\": {\"a\": 1\n  |   ^^^^^^^\n");
         assert_eq!((shown.line, shown.column), (2, 3));
         let long = format!("{}x{}", " ".repeat(300), " ".repeat(300));
-        let shown = excerpt(&long, &(300..301));
+        let shown = Excerpt::of(&long, &(300..301));
         assert_eq!((shown.text.len(), shown.mark_at, shown.mark_len, shown.column), (100, 50, 1, 301));
     }
 }

@@ -1,0 +1,152 @@
+// What the evaluator asks of the library; pipelines cannot import it. It finds what a file exports, and turns each pipeline
+// into a draft of the canonical model: still with TypeScript's names, and with whatever values the user's code gave.
+
+import {
+  ApplicationPipeline,
+  CommandPipeline,
+  ConfigurationPipeline,
+  Organisation,
+  Pipeline,
+  type Stage,
+} from "tidegate";
+
+/** How deep arrays of pipelines may be nested. */
+const NESTED_MAX = 8;
+
+const library = [Pipeline, ApplicationPipeline, CommandPipeline, ConfigurationPipeline].map((c) => c.prototype);
+const isLibrary = (prototype: object) => library.includes(prototype as Pipeline) || prototype === Object.prototype;
+
+// Fields without a default do not show on an object: they are named here.
+const withoutDefault = ["service", "repository", "name", "command", "deploy", "observe"];
+
+interface Found {
+  kind: "pipeline" | "organisation" | "class";
+  /** The object's class and its parents, as far as they are the user's; the library's class last. */
+  classes: string[];
+  subject: object;
+}
+
+const seen = new Set<object>();
+
+/** What a module exports, each object once however often it is exported. */
+export function find(exports: Record<string, unknown>): Found[] {
+  const found: Found[] = [];
+  for (const key of Object.keys(exports).sort()) {
+    visit(exports[key], found, 0);
+  }
+  return found;
+}
+
+function visit(value: unknown, found: Found[], depth: number) {
+  if (typeof value === "function") {
+    if (value.prototype instanceof Pipeline) {
+      found.push({ kind: "class", classes: [value.name], subject: value });
+    }
+    return;
+  }
+  if (typeof value !== "object" || value === null || seen.has(value)) return;
+  const kind = value instanceof Pipeline ? "pipeline" : value instanceof Organisation ? "organisation" : undefined;
+  if (kind !== undefined) {
+    seen.add(value);
+    found.push({ kind, classes: classes(value), subject: value });
+  } else if (Array.isArray(value) && depth < NESTED_MAX) {
+    for (const element of value) visit(element, found, depth + 1);
+  }
+}
+
+function classes(value: object): string[] {
+  const names: string[] = [];
+  for (let p = Object.getPrototypeOf(value); p !== null && p !== Object.prototype; p = Object.getPrototypeOf(p)) {
+    names.push(String(p.constructor.name));
+    if (isLibrary(p)) break;
+  }
+  return names;
+}
+
+/** Names that the user's classes have given, and those that the library knows: what is nearly one of those is a slip. */
+export function members(pipeline: Pipeline): { given: string[]; known: string[] } {
+  const given = new Set<string>(Object.keys(pipeline));
+  const known = new Set<string>(withoutDefault);
+  for (let p = Object.getPrototypeOf(pipeline); p !== null && p !== Object.prototype; p = Object.getPrototypeOf(p)) {
+    const of = isLibrary(p) ? known : given;
+    for (const name of Object.getOwnPropertyNames(p)) {
+      if (name !== "constructor") of.add(name);
+    }
+  }
+  for (const name of defaults(pipeline)) known.add(name);
+  return { given: [...given].sort(), known: [...known].sort() };
+}
+
+const fields: [abstract new () => Pipeline, string[]][] = [
+  [Pipeline, ["boxesPerAz", "rollbackAll", "kind"]],
+  [ApplicationPipeline, ["health", "limits", "drainTimeout", "stopTimeout"]],
+  [CommandPipeline, ["manyBoxes", "undo", "timeLimit"]],
+  [ConfigurationPipeline, ["reload", "timeout"]],
+];
+
+function defaults(pipeline: Pipeline): string[] {
+  return fields.filter(([of]) => pipeline instanceof of).flatMap(([, names]) => names);
+}
+
+/** A value, whether it was written as a property or as a method. */
+function value(of: object, key: string): unknown {
+  const found = (of as Record<string, unknown>)[key];
+  return typeof found === "function" ? found.call(of) : found;
+}
+
+/** The draft of the canonical model. */
+export function draft(subject: Pipeline | Organisation): object {
+  if (subject instanceof Organisation) {
+    const { name, users, teams, services, regions } = subject.values;
+    return { schema: "tidegate.organisation/1", name, users, teams, services, regions };
+  }
+  const get = (key: string) => value(subject, key);
+  const service = get("service");
+  const named = get("name");
+  return {
+    schema: "tidegate.pipeline/1",
+    // Without a service that one is what is missing.
+    name: named !== undefined ? named : service === undefined ? "unnamed" : `${service}-${get("kind")}`,
+    service,
+    sources: get("sources"),
+    build: get("build"),
+    run: run(subject, get),
+    stages: stages(get),
+    rolling: get("rolling"),
+    rollback: get("rollbackAll") ? "production" : "unfinished-waves",
+  };
+}
+
+function run(subject: Pipeline, get: (key: string) => unknown): object {
+  const pick = (keys: string[]) => Object.fromEntries(keys.map((key) => [key, get(key)]));
+  const engine =
+    subject instanceof CommandPipeline
+      ? {
+          command: {
+            ...pick(["deploy", "observe", "timeLimit"]),
+            shape: get("manyBoxes") ? "many-boxes" : "one-unit",
+            rollback: get("undo"),
+          },
+        }
+      : subject instanceof ConfigurationPipeline
+        ? { configuration: pick(["reload", "timeout"]) }
+        : { process: pick(["command", "health", "limits", "drainTimeout", "stopTimeout"]) };
+  return { engine, ...pick(["environment", "secrets", "calls"]) };
+}
+
+/** What a stage does not say is the pipeline's. Something that is no list of stages goes on as it is, to be told. */
+function stages(get: (key: string) => unknown): unknown {
+  const list = get("stages");
+  if (!Array.isArray(list)) return list;
+  const common = { boxesPerAz: get("boxesPerAz"), tests: get("tests"), bake: get("bake") };
+  const waves = get("waves");
+  return list.map((stage: Stage) => {
+    if (typeof stage !== "object" || stage === null) return stage;
+    const whole: Record<string, unknown> = { ...stage };
+    const fill = whole.environment === "production" ? { ...common, waves } : common;
+    for (const [key, of] of Object.entries(fill)) {
+      if (whole[key] === undefined) whole[key] = of;
+    }
+    return whole;
+  });
+}

@@ -1,0 +1,137 @@
+//! The evaluator's process: fences itself, then reads one request on stdin, and answers on stdout.
+
+use crate::eval;
+use crate::fence;
+use crate::limits::PROBLEMS_MAX;
+use crate::locate::{locate, path};
+use crate::problem::{Place, Problem};
+use crate::strip::{Stripped, resolve, strip};
+use crate::wire::{Answer, Report, Request};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+
+/// The exit code of a child that could not fence itself.
+pub(crate) const UNFENCED: u8 = 71;
+
+/// Does a child's work. To be called first of all in the process that [`crate::Synth`] starts, before there are threads.
+#[must_use]
+pub fn main() -> ExitCode {
+    if let Err(error) = fence::enter() {
+        report(&Report::Done(Box::new(internal(&tidegate_core::causes(&error)))));
+        return ExitCode::from(UNFENCED);
+    }
+    let mut text = Vec::new();
+    let request = match std::io::stdin().lock().read_to_end(&mut text).map(|_| serde_json::from_slice(&text))
+    {
+        Ok(Ok(request)) => request,
+        Ok(Err(error)) => return done(internal(&error.to_string())),
+        Err(error) => return done(internal(&error.to_string())),
+    };
+    drop(text);
+    std::panic::set_hook(Box::new(|_| {}));
+    done(catch_unwind(AssertUnwindSafe(|| answer(&request))).unwrap_or_else(|payload| {
+        let text = payload.downcast_ref::<String>().map(String::as_str);
+        internal(text.or(payload.downcast_ref::<&str>().copied()).unwrap_or("a panic"))
+    }))
+}
+
+fn done(answer: Answer) -> ExitCode {
+    report(&Report::Done(Box::new(answer)));
+    ExitCode::SUCCESS
+}
+
+fn internal(why: &str) -> Answer {
+    let hint = "this is a mistake of tidegate's: please report it with the folder";
+    Answer {
+        problems: vec![Problem::new("TG399", format!("the evaluator failed: {why}"), hint)],
+        ..Answer::default()
+    }
+}
+
+fn report(report: &Report) {
+    let Ok(mut line) = serde_json::to_vec(report) else { return };
+    line.push(b'\n');
+    // Whoever does not read any more has ended this process as well.
+    let _ = std::io::stdout().lock().write_all(&line);
+}
+
+fn answer(request: &Request) -> Answer {
+    let (modules, problems) = strip_all(&request.files);
+    if !problems.is_empty() {
+        return Answer { problems, ..Answer::default() };
+    }
+    let ran = match eval::run(&request.files, modules, &mut |file| report(&Report::Running(file.to_owned())))
+    {
+        Ok(ran) => ran,
+        Err(problem) => return Answer { problems: vec![problem], ..Answer::default() },
+    };
+    let places = request.locate.iter().map(|wanted| {
+        let draft = ran.drafts.get(wanted.draft)?;
+        locate(&request.files, &draft.file, &draft.classes, &path(&wanted.pointer))
+    });
+    let places = places.collect();
+    let mut problems = ran.problems;
+    problems.truncate(PROBLEMS_MAX);
+    Answer { drafts: ran.drafts, notes: ran.notes, problems, places }
+}
+
+fn strip_all(files: &BTreeMap<String, String>) -> (BTreeMap<String, Stripped>, Vec<Problem>) {
+    let (mut modules, mut problems) = (BTreeMap::new(), Vec::new());
+    for (file, text) in files {
+        report(&Report::Parsing(file.clone()));
+        match strip(file, text) {
+            Ok(module) => {
+                modules.insert(file.clone(), module);
+            }
+            Err(problem) => problems.push(problem),
+        }
+    }
+    let mut imports: BTreeMap<&str, Vec<(String, Place)>> = BTreeMap::new();
+    for (file, module) in &modules {
+        let text = files.get(file).map_or("", String::as_str);
+        for (name, at) in &module.imports {
+            let place = Place::of(file, text, at);
+            match resolve(file, name, |path| files.contains_key(path)) {
+                Ok(to) => imports.entry(file).or_default().push((to, place)),
+                Err((code, message, hint)) => problems.push(Problem::new(code, message, hint).at(place)),
+            }
+        }
+    }
+    problems.extend(cycle(&imports));
+    problems.truncate(PROBLEMS_MAX);
+    (modules, problems)
+}
+
+/// The first cycle of imports: in one, a class may be extended before it is there, depending on the order of files.
+fn cycle(imports: &BTreeMap<&str, Vec<(String, Place)>>) -> Option<Problem> {
+    let mut finished: BTreeSet<&str> = BTreeSet::new();
+    for start in imports.keys() {
+        // The files on the way, each with the number of its next import.
+        let mut way: Vec<(&str, usize)> = vec![(start, 0)];
+        while let Some((file, next)) = way.last_mut() {
+            let Some((to, place)) = imports.get(*file).and_then(|of| of.get(*next)) else {
+                finished.insert(file);
+                way.pop();
+                continue;
+            };
+            *next += 1;
+            if let Some(first) = way.iter().position(|(file, _)| file == to) {
+                let names: Vec<&str> =
+                    way[first..].iter().map(|(file, _)| *file).chain([to.as_str()]).collect();
+                let message = if names.len() == 2 {
+                    format!("{to} imports itself")
+                } else {
+                    format!("these files import each other: {}", names.join(" -> "))
+                };
+                let hint = "put what both need into a file of its own";
+                return Some(Problem::new("TG315", message, hint).at(place.clone()));
+            }
+            if !finished.contains(to.as_str()) {
+                way.push((to, 0));
+            }
+        }
+    }
+    None
+}
