@@ -7,6 +7,7 @@
 mod describe;
 pub mod document;
 mod error;
+mod estimate;
 mod log;
 mod orders;
 mod place;
@@ -16,6 +17,7 @@ mod why;
 
 pub use describe::describe;
 pub use error::{Code, ErrorAnswer, ErrorBody, Excerpt, Finding};
+pub use estimate::{ArrivalEta, EstimatesStatus, Eta, StepEta};
 pub use log::{LogEntry, LogPage, LogVerified};
 pub use orders::{
     AlarmRequest, Applied, ApprovalRequest, Done, HoldRequest, NotifyRequest, OverrideRequest, RetireRequest,

@@ -1,5 +1,6 @@
 //! What is so now: every state with the reason beside it.
 
+use crate::estimate::{EstimatesStatus, Eta};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use tidegate_core::alarm::{AlarmName, AlarmState};
@@ -145,6 +146,9 @@ pub struct PipelineStatus {
     /// It was deleted.
     #[serde(default)]
     pub retirement: Option<RetirementStatus>,
+    /// How the estimates in steps and releases were made; none if nothing is on its way, or if there was no time to make them.
+    #[serde(default)]
+    pub estimates: Option<EstimatesStatus>,
 }
 
 /// A source.
@@ -215,6 +219,9 @@ pub struct ReleaseStatus {
     pub standing: StandingStatus,
     /// Its changes may not come in again by themselves.
     pub taint: Option<TaintStatus>,
+    /// When it is everywhere, if it is on its way; also if a newer one takes its changes along.
+    #[serde(default)]
+    pub everywhere: Option<Eta>,
 }
 
 /// A reviewed commit in a release.
@@ -363,6 +370,12 @@ pub struct StepStatus {
     pub waiting: Option<WaitingStatus>,
     /// What it deploys to.
     pub targets: Vec<TargetStatus>,
+    /// When the release in work has passed.
+    #[serde(default)]
+    pub passes: Option<Eta>,
+    /// When the release that waits enters.
+    #[serde(default)]
+    pub waiting_enters: Option<Eta>,
     /// Regions that run an older release than the step, because somebody skips them or because they catch up.
     #[serde(default)]
     pub left_out: Vec<LeftOutStatus>,

@@ -1,5 +1,6 @@
 //! "Why is my commit not in production?": the core's exact answer, and the same in words (X5).
 
+use crate::estimate::{ArrivalEta, StepEta};
 use crate::status::missing_text;
 use serde::{Deserialize, Serialize};
 use tidegate_core::ids::{CommitId, PipelineId};
@@ -37,6 +38,9 @@ pub struct WhyCommit {
     pub position: Position,
     /// Every step, in order; empty before there is a release.
     pub steps: Vec<WhyStep>,
+    /// When it is everywhere; none if it is already, or if that cannot be told.
+    #[serde(default)]
+    pub arrival: Option<ArrivalEta>,
 }
 
 /// What a step does with the commit.
@@ -50,6 +54,9 @@ pub struct WhyStep {
     /// As the core says it.
     #[schema(value_type = Object)]
     pub position: StepPosition,
+    /// When it comes and has passed; none if it has.
+    #[serde(default)]
+    pub eta: Option<StepEta>,
 }
 
 impl WhyCommit {
@@ -63,6 +70,7 @@ impl WhyCommit {
                 .iter()
                 .fold(step_text(&place.position), |text, left| format!("{text}; {left}")),
             position: place.position,
+            eta: None,
         };
         WhyCommit {
             pipeline,
@@ -72,6 +80,7 @@ impl WhyCommit {
             text: position_text(&why.position),
             position: why.position,
             steps: why.steps.into_iter().map(step).collect(),
+            arrival: None,
         }
     }
 }

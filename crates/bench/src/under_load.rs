@@ -15,7 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 use tidegate_core::alarm::AlarmState;
 use tidegate_core::decision::{Actor, AggregateId, Effect, Event, ForwardEffect, RollbackEffect};
-use tidegate_core::ids::{PipelineId, SlotId};
+use tidegate_core::ids::{PipelineId, SlotId, TargetId};
 use tidegate_core::pipeline::{Motion, PipelineEvent};
 use tidegate_core::scope::Scope;
 use tidegate_core::units::Span;

@@ -3,7 +3,7 @@
 
 use crate::error::CliError;
 use std::io::{IsTerminal, Write};
-use tidegate_core::units::Timestamp;
+use tidegate_core::units::{Span, Timestamp};
 
 /// The width that people's output keeps to, in characters.
 pub(crate) const WIDTH: usize = 100;
@@ -83,6 +83,17 @@ pub(crate) fn between(one: Timestamp, other: Timestamp) -> String {
         100..=5_999 => format!("{}m", seconds / 60),
         6_000..=172_799 => format!("{}h", seconds / 3_600),
         _ => format!("{}d", seconds / 86_400),
+    }
+}
+
+/// A time to come, in its two largest units.
+pub(crate) fn roughly(span: Span) -> String {
+    let minutes = span.millis() / 60_000;
+    match minutes {
+        0..=1 => format!("{}s", span.millis() / 1_000),
+        2..=59 => format!("{minutes}m"),
+        60..=2_879 => format!("{}h{:02}m", minutes / 60, minutes % 60),
+        _ => format!("{}d{:02}h", minutes / 1_440, minutes / 60 % 24),
     }
 }
 

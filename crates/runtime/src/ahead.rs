@@ -2,8 +2,8 @@
 //! store that forgets. Whatever happens there happens nowhere else.
 
 use crate::codec::{Entry, Shared, encode_state};
-use crate::error::{RuntimeError, write};
-use crate::{Clock, Options, Runtime};
+use crate::error::RuntimeError;
+use crate::{Clock, Options, Runtime, write};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use tidegate_core::aggregate::State;

@@ -12,6 +12,7 @@
 //! Absent on purpose: threads, timers and the performing of effects. All methods are synchronous; whoever owns the runtime
 //! calls [`Runtime::tick_due`] when [`Runtime::next_due`] has come, and performs [`Runtime::effects`].
 
+mod ahead;
 mod cache;
 mod clock;
 mod codec;

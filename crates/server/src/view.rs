@@ -82,6 +82,7 @@ pub fn pipeline(name: &PipelineId, state: &Pipeline, team: &Team, now: Timestamp
             reason: r.reason.clone(),
             since: r.since,
         }),
+        estimates: None,
     }
 }
 
@@ -153,6 +154,7 @@ fn release(no: ReleaseNo, state: &Release, taint: Option<&Taint>) -> ReleaseStat
         build,
         standing,
         taint,
+        everywhere: None,
     }
 }
 
@@ -174,6 +176,8 @@ fn step(pipeline: &Pipeline, step: &Step) -> StepStatus {
             .iter()
             .map(|t| target(&t.id, t.boxes, pipeline.slots.get(&t.id).map(|s| &**s)))
             .collect(),
+        passes: None,
+        waiting_enters: None,
         left_out: pipeline.left_out(step).iter().map(LeftOutStatus::from).collect(),
     }
 }

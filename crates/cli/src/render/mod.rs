@@ -3,9 +3,9 @@
 #[cfg(test)]
 mod tests;
 
-use crate::text::{Paint, between, clean, wrap};
+use crate::text::{Paint, between, clean, roughly, wrap};
 use tidegate_api::{
-    BuildStatus, CapacityStatus, LogEntry, MotionStatus, PipelineStatus, ReleaseStatus, SourceStatus,
+    BuildStatus, CapacityStatus, Eta, LogEntry, MotionStatus, PipelineStatus, ReleaseStatus, SourceStatus,
     StandingStatus, Status, StepStatus, TargetStatus, WhyAnswer, WorkStatus,
 };
 use tidegate_core::alarm::AlarmState;
@@ -126,6 +126,10 @@ fn of_pipeline(pipeline: &PipelineStatus, now: Timestamp, paint: Paint) -> Strin
     }
     pipeline.sources.iter().for_each(|s| out.push_str(&source(s, now, paint)));
     pipeline.releases.iter().take(RELEASES_MAX).for_each(|r| out.push_str(&release(r, now, paint)));
+    if let Some(estimates) = &pipeline.estimates {
+        let text = format!("as long as {}", estimates.assumptions.join("; "));
+        out.push_str(&line(2, &paint.dim("estimates"), 9, &text));
+    }
     let steps = || pipeline.stages.iter().flat_map(|s| s.steps.iter());
     let width = steps().map(|s| s.name.to_string().len()).max().unwrap_or(0);
     steps().for_each(|s| out.push_str(&step(s, width, now, paint)));
@@ -204,6 +208,9 @@ fn release(release: &ReleaseStatus, now: Timestamp, paint: Paint) -> String {
         text.push_str("; ");
     }
     text.push_str(&changes.join(", "));
+    if let Some(everywhere) = &release.everywhere {
+        text.push_str(&format!("; everywhere {}", eta(everywhere, now)));
+    }
     let pad = " ".repeat(8_usize.saturating_sub(state.len()));
     line(2, &format!("{} {painted}{pad}", paint.bold(&name)), 13, &text)
 }
@@ -243,6 +250,8 @@ fn step(step: &StepStatus, width: usize, now: Timestamp, paint: Paint) -> String
             (Some(release), "rolled back", paint.bad("rolled back"), text)
         }
     };
+    let passes = step.passes.map(|passes| format!("; passes {}", eta(&passes, now)));
+    let text = format!("{text}{}", passes.unwrap_or_default());
     let release = release.map_or_else(|| "-".to_owned(), ToString::to_string);
     let pad = " ".repeat(12_usize.saturating_sub(phase.len()));
     let head = format!("{:width$}  {release:<4} {painted}{pad}", step.name.to_string());
@@ -256,6 +265,8 @@ fn step(step: &StepStatus, width: usize, now: Timestamp, paint: Paint) -> String
     if let Some(waiting) = &step.waiting {
         let reasons: Vec<&str> = waiting.reasons.iter().map(|r| r.text.as_str()).collect();
         let text = if reasons.is_empty() { "it enters next".to_owned() } else { reasons.join("; ") };
+        let enters = step.waiting_enters.map(|enters| format!("; enters {}", eta(&enters, now)));
+        let text = format!("{text}{}", enters.unwrap_or_default());
         let head = format!("{} waits", waiting.release);
         out.push_str(&line(6, &paint.waits(&head), head.len(), &text));
     }
@@ -300,6 +311,18 @@ fn target(target: &TargetStatus, now: Timestamp, paint: Paint) -> String {
     line(6, &painted, name.len(), &said.join("; "))
 }
 
+/// When something comes, seen from now.
+fn eta(eta: &Eta, now: Timestamp) -> String {
+    let (soon, earliest) = (eta.earliest <= now, roughly(eta.earliest.since(now)));
+    match eta.latest.map(|latest| roughly(latest.since(now))) {
+        None if soon => "at any time".to_owned(),
+        None => format!("in {earliest} at the earliest"),
+        Some(latest) if soon => format!("within {latest}"),
+        Some(latest) if latest == earliest => format!("in {earliest}"),
+        Some(latest) => format!("in {earliest} to {latest}"),
+    }
+}
+
 /// Where a commit is.
 pub(crate) fn why(answer: &WhyAnswer, paint: Paint) -> String {
     let mut out = String::new();
@@ -308,8 +331,30 @@ pub(crate) fn why(answer: &WhyAnswer, paint: Paint) -> String {
         out.push_str(&format!("{}  in {}, source {}\n", paint.bold(&name), commit.pipeline, commit.source));
         out.push_str(&format!("  {}\n", wrap(&commit.text, 2)));
         let width = commit.steps.iter().map(|s| s.step.len()).max().unwrap_or(0);
+        let made_at = commit.arrival.as_ref().map(|arrival| arrival.made.made_at);
         for step in &commit.steps {
-            out.push_str(&line(2, &format!("{:width$}", step.step), width, &step.text));
+            let eta = made_at.zip(step.eta).map_or_else(String::new, |(now, step)| {
+                match (step.enters, step.passes) {
+                    (_, Some(passes)) => format!("; passes {}", eta(&passes, now)),
+                    (Some(enters), None) => format!("; enters {}", eta(&enters, now)),
+                    (None, None) => String::new(),
+                }
+            });
+            out.push_str(&line(2, &format!("{:width$}", step.step), width, &format!("{}{eta}", step.text)));
+        }
+        if let Some(arrival) = &commit.arrival {
+            let text = match (&arrival.everywhere, &arrival.stuck) {
+                (Some(everywhere), _) => {
+                    let at = format!("{}", everywhere.earliest);
+                    let at = at.get(..16).unwrap_or(&at).replace('T', " ");
+                    format!("everywhere {} ({at} UTC)", eta(everywhere, arrival.made.made_at))
+                }
+                (None, Some(why)) => format!("it does not get everywhere by itself: {why}"),
+                (None, None) => "when it is everywhere cannot be told".to_owned(),
+            };
+            out.push_str(&format!("  {}\n", wrap(&text, 2)));
+            let text = format!("as long as {}", arrival.made.assumptions.join("; "));
+            out.push_str(&format!("  {}\n", paint.dim(&wrap(&text, 2))));
         }
     }
     out

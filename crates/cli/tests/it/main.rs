@@ -17,6 +17,7 @@ mod crash;
 mod definitions;
 mod demo;
 mod disk;
+mod estimates;
 mod instances;
 mod pages;
 mod regions;

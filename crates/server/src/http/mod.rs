@@ -16,6 +16,7 @@ mod tests;
 pub use error::ApiError;
 
 use crate::auth::Tokens;
+use crate::estimates::Estimator;
 use axum::extract::{DefaultBodyLimit, Request};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -70,6 +71,7 @@ pub struct Api {
     stop: CancellationToken,
     turns: Arc<Semaphore>,
     streams: Arc<Semaphore>,
+    estimator: Arc<Estimator>,
 }
 
 impl Api {
@@ -89,6 +91,7 @@ impl Api {
             stop,
             turns: Arc::new(Semaphore::new(REQUESTS_AT_ONCE_MAX)),
             streams: Arc::new(Semaphore::new(EVENT_STREAMS_MAX)),
+            estimator: Arc::default(),
         }
     }
 

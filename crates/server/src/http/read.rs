@@ -2,6 +2,7 @@
 
 use super::extract::{Caller, Params};
 use super::{Api, ApiError};
+use crate::estimates::Estimator;
 use crate::view;
 use axum::Json;
 use axum::body::{Body, Bytes};
@@ -11,6 +12,8 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::sync::Arc;
+use std::time::Instant;
 use tidegate_api::{
     Endpoints, ErrorAnswer, Health, LogPage, LogVerified, PackagesVerified, Status, VERSION, WhyAnswer,
     WhyCommit,
@@ -68,15 +71,18 @@ pub(super) async fn status(
     let after = query.after.map(PipelineId::new).transpose()?;
     let mut troubles = api.collaborators.troubles();
     troubles.truncate(STATUS_TROUBLES_MAX);
-    api.run(move |runtime| Ok(Status { troubles, ..status_of(runtime, only, after)? })).await.map(Json)
+    let estimator = Arc::clone(&api.estimator);
+    let status = move |runtime: &Runtime| status_of(runtime, &estimator, only, after);
+    api.run(move |runtime| Ok(Status { troubles, ..status(runtime)? })).await.map(Json)
 }
 
 fn status_of(
     runtime: &Runtime,
+    estimator: &Estimator,
     only: Option<PipelineId>,
     after: Option<PipelineId>,
 ) -> Result<Status, ApiError> {
-    let now = runtime.now();
+    let (now, begun) = (runtime.now(), Instant::now());
     let ids = match &only {
         Some(id) => vec![id.clone()],
         None => runtime.pipelines()?.into_iter().filter(|id| after.as_ref().is_none_or(|a| id > a)).collect(),
@@ -94,7 +100,9 @@ fn status_of(
             Some(team) => runtime.team(team)?,
             None => std::sync::Arc::default(),
         };
-        pipelines.push(view::pipeline(id, &state, &team, now));
+        let mut status = view::pipeline(id, &state, &team, now);
+        estimator.tell(runtime, &state, &mut status, begun);
+        pipelines.push(status);
         if let Some(name) = &state.team {
             teams.insert(name.clone(), team);
         }
@@ -140,10 +148,16 @@ pub(super) async fn why(
     Params(query): Params<WhyQuery>,
 ) -> Result<Json<WhyAnswer>, ApiError> {
     let only = query.pipeline.map(PipelineId::new).transpose()?;
-    api.run(move |runtime| why_of(runtime, &commit, only)).await.map(Json)
+    let estimator = Arc::clone(&api.estimator);
+    api.run(move |runtime| why_of(runtime, &estimator, &commit, only)).await.map(Json)
 }
 
-fn why_of(runtime: &Runtime, commit: &str, only: Option<PipelineId>) -> Result<WhyAnswer, ApiError> {
+fn why_of(
+    runtime: &Runtime,
+    estimator: &Estimator,
+    commit: &str,
+    only: Option<PipelineId>,
+) -> Result<WhyAnswer, ApiError> {
     let ids = match &only {
         Some(id) => vec![id.clone()],
         None => runtime.pipelines()?,
@@ -167,7 +181,9 @@ fn why_of(runtime: &Runtime, commit: &str, only: Option<PipelineId>) -> Result<W
         match tidegate_core::pipeline::why(&pipeline, &team, commit) {
             Ok(why) => {
                 names.insert(why.commit.clone());
-                commits.push(WhyCommit::new(id, why));
+                let mut why = WhyCommit::new(id, why);
+                estimator.tell_why(runtime, &pipeline, &mut why);
+                commits.push(why);
             }
             Err(NotFound::Unknown(_)) => {}
             Err(error @ NotFound::Ambiguous(_)) => return Err(error.into()),

@@ -95,7 +95,7 @@ impl World<'_> {
     }
 
     /// Every environment and Region, and its traffic.
-    fn lay_out(&mut self, plan: &Plan) {
+    pub(super) fn lay_out(&mut self, plan: &Plan) {
         let of_production = plan.stages.iter().filter(|s| s.production).flat_map(|s| s.regions());
         let production: BTreeSet<RegionId> = of_production.cloned().collect();
         let rates = self.rates(&production);

@@ -73,6 +73,32 @@ pub(super) struct Boxes {
 }
 
 impl Boxes {
+    /// Puts boxes there that run already: of each RunSpec so many, of which so many start only now.
+    pub(super) fn put(
+        &mut self,
+        id: &SlotId,
+        generation: u64,
+        running: &[(RunSpecDigest, u32, u32)],
+        now: Timestamp,
+        start: Span,
+    ) {
+        let slot = self.slots.entry(id.clone()).or_default();
+        slot.generation = generation;
+        for (run_spec, boxes, starting) in running {
+            for n in 0..*boxes {
+                self.started += 1;
+                let healthy_at = if n < *starting { now + start } else { now };
+                let run_spec = run_spec.clone();
+                slot.boxes.push(VBox {
+                    id: self.started,
+                    run_spec,
+                    started: now,
+                    healthy_at: Some(healthy_at),
+                });
+            }
+        }
+    }
+
     /// Takes an order, unless a newer one was taken; returns when boxes become healthy, or are known not to.
     pub(super) fn obey(
         &mut self,

@@ -7,7 +7,7 @@ use jiff::tz::TimeZone;
 use std::collections::BTreeMap;
 use tidegate_core::decision::Fact;
 use tidegate_core::ids::ReleaseNo;
-use tidegate_core::pipeline::{Cause, PipelineFact};
+use tidegate_core::pipeline::{Build, Cause, Pipeline, PipelineFact};
 use tidegate_core::plan::StepId;
 use tidegate_core::scope::Scope;
 use tidegate_core::units::{Span, Timestamp};
@@ -22,27 +22,31 @@ pub(super) struct Journal {
 }
 
 impl Journal {
+    /// Begins with what is on its way already.
+    pub(super) fn begin(&mut self, pipeline: &Pipeline) {
+        for (no, release) in &pipeline.releases {
+            let built = match &release.build {
+                Build::Built { at, .. } => Some(*at),
+                Build::Building { .. } | Build::Failed { .. } => None,
+            };
+            let mut known = Release::new(*no, release.created_at, &release.changes);
+            known.built = built;
+            self.releases.insert(*no, known);
+        }
+        for (step, state) in &pipeline.steps {
+            let Some((release, entered)) = state.work.under_way() else { continue };
+            self.inside.insert(step.clone(), release);
+            self.with(release, |r| r.passes.push(Pass::new(step, entered)));
+        }
+    }
+
     /// Notes a fact. `last` is the pipeline's last step.
     pub(super) fn note(&mut self, at: Timestamp, fact: &Fact, last: Option<&StepId>) {
         self.facts += 1;
         let Fact::Pipeline(fact) = fact else { return };
         match fact {
             PipelineFact::ReleaseCreated { release, changes, at, .. } => {
-                let change = |c: &tidegate_core::pipeline::Change| Change {
-                    commit: c.commit.id.clone(),
-                    at: c.commit.committed_at,
-                };
-                let new = Release {
-                    release: *release,
-                    created: *at,
-                    changes: changes.iter().map(change).collect(),
-                    built: None,
-                    passes: Vec::new(),
-                    waits: Vec::new(),
-                    everywhere: None,
-                    verdicts: Vec::new(),
-                    overrides: Vec::new(),
-                };
+                let new = Release::new(*release, *at, changes);
                 self.releases.insert(*release, new);
             }
             PipelineFact::Built { release, at, .. } => {
@@ -59,14 +63,7 @@ impl Journal {
             PipelineFact::Entered { step, release, at, .. } => {
                 self.end_waits(step, *at, |r| r == *release);
                 self.inside.insert(step.clone(), *release);
-                let pass = Pass {
-                    step: step.clone(),
-                    entered: *at,
-                    baking: None,
-                    done: None,
-                    taken_back: None,
-                    back: None,
-                };
+                let pass = Pass::new(step, *at);
                 self.with(*release, |r| r.passes.push(pass));
             }
             PipelineFact::BakeStarted { step, clock } => {
@@ -143,7 +140,31 @@ impl Journal {
     }
 }
 
+impl Pass {
+    fn new(step: &StepId, entered: Timestamp) -> Pass {
+        Pass { step: step.clone(), entered, baking: None, done: None, taken_back: None, back: None }
+    }
+}
+
 impl Release {
+    fn new(release: ReleaseNo, created: Timestamp, changes: &[tidegate_core::pipeline::Change]) -> Release {
+        let change = |c: &tidegate_core::pipeline::Change| Change {
+            commit: c.commit.id.clone(),
+            at: c.commit.committed_at,
+        };
+        Release {
+            release,
+            created,
+            changes: changes.iter().map(change).collect(),
+            built: None,
+            passes: Vec::new(),
+            waits: Vec::new(),
+            everywhere: None,
+            verdicts: Vec::new(),
+            overrides: Vec::new(),
+        }
+    }
+
     fn pass(&mut self, step: &StepId, change: impl FnOnce(&mut Pass)) {
         if let Some(pass) = self.passes.iter_mut().rev().find(|pass| &pass.step == step) {
             change(pass);

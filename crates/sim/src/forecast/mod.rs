@@ -5,6 +5,7 @@
 //! decides; where nothing is abnormal nothing is sampled, so that days take milliseconds. Absent on purpose: crashes, lost
 //! and repeated results, and people at the worst moment, which are the rest of this crate's.
 
+mod ahead;
 mod boot;
 mod boxes;
 mod check;
@@ -23,6 +24,7 @@ mod traffic;
 mod words;
 mod world;
 
+pub use ahead::{Estimates, Expected, estimates};
 pub use check::{InvalidFault, check, fault};
 pub use compare::{COMPARISON_SCHEMA, Comparison, compare};
 pub use result::{

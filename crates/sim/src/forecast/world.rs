@@ -124,6 +124,8 @@ pub(super) struct World<'a> {
     pub(super) over: BTreeMap<usize, Timestamp>,
     /// When a release last came or went.
     pub(super) progress: Timestamp,
+    /// How many moments it has at most.
+    pub(super) moments_max: u64,
     /// What is not simulated, for people.
     pub(super) assumptions: Vec<String>,
     last_step: Option<StepId>,
@@ -132,15 +134,27 @@ pub(super) struct World<'a> {
 impl<'a> World<'a> {
     pub(super) fn new(input: &'a Input) -> Result<World<'a>, ForecastError> {
         let clock = Arc::new(VirtualClock::default());
-        let (service, team) = input.owner()?;
-        let approver = team.members.first().cloned().ok_or(ForecastError::NoMember)?;
-        let zone = input.scenario.zone(Some(team));
-        let start = input.scenario.begins(&zone);
+        let (_, team) = input.owner()?;
+        let start = input.scenario.begins(&input.scenario.zone(Some(team)));
         let now = start - Span::hours(1);
         clock.set(now.0);
         let shared: Arc<VirtualClock> = Arc::clone(&clock);
         let options = Options { cache: 4_096, ..Options::default() };
         let runtime = Runtime::open(Arc::new(MemoryStore::forgetful()), shared, options, 0)?;
+        World::around(input, runtime, clock, start, now)
+    }
+
+    /// The world around a runtime, on which this clock goes.
+    pub(super) fn around(
+        input: &'a Input,
+        runtime: Runtime,
+        clock: Arc<VirtualClock>,
+        start: Timestamp,
+        now: Timestamp,
+    ) -> Result<World<'a>, ForecastError> {
+        let (service, team) = input.owner()?;
+        let approver = team.members.first().cloned().ok_or(ForecastError::NoMember)?;
+        let zone = input.scenario.zone(Some(team));
         let regressions = input.scenario.faults.iter().enumerate().filter_map(|(n, fault)| match fault {
             Fault::Regression(regression) => Some((n, regression.clone())),
             _ => None,
@@ -180,6 +194,7 @@ impl<'a> World<'a> {
             began: BTreeMap::new(),
             over: BTreeMap::new(),
             progress: now,
+            moments_max: MOMENTS_MAX,
             assumptions: Vec::new(),
             last_step: plan.steps().last().map(|(_, step)| step.id.clone()),
         })
@@ -208,8 +223,8 @@ impl<'a> World<'a> {
         let limit = self.start + self.scenario.length + DRAIN_MAX;
         loop {
             self.cost.moments += 1;
-            if self.cost.moments > MOMENTS_MAX {
-                return Err(ForecastError::Circle { moments: MOMENTS_MAX, at: self.now });
+            if self.cost.moments > self.moments_max {
+                return Err(ForecastError::Circle { moments: self.moments_max, at: self.now });
             }
             let pipeline = self.pipeline()?;
             let Some((at, what)) = self.next(&pipeline)? else {
