@@ -16,6 +16,7 @@ pub mod definition;
 pub mod engine;
 pub mod expr;
 pub mod ids;
+pub mod invariants;
 pub mod lease;
 pub mod lint;
 pub mod metrics;
