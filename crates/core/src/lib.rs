@@ -14,6 +14,7 @@ pub mod change;
 pub mod decision;
 pub mod definition;
 pub mod engine;
+pub mod explore;
 pub mod expr;
 pub mod ids;
 pub mod invariants;
