@@ -6,6 +6,7 @@
 pub mod apply;
 pub mod auth;
 mod collaborators;
+pub mod fleet;
 pub mod hands;
 pub mod http;
 pub mod serve;
