@@ -23,7 +23,7 @@ use crate::lint::{self, Finding};
 use crate::pipeline::{PipelineEvent, Switches};
 use world::World;
 
-/// The most events of one exploration: 24 Regions with 76 AZs need some 2,000. What is larger is explored so far.
+/// The most events of one exploration; 24 Regions with 76 AZs need less than half of it. What is larger is explored so far.
 pub const EVENTS_MAX: usize = 20_000;
 /// The most boxes of a target.
 pub const BOXES_MAX: u32 = 6;
