@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use tidegate_core::causes;
 use tidegate_fleet::FleetConfig;
 use tidegate_fleet::client::{ClientError, FleetClient};
+use tidegate_fleet::protocol::Status;
 
 /// How long a fleet that was started may take until it answers.
 const START_MAX: Duration = Duration::from_secs(20);
@@ -32,14 +33,15 @@ pub(crate) fn is_gone(error: &ClientError) -> bool {
     matches!(error, ClientError::Connect { .. })
 }
 
-/// Finds the fleet, or starts it. Two cannot run: the second ends at once.
+/// Finds the fleet, or starts it; with what it says of itself, so that nobody has to ask one again that may have died since.
+/// Two cannot run: the second ends at once.
 ///
 /// # Errors
 /// It cannot be started, or does not answer within [`START_MAX`].
-pub(crate) async fn ensure(dirs: &Dirs) -> Result<FleetClient, FleetError> {
+pub(crate) async fn ensure(dirs: &Dirs) -> Result<(FleetClient, Status), FleetError> {
     let client = FleetClient::new(FleetConfig::socket(&dirs.fleet));
-    if client.status().await.is_ok() {
-        return Ok(client);
+    if let Ok(status) = client.status().await {
+        return Ok((client, status));
     }
     let log = dirs.fleet.join("fleet.log");
     let failed = |why: String| FleetError { why, log: log.clone() };
@@ -65,7 +67,7 @@ pub(crate) async fn ensure(dirs: &Dirs) -> Result<FleetClient, FleetError> {
     let begun = Instant::now();
     let answers = loop {
         match client.status().await {
-            Ok(_) => break Ok(()),
+            Ok(status) => break Ok(status),
             Err(error) if begun.elapsed() > START_MAX => break Err(failed(error.to_string())),
             Err(_) => {}
         }
@@ -76,5 +78,5 @@ pub(crate) async fn ensure(dirs: &Dirs) -> Result<FleetClient, FleetError> {
     };
     // Reaps it if it ends before the server does.
     std::thread::spawn(move || child.wait());
-    answers.map(|()| client)
+    answers.map(|status| (client, status))
 }

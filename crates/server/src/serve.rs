@@ -14,7 +14,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tidegate_core::causes;
 use tidegate_core::pipeline::Switches;
-use tidegate_fleet::client::FleetClient;
 use tidegate_fleet::package::{PackageStore, SigningKey};
 use tidegate_runtime::{Options, Runtime, SystemClock};
 use tidegate_store::{SqliteOptions, SqliteStore};
@@ -170,11 +169,11 @@ pub async fn serve(
     empty(&dirs.tests);
     let signing_key =
         Arc::new(SigningKey::load_or_create(&dirs.keys.join("signing.key"), &dirs.trusted_keys())?);
-    let fleet = fleet::ensure(&dirs).await?;
+    let (fleet, found) = fleet::ensure(&dirs).await?;
     let packages = PackageStore::open(&dirs.packages)?;
     let trusted_keys = tidegate_fleet::package::TrustedKeys::load(&dirs.trusted_keys())?;
     let commands = CommandEngine::open(&dirs.commands, packages.clone(), trusted_keys.clone())?;
-    let seen = highest_epoch(&fleet, &commands, &dirs).await?;
+    let seen = found.highest_epoch.max(commands.highest_epoch());
 
     let signals = Arc::new(Signals::default());
     let runtime_options = Options {
@@ -247,18 +246,6 @@ fn empty(path: &Path) {
             tracing::warn!(path = %entry.path().display(), "cannot remove what an earlier test has left: {error}");
         }
     }
-}
-
-async fn highest_epoch(
-    fleet: &FleetClient,
-    commands: &CommandEngine,
-    dirs: &Dirs,
-) -> Result<u64, ServeError> {
-    let status = fleet
-        .status()
-        .await
-        .map_err(|e| FleetError { why: causes(&e), log: dirs.fleet.join("fleet.log") })?;
-    Ok(status.highest_epoch.max(commands.highest_epoch()))
 }
 
 /// Writes the address where the CLI on this machine finds it; the file is there only while the server serves.
