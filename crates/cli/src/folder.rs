@@ -5,6 +5,7 @@ use crate::text::clean;
 use std::path::{Path, PathBuf};
 use tidegate_core::causes;
 use tidegate_core::definition::OrganisationDef;
+use tidegate_core::explore;
 use tidegate_core::lint;
 use tidegate_synth::{Problem, Subject, Synth, SynthError, Synthesized};
 
@@ -50,7 +51,9 @@ impl Folder {
         for (n, document) in self.made.documents.iter().enumerate() {
             let of = match (&document.subject, organisation) {
                 (Subject::Organisation(organisation), _) => lint::organisation(organisation),
-                (Subject::Pipeline(pipeline), Some(organisation)) => lint::pipeline(pipeline, organisation),
+                (Subject::Pipeline(pipeline), Some(organisation)) => {
+                    explore::pipeline(pipeline, organisation)
+                }
                 (Subject::Pipeline(_), None) => Vec::new(),
             };
             findings.extend(of.into_iter().map(|finding| (n, finding)));

@@ -6,11 +6,17 @@ use tidegate_api::document::{FINDINGS_MAX, placed, plain, read};
 use tidegate_api::{Applied, Finding, VERSION};
 use tidegate_core::decision::{Actor, Event};
 use tidegate_core::definition::{OrganisationDef, PipelineDef};
+use tidegate_core::explore;
 use tidegate_core::lint;
 use tidegate_core::organisation::OrganisationEvent;
 use tidegate_core::pipeline::PipelineEvent;
+use tidegate_core::plan::plan;
 use tidegate_core::team::TeamEvent;
 use tidegate_runtime::{Runtime, RuntimeError, SubmitError};
+
+/// The most pipelines that are explored ([`explore`]) when an organisation's definition lays them out anew; each takes up to
+/// 0.3 s. All of them pass the static checks.
+pub const EXPLORED_MAX: usize = 16;
 
 /// Why a definition was not taken. Nothing has changed, unless it is [`ApplyError::Submit`] on an organisation: then some of
 /// its teams may not have been told; applying it again, or the next start of the server, tells them.
@@ -37,6 +43,7 @@ pub enum ApplyError {
 pub fn organisation(runtime: &Runtime, text: &str, by: &Actor, dry_run: bool) -> Result<Applied, ApplyError> {
     let definition: OrganisationDef = read(text).map_err(ApplyError::Findings)?;
     let mut findings = placed(lint::organisation(&definition), text);
+    let mut explored = 0;
     for id in runtime.pipelines()? {
         if findings.len() >= FINDINGS_MAX {
             break;
@@ -51,6 +58,13 @@ pub fn organisation(runtime: &Runtime, text: &str, by: &Actor, dry_run: bool) ->
                 .into_iter()
                 .map(|finding| Finding { pipeline: Some(id.to_string()), ..plain(finding) }),
         );
+        // Another Region list may lay a pipeline out anew.
+        if findings.is_empty() && explored < EXPLORED_MAX && plan(of_pipeline, &definition) != *pipeline.plan
+        {
+            explored += 1;
+            let found = explore::findings(of_pipeline, &definition).into_iter();
+            findings.extend(found.map(|f| Finding { pipeline: Some(id.to_string()), ..plain(f) }));
+        }
     }
     refuse(findings)?;
     let name = definition.name.clone();
@@ -76,6 +90,9 @@ pub fn pipeline(runtime: &Runtime, text: &str, by: &Actor, dry_run: bool) -> Res
     let before = runtime.pipeline(&name)?;
     let mut changed =
         before.is_none_or(|p| p.definition.as_deref() != Some(&definition) || !p.life.is_active());
+    if changed {
+        refuse(placed(explore::findings(&definition, organisation), text))?;
+    }
     if !dry_run {
         let event = PipelineEvent::Applied { definition: Box::new(definition) };
         changed = !runtime.submit(&Event::Pipeline(name.clone(), event), by)?.facts.is_empty();

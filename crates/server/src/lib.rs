@@ -7,6 +7,7 @@ pub mod apply;
 pub mod auth;
 mod collaborators;
 mod estimates;
+pub mod fleet;
 pub mod hands;
 pub mod http;
 pub mod serve;

@@ -2,19 +2,18 @@
 
 use crate::auth::Tokens;
 use crate::collaborators::HandsForApi;
+use crate::fleet::{self, FleetError};
 use crate::hands::{BUILDS_AT_ONCE, Engines, Hands, Overview, Poller, Signals, TESTS_AT_ONCE, Troubles};
 use crate::http::Api;
 use std::fs;
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::os::unix::process::CommandExt;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tidegate_core::causes;
 use tidegate_core::pipeline::Switches;
-use tidegate_fleet::client::FleetClient;
 use tidegate_fleet::package::{PackageStore, SigningKey};
 use tidegate_runtime::{Options, Runtime, SystemClock};
 use tidegate_store::{SqliteOptions, SqliteStore};
@@ -26,8 +25,6 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-/// How long a fleet that was started may take until it answers.
-const FLEET_START_MAX: Duration = Duration::from_secs(20);
 /// How long tasks may take to end when the server stops; what they had not finished is repeated at the next start.
 const STOP_MAX: Duration = Duration::from_secs(5);
 
@@ -66,8 +63,8 @@ pub enum ServeError {
     Teams(#[from] tidegate_runtime::SubmitError),
     #[error("failed to prepare access tokens: {0}")]
     Tokens(String),
-    #[error("failed to start the fleet: {why} (its log is {log})", log = log.display())]
-    Fleet { why: String, log: PathBuf },
+    #[error(transparent)]
+    Fleet(#[from] FleetError),
     #[error(
         "the engines have seen a server with epoch {seen}, and this store only knows {own}: it is an old copy, or another \
          server works here; if this one is to take over, start it with --new-epoch"
@@ -172,11 +169,11 @@ pub async fn serve(
     empty(&dirs.tests);
     let signing_key =
         Arc::new(SigningKey::load_or_create(&dirs.keys.join("signing.key"), &dirs.trusted_keys())?);
-    let fleet = ensure_fleet(&dirs).await?;
+    let (fleet, found) = fleet::ensure(&dirs).await?;
     let packages = PackageStore::open(&dirs.packages)?;
     let trusted_keys = tidegate_fleet::package::TrustedKeys::load(&dirs.trusted_keys())?;
     let commands = CommandEngine::open(&dirs.commands, packages.clone(), trusted_keys.clone())?;
-    let seen = highest_epoch(&fleet, &commands, &dirs).await?;
+    let seen = found.highest_epoch.max(commands.highest_epoch());
 
     let signals = Arc::new(Signals::default());
     let runtime_options = Options {
@@ -249,62 +246,6 @@ fn empty(path: &Path) {
             tracing::warn!(path = %entry.path().display(), "cannot remove what an earlier test has left: {error}");
         }
     }
-}
-
-/// The local fleet: a process of its own that outlives the server. It is found again if it runs, and started if not.
-async fn ensure_fleet(dirs: &Dirs) -> Result<FleetClient, ServeError> {
-    let client = FleetClient::new(tidegate_fleet::FleetConfig::socket(&dirs.fleet));
-    if client.status().await.is_ok() {
-        return Ok(client);
-    }
-    let log = dirs.fleet.join("fleet.log");
-    let failed = |why: String| ServeError::Fleet { why, log: log.clone() };
-    let open = || fs::OpenOptions::new().create(true).append(true).mode(0o600).open(&log);
-    let (out, err) = (open().map_err(|e| failed(causes(&e)))?, open().map_err(|e| failed(causes(&e)))?);
-    // Not by its path: the file may have been replaced by a newer build.
-    let mut child = Command::new("/proc/self/exe")
-        .arg("fleet")
-        .arg("run")
-        .arg("--data")
-        .arg(&dirs.fleet)
-        .arg("--packages")
-        .arg(&dirs.packages)
-        .arg("--trusted-keys")
-        .arg(dirs.trusted_keys())
-        .stdin(Stdio::null())
-        .stdout(out)
-        .stderr(err)
-        // A process group of its own: what interrupts the server on a terminal does not reach the fleet.
-        .process_group(0)
-        .spawn()
-        .map_err(|e| failed(causes(&e)))?;
-    let begun = Instant::now();
-    loop {
-        match client.status().await {
-            Ok(_) => break,
-            Err(error) if begun.elapsed() > FLEET_START_MAX => return Err(failed(error.to_string())),
-            Err(_) => {}
-        }
-        if let Ok(Some(status)) = child.try_wait() {
-            return Err(failed(format!("it ended with {status}")));
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    // Reaps it if it ends before the server does.
-    std::thread::spawn(move || child.wait());
-    Ok(client)
-}
-
-async fn highest_epoch(
-    fleet: &FleetClient,
-    commands: &CommandEngine,
-    dirs: &Dirs,
-) -> Result<u64, ServeError> {
-    let status = fleet
-        .status()
-        .await
-        .map_err(|e| ServeError::Fleet { why: causes(&e), log: dirs.fleet.join("fleet.log") })?;
-    Ok(status.highest_epoch.max(commands.highest_epoch()))
 }
 
 /// Writes the address where the CLI on this machine finds it; the file is there only while the server serves.

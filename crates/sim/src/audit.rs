@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tidegate_core::aggregate::State;
 use tidegate_core::decision::Fact;
 use tidegate_core::ids::{CommitId, PipelineId, RegionId, ReleaseNo, RunSpecDigest, SlotId, TargetId};
+use tidegate_core::invariants;
 use tidegate_core::lease::Lease;
 use tidegate_core::organisation::Organisation;
 use tidegate_core::pipeline::{Blocker, Cause, Pipeline, PipelineFact, SlotState};
@@ -13,7 +14,6 @@ use tidegate_core::plan::StepId;
 use tidegate_core::scope::Scope;
 use tidegate_core::team::{Team, aggregate_name};
 use tidegate_core::units::{Span, Timestamp};
-use tidegate_core::window::WindowState;
 use tidegate_store::{MemoryStore, Start, Store};
 
 #[derive(Deserialize)]
@@ -205,7 +205,8 @@ impl Audit {
                 self.bakes.insert((id.clone(), step.clone()), bake);
             }
             PipelineFact::Entered { step, release, overrides, .. } => {
-                self.entered(id, step, *release, overrides, at);
+                self.entered(id, step, *release);
+                self.started(id, fact, at);
                 self.entries.insert(id.clone(), (step.clone(), overrides.clone()));
             }
             PipelineFact::SlotForward { target, release, generation, .. } => {
@@ -279,14 +280,14 @@ impl Audit {
         }
     }
 
-    fn entered(
-        &mut self,
-        id: &PipelineId,
-        step: &StepId,
-        release: ReleaseNo,
-        overrides: &[u64],
-        at: Timestamp,
-    ) {
+    /// Rule 7 on the states that the decision relied on: facts of others stand before this one in the log.
+    fn started(&mut self, id: &PipelineId, fact: &PipelineFact, at: Timestamp) {
+        let Some(pipeline) = self.pipeline(id) else { return };
+        let start = invariants::start(id, pipeline, self.team(), self.organisation(), fact, at);
+        self.found.extend(start.err().map(|violation| (violation.rule.number(), violation.to_string())));
+    }
+
+    fn entered(&mut self, id: &PipelineId, step: &StepId, release: ReleaseNo) {
         let mut found = Vec::new();
         if let Some(pipeline) = self.pipeline(id) {
             let steps: Vec<&StepId> = pipeline.plan.steps().map(|(_, s)| &s.id).collect();
@@ -299,9 +300,6 @@ impl Audit {
             }
             if let Some(why) = self.tainted(id, pipeline, release) {
                 found.push((6, format!("{release} of {id} entered {step}: {why}")));
-            }
-            if let Some(why) = self.closed(pipeline, step, release, overrides, at) {
-                found.push((7, format!("{release} of {id} entered {step} although {why}")));
             }
         }
         self.found.extend(found);
@@ -322,7 +320,7 @@ impl Audit {
             .is_some_and(|t| t.alarm(&scope, &aggregate_name()) == tidegate_core::alarm::AlarmState::Alarm);
         let step = pipeline.plan.step_of(target);
         let open = step.is_some_and(|(_, step)| {
-            opened(pipeline, &step.id, release, overrides, at).contains(&Blocker::AggregateAlarm)
+            invariants::opened(pipeline, &step.id, release, overrides, at).contains(&Blocker::AggregateAlarm)
         });
         if firing && !open {
             found.push((7, format!("{release} of {id} goes to {target} although the aggregate alarm fires")));
@@ -365,54 +363,6 @@ impl Audit {
         }
         None
     }
-
-    /// Rule 7 on the states that the decision relied on: facts of others stand before this one in the log.
-    fn closed(
-        &self,
-        pipeline: &Pipeline,
-        step: &StepId,
-        release: ReleaseNo,
-        overrides: &[u64],
-        at: Timestamp,
-    ) -> Option<String> {
-        if !pipeline.life.is_active() {
-            return Some("its pipeline was retired".to_owned());
-        }
-        let open = opened(pipeline, step, release, overrides, at);
-        let (stage, _) = pipeline.plan.step(step)?;
-        let raised = self.organisation().is_some_and(|o| !o.alarms.is_empty());
-        if raised && !open.contains(&Blocker::OrganisationAlarm) {
-            return Some("an alarm of the organisation is raised".to_owned());
-        }
-        let held = pipeline.holds.iter().find(|(_, hold)| {
-            hold.until.is_none_or(|until| until > at) && hold.stage.as_ref().is_none_or(|s| *s == stage.id)
-        });
-        if let Some((number, _)) = held.filter(|_| !open.contains(&Blocker::Hold)) {
-            return Some(format!("hold {number} stands"));
-        }
-        let windows = self.team().and_then(|t| t.definition.as_ref()).map(|d| &d.windows);
-        let shut = windows.is_some_and(|w| matches!(w.check(at), WindowState::Closed { .. }));
-        if shut && stage.production && !open.contains(&Blocker::Window) {
-            return Some("the team's window is closed".to_owned());
-        }
-        None
-    }
-}
-
-/// The blockers that these overrides open.
-fn opened(
-    pipeline: &Pipeline,
-    step: &StepId,
-    release: ReleaseNo,
-    overrides: &[u64],
-    at: Timestamp,
-) -> BTreeSet<Blocker> {
-    let given = overrides.iter().filter_map(|n| pipeline.overrides.get(n));
-    given
-        .filter(|o| o.release == release && o.expires > at)
-        .filter(|o| o.steps.is_empty() || o.steps.contains(step))
-        .flat_map(|o| o.blockers.iter().copied())
-        .collect()
 }
 
 fn initial(id: &str) -> State {

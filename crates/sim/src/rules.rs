@@ -1,13 +1,14 @@
-//! Rules 1 to 10 of the design, each checked after every event on the folded log and on the virtual world.
+//! Rules 1 to 10 of the design, each checked after every event on the folded log and on the virtual world. What the states
+//! alone show is checked by `tidegate_core::invariants`; here is what needs the world's own knowledge.
 
 use crate::Sim;
 use crate::audit::Claim;
 use std::collections::{BTreeMap, BTreeSet};
 use tidegate_core::alarm::{AlarmState, high_severity_name};
-use tidegate_core::ids::{EnvironmentId, PipelineId, RegionId, Role, ServiceId, TargetId};
+use tidegate_core::ids::Role;
+use tidegate_core::invariants::{self, Violation};
 use tidegate_core::lease::{Lease, LeaseId};
-use tidegate_core::pipeline::{Build, Life, Motion, Pipeline, Standing, Work, unreviewed};
-use tidegate_core::plan::Target;
+use tidegate_core::pipeline::{Pipeline, Work};
 use tidegate_core::scope::Scope;
 use tidegate_core::team::one_box_name;
 use tidegate_core::units::Timestamp;
@@ -36,6 +37,10 @@ pub(crate) const RULES: [Rule; 10] = [
     (8, rule_8),
     (9, rule_9),
 ];
+
+fn said(found: Result<(), Violation>) -> Result<(), String> {
+    found.map_err(|violation| violation.to_string())
+}
 
 fn noted(sim: &Sim, rule: u8) -> Result<(), String> {
     sim.audit.found.iter().find(|(number, _)| *number == rule).map_or(Ok(()), |(_, why)| Err(why.clone()))
@@ -94,41 +99,10 @@ impl Sim {
 /// Of a service in an environment, over all its pipelines, at most one AZ of a Region is deployed to at a time, and a release
 /// is in no more Regions than its step says.
 fn rule_1(sim: &Sim) -> Result<(), String> {
-    type Place = (ServiceId, EnvironmentId, RegionId);
-    let mut moving: BTreeMap<Place, BTreeSet<(&TargetId, String)>> = BTreeMap::new();
-    for (id, pipeline) in sim.audit.pipelines() {
-        let mut steps = BTreeMap::new();
-        for (target, slot) in &pipeline.slots {
-            let Motion::Forward { release, .. } = &slot.motion else { continue };
-            let place = (target.service.clone(), target.environment.clone(), target.region.clone());
-            moving.entry(place).or_default().insert((target, id.to_string()));
-            let Some((_, step)) = pipeline.plan.step_of(target) else { continue };
-            let other = steps.insert(*release, &step.id);
-            if other.is_some_and(|other| other != &step.id) {
-                return Err(format!("{release} of {id} deploys in {} and in {other:?}", step.id));
-            }
-        }
-    }
     let leases: BTreeMap<&String, &Lease> = sim.audit.leases().collect();
-    for ((service, environment, region), targets) in &moving {
-        let scope = Scope { environment: environment.clone(), region: region.clone() };
-        let id = format!("lease/{}", LeaseId::new(service, scope));
-        let lease = leases.get(&id);
-        for (target, pipeline) in targets {
-            let holds = |pipeline: &PipelineId| {
-                lease.is_some_and(|l| l.is_deploying(pipeline) || l.is_interrupted(pipeline))
-            };
-            if !pipeline.parse().is_ok_and(|p| holds(&p)) {
-                return Err(format!("{target} of {pipeline} moves, and its lease is {lease:?}"));
-            }
-        }
-    }
-    for ((_, _, region), targets) in moving {
-        if targets.len() > 1 {
-            return Err(format!("in {region} several are deployed to at once: {targets:?}"));
-        }
-    }
-    Ok(())
+    let pipelines: Vec<_> = sim.audit.pipelines().collect();
+    let lease = |id: &LeaseId| leases.get(&format!("lease/{id}")).copied();
+    said(invariants::one_az(pipelines.iter().map(|(id, pipeline)| (id, *pipeline)), lease))
 }
 
 /// A target's healthy share never falls below its minimum because of tidegate.
@@ -139,6 +113,7 @@ fn rule_2(sim: &Sim) -> Result<(), String> {
 /// No release enters a step without having passed the one before; on no box runs what has not entered its step.
 fn rule_3(sim: &Sim) -> Result<(), String> {
     noted(sim, 3)?;
+    sim.audit.pipelines().try_for_each(|(id, pipeline)| said(invariants::order(&id, pipeline)))?;
     for (slot, state) in &sim.fleet.slots {
         let allowed = sim.audit.allowed.get(slot);
         let stranger = state.boxes.values().find(|b| !allowed.is_some_and(|a| a.contains(&b.run_spec)));
@@ -178,25 +153,7 @@ fn rule_4(sim: &Sim) -> Result<(), String> {
 /// rollback at once.
 fn rule_5(sim: &Sim) -> Result<(), String> {
     for (id, pipeline) in sim.audit.pipelines() {
-        for (target, slot) in &pipeline.slots {
-            let (Motion::Forward { .. } | Motion::Settled | Motion::Abandoned { .. }) = slot.motion else {
-                continue;
-            };
-            let release = match &slot.motion {
-                Motion::Forward { release, .. } => Some(*release),
-                _ => slot.current(),
-            };
-            let Some(release) = release else { continue };
-            let rejected = pipeline
-                .releases
-                .get(&release)
-                .is_some_and(|r| matches!(r.standing, Standing::Rejected { .. }));
-            if rejected && pipeline.unfinished(target, release) {
-                return Err(format!(
-                    "{target} of {id} runs {release}, which was rejected, and does not move back"
-                ));
-            }
-        }
+        said(invariants::returned(&id, pipeline))?;
         // The boxes of a retired pipeline stay, whatever the alarms say of them.
         if pipeline.life.is_active() {
             alarms_lead_to_rollback(sim, pipeline).map_err(|why| format!("{id}: {why}"))?;
@@ -244,7 +201,8 @@ fn alarms_lead_to_rollback(sim: &Sim, pipeline: &Pipeline) -> Result<(), String>
 
 /// A tainted change does not re-enter by itself.
 fn rule_6(sim: &Sim) -> Result<(), String> {
-    noted(sim, 6)
+    noted(sim, 6)?;
+    sim.audit.pipelines().try_for_each(|(id, pipeline)| said(invariants::untainted(&id, pipeline)))
 }
 
 /// A deployment starts only when alarms and holds allow, or under an override that is unexpired and recorded.
@@ -260,89 +218,19 @@ fn rule_8(sim: &Sim) -> Result<(), String> {
     };
     for (id, pipeline) in sim.audit.pipelines() {
         let timer = timers.get(&format!("pipeline/{id}")).copied();
-        let deadlines = deadlines(pipeline);
-        if let Some((what, deadline)) = deadlines.iter().min_by_key(|(_, at)| *at) {
-            if timer.is_none_or(|due| due > deadline.0) {
-                return Err(format!(
-                    "{what} of {id} is awaited until {deadline}, and no timer fires by then"
-                ));
-            }
-            if sim.now - sim.in_world(*deadline).max(sim.working_since()) > DEADLINE_GRACE_MS {
-                return Err(format!("{what} of {id} is awaited beyond its deadline {deadline}"));
-            }
+        // In the log a deadline is never over before somebody looks.
+        said(invariants::deadlines(&id, pipeline, timer.map(Timestamp), Timestamp(i64::MIN)))?;
+        let overdue = |deadline: Timestamp| {
+            sim.now - sim.in_world(deadline).max(sim.working_since()) > DEADLINE_GRACE_MS
+        };
+        if let Some((what, deadline)) = invariants::awaited(pipeline).find(|(_, at)| overdue(*at)) {
+            return Err(format!("{what} of {id} is awaited beyond its deadline {deadline}"));
         }
-        if !pipeline.life.is_active() {
-            retires(pipeline).map_err(|why| format!("{id}: {why}"))?;
-            continue;
-        }
+        said(invariants::retirement(&id, pipeline))?;
         // Whoever was woken may not have looked yet; decisions of one moment are a millisecond apart.
-        if timer.is_some_and(|due| due <= sim.server_now() + WAKE_GRACE_MS) {
-            continue;
-        }
-        waits_have_reasons(sim, pipeline).map_err(|why| format!("{id}: {why}"))?;
-    }
-    Ok(())
-}
-
-/// A retired pipeline has nothing in work but rollbacks, and is retired when those have ended.
-fn retires(pipeline: &Pipeline) -> Result<(), String> {
-    let back = pipeline.slots.values().any(|slot| matches!(slot.motion, Motion::Back { .. }));
-    if !back && matches!(pipeline.life, Life::Retiring(_)) {
-        return Err("nothing is taken back any more, and it is not retired".to_owned());
-    }
-    if pipeline.slots.values().any(|slot| matches!(slot.motion, Motion::Forward { .. })) {
-        return Err("it was retired, and something goes forward".to_owned());
-    }
-    match pipeline.steps.iter().find(|(_, step)| step.work.under_way().is_some()) {
-        Some((id, step)) => Err(format!("it was retired, and {id} is {}", step.work.phase())),
-        None => Ok(()),
-    }
-}
-
-fn deadlines(pipeline: &Pipeline) -> Vec<(String, Timestamp)> {
-    let builds = pipeline.releases.iter().filter_map(|(no, r)| match &r.build {
-        Build::Building { awaited, .. } => Some((format!("the build of {no}"), awaited.deadline)),
-        Build::Failed { .. } | Build::Built { .. } => None,
-    });
-    let tests = pipeline.steps.iter().filter_map(|(step, s)| match &s.work {
-        Work::Testing { awaited, .. } => Some((format!("the tests of {step}"), awaited.deadline)),
-        _ => None,
-    });
-    let slots = pipeline.slots.iter().filter_map(|(target, s)| match &s.motion {
-        Motion::Forward { awaited, .. } | Motion::Back { awaited, .. } => {
-            Some((format!("the motion of {target}"), awaited.deadline))
-        }
-        Motion::Settled | Motion::Abandoned { .. } => None,
-    });
-    builds.chain(tests).chain(slots).collect()
-}
-
-fn waits_have_reasons(sim: &Sim, pipeline: &Pipeline) -> Result<(), String> {
-    for (step, state) in &pipeline.steps {
-        // What is left of a step that a definition no longer has waits for nothing.
-        let Some((_, planned)) = pipeline.plan.step(step) else { continue };
-        let newest = state.work.under_way().map(|(r, _)| r).max(state.done);
-        if let Some(release) = state.candidate.filter(|c| newest.is_none_or(|n| n < *c))
-            && state.waiting.is_empty()
-        {
-            return Err(format!("{release} waits before {step} without a reason"));
-        }
-        let motion = |t: &Target| pipeline.slots.get(&t.id).map(|slot| &slot.motion);
-        let moves = planned.targets.iter().any(|t| motion(t).is_some_and(|m| *m != Motion::Settled));
-        if matches!(state.work, Work::Deploying { .. } | Work::RollingBack { .. }) && !moves {
-            return Err(format!("{step} is {} and none of its targets moves", state.work.phase()));
-        }
-        if let Work::Baking { clock, .. } = &state.work
-            && clock.missing().is_empty()
-        {
-            return Err(format!("{step} bakes and misses nothing"));
-        }
-    }
-    let building = pipeline.releases.values().any(|r| matches!(r.build, Build::Building { .. }));
-    let Some(team) = sim.audit.team() else { return Ok(()) };
-    for (source, state) in &pipeline.sources {
-        if !building && !state.pending.is_empty() && unreviewed(state, team).is_empty() {
-            return Err(format!("commits of {source} wait without a reason"));
+        let looks = timer.is_some_and(|due| due <= sim.server_now() + WAKE_GRACE_MS);
+        if pipeline.life.is_active() && !looks {
+            said(invariants::reasons(&id, pipeline, sim.audit.team()))?;
         }
     }
     Ok(())

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use tidegate_api::document::{FINDINGS_MAX, placed, read};
 use tidegate_api::{Code, ErrorBody, Finding, VERSION};
 use tidegate_core::definition::{EngineDef, OrganisationDef, PipelineDef, RollbackScope};
+use tidegate_core::explore;
 use tidegate_core::ids::Role;
 use tidegate_core::lint;
 use tidegate_core::plan::{Plan, Stage, plan};
@@ -97,7 +98,7 @@ fn refuse(collected: &Collected, organisation: Option<&OrganisationDef>) -> Resu
         }
     }
     for (name, text, pipeline) in &collected.pipelines {
-        let findings = organisation.map_or_else(Vec::new, |o| placed(lint::pipeline(pipeline, o), text));
+        let findings = organisation.map_or_else(Vec::new, |o| placed(explore::pipeline(pipeline, o), text));
         if !findings.is_empty() {
             return Err(refused(name, findings));
         }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use tidegate_api::document::{FINDINGS_MAX, placed, plain, read};
 use tidegate_api::{Code, ErrorBody, Finding};
 use tidegate_core::definition::{OrganisationDef, PipelineDef};
+use tidegate_core::explore;
 use tidegate_core::lint;
 use tidegate_core::units::{Span, Timestamp};
 use tidegate_sim::forecast::{self, COMMITS_MAX, Commits, Fault, Forecast, Input, Moment, Scenario};
@@ -216,7 +217,7 @@ fn definitions(organisation: &Document, pipeline: &Document) -> Result<Input, Cl
     let of_organisation: OrganisationDef = organisation.parse()?;
     organisation.refuse(lint::organisation(&of_organisation))?;
     let of_pipeline: PipelineDef = pipeline.parse()?;
-    pipeline.refuse(lint::pipeline(&of_pipeline, &of_organisation))?;
+    pipeline.refuse(explore::pipeline(&of_pipeline, &of_organisation))?;
     Ok(Input { organisation: of_organisation, pipeline: of_pipeline, scenario: Scenario::default() })
 }
 

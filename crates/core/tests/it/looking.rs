@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use tidegate_core::aggregate::State;
 use tidegate_core::decision::{AggregateId, EffectId, Fact};
 use tidegate_core::ids::{PipelineId, ReleaseNo, SlotId, TargetId, TeamId};
+use tidegate_core::invariants::awaited;
 use tidegate_core::lease::{Lease, LeaseId};
 use tidegate_core::organisation::Organisation;
-use tidegate_core::pipeline::{Build, Motion, Pipeline, PipelineFact, Snapshots, StepState, Work};
+use tidegate_core::pipeline::{Build, Pipeline, PipelineFact, Snapshots, StepState};
 use tidegate_core::plan::StepId;
 use tidegate_core::scope::Scope;
 use tidegate_core::team::Team;
@@ -119,19 +120,6 @@ impl Scenario {
 
     /// Every moment until which something is awaited.
     pub(crate) fn deadlines(&self, pipeline: &str) -> Vec<Timestamp> {
-        let p = self.look(pipeline);
-        let builds = p.releases.values().filter_map(|r| match &r.build {
-            Build::Building { awaited, .. } => Some(awaited.deadline),
-            Build::Built { .. } | Build::Failed { .. } => None,
-        });
-        let slots = p.slots.values().filter_map(|s| match &s.motion {
-            Motion::Forward { awaited, .. } | Motion::Back { awaited, .. } => Some(awaited.deadline),
-            Motion::Settled | Motion::Abandoned { .. } => None,
-        });
-        let tests = p.steps.values().filter_map(|s| match &s.work {
-            Work::Testing { awaited, .. } => Some(awaited.deadline),
-            _ => None,
-        });
-        builds.chain(slots).chain(tests).collect()
+        awaited(self.look(pipeline)).map(|(_, deadline)| deadline).collect()
     }
 }

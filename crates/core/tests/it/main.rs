@@ -5,6 +5,7 @@
 
 mod configuration;
 mod definitions;
+mod explore;
 mod fleet;
 mod following;
 mod lint;

@@ -1,55 +1,38 @@
 //! The rules that always hold, as far as they are the core's, and one test for each. `check` runs after every decision of
-//! every scenario; rule 2 is checked by the engine of [`crate::fleet`], rule 10 where decisions are taken.
+//! every scenario; rules 2 and 7 are checked where orders are given and facts are folded, rule 10 where decisions are taken.
 
 use crate::scenario::{R1, R2, Scenario, pipeline_json, user};
-use std::collections::{BTreeMap, BTreeSet};
 use tidegate_core::alarm::AlarmName;
 use tidegate_core::decision::{Actor, Event};
 use tidegate_core::ids::{PipelineId, SlotId};
-use tidegate_core::lease::{Lease, LeaseId};
+use tidegate_core::invariants;
+use tidegate_core::lease::Lease;
 use tidegate_core::organisation::OrganisationEvent;
-use tidegate_core::pipeline::{Build, Motion, PipelineEvent, PipelineFact, Work};
-use tidegate_core::scope::Scope;
+use tidegate_core::pipeline::{Build, PipelineEvent, PipelineFact, Work};
 use tidegate_core::units::Span;
 
+/// After a decision of this pipeline.
 pub(crate) fn check(s: &Scenario, decided: &PipelineId) {
-    let mut forward: BTreeMap<(String, Scope), BTreeSet<String>> = BTreeMap::new();
-    for pipeline in s.pipelines() {
-        for (target, slot) in &s.look(pipeline.as_str()).slots {
-            if let Motion::Forward { .. } = slot.motion {
-                let place = (target.service.to_string(), Scope::of(target));
-                forward.entry(place).or_default().insert(target.az.to_string());
-            }
-        }
-    }
-    let leases = s.leases();
-    for pipeline in s.pipelines() {
-        for (target, slot) in &s.look(pipeline.as_str()).slots {
-            let lease = leases.get(&LeaseId::new(&target.service, Scope::of(target)));
-            let holds = |lease: &Lease| lease.is_deploying(&pipeline) || lease.is_interrupted(&pipeline);
-            if matches!(slot.motion, Motion::Forward { .. }) {
-                assert!(lease.is_some_and(holds), "rule 1: {target} moves and its lease is {lease:?}");
-            }
-        }
-    }
-    for (place, azs) in forward {
-        assert!(azs.len() <= 1, "rule 1: {place:?} is deployed to in {azs:?}");
-    }
-    let name = decided.as_str();
-    let p = s.look(name);
-    for (id, step) in &p.steps {
-        let newest = step.work.under_way().map(|(r, _)| r).max(step.done);
-        if step.candidate > newest && p.plan.step(id).is_some() && p.life.is_active() {
-            assert!(!step.waiting.is_empty(), "rule 8: {:?} waits before {id} for no reason", step.candidate);
-        }
-    }
+    let (ids, leases, team) = (s.pipelines(), s.leases(), s.team());
+    let pipelines = || ids.iter().map(|id| (id, s.look(id.as_str())));
+    let p = s.look(decided.as_str());
+    let due = s.due.get(decided).copied();
     // What is overdue already is decided on by the next tick at once.
-    if let Some(first) = s.deadlines(name).into_iter().min() {
-        let due = s.due.get(decided);
-        assert!(
-            due.is_some_and(|due| *due <= first.max(s.now + Span(1))),
-            "rule 8: {due:?} is after {first}"
-        );
+    let next = s.now + Span(1);
+    let looks = due.is_some_and(|due| due <= next);
+    let reasons =
+        if p.life.is_active() && !looks { invariants::reasons(decided, p, Some(&team)) } else { Ok(()) };
+    let found = [
+        invariants::one_az(pipelines(), |id| leases.get(id)),
+        invariants::order(decided, p),
+        invariants::returned(decided, p),
+        invariants::untainted(decided, p),
+        invariants::deadlines(decided, p, due, next),
+        invariants::retirement(decided, p),
+        reasons,
+    ];
+    for violation in found.into_iter().filter_map(Result::err) {
+        panic!("rule {}: {violation}", violation.rule.number());
     }
 }
 

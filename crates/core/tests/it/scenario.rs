@@ -1,6 +1,5 @@
 //! A small world around the core: one team with two services and two Regions, virtual time, and verbs. After every decision:
-//! folding its facts gives its state (rule 10), at most one AZ of a Region is deployed to (rule 1), whatever waits has a
-//! reason and whatever is awaited has a due time (rule 8).
+//! folding its facts gives its state (rule 10), and the rules hold as far as states show them (`tidegate_core::invariants`).
 
 use crate::fleet::Fleet;
 use serde_json::{Value, json};
@@ -15,6 +14,7 @@ use tidegate_core::decision::{
 use tidegate_core::definition::{OrganisationDef, PipelineDef};
 use tidegate_core::engine::Observation;
 use tidegate_core::ids::{CommitId, PackageDigest, PipelineId, ReleaseNo, SlotId, TeamId, UserId};
+use tidegate_core::invariants;
 use tidegate_core::organisation::OrganisationEvent;
 use tidegate_core::pipeline::{Grant, Motion, PipelineEvent, Snapshots};
 use tidegate_core::scope::Scope;
@@ -189,6 +189,13 @@ impl Scenario {
             );
             for (aggregate, fact) in &decision.facts {
                 let mut folded = self.state(aggregate);
+                if let (AggregateId::Pipeline(id), State::Pipeline(p), Fact::Pipeline(fact)) =
+                    (aggregate, &folded, fact)
+                {
+                    let (team, organisation) = (&*snapshots.team, &*snapshots.organisation);
+                    let start = invariants::start(id, p, Some(team), Some(organisation), fact, self.now);
+                    assert_eq!(start, Ok(()), "rule 7");
+                }
                 folded.apply(fact).unwrap();
                 self.states.insert(aggregate.clone(), folded);
             }
@@ -255,6 +262,9 @@ impl Scenario {
             | Effect::Rollback(RollbackEffect::Return(order))
                 if !self.is_stopped(&order.slot) =>
             {
+                let boxes = self.fleet.boxes(&order.slot);
+                let left = invariants::minimum(self.look(order.slot.pipeline.as_str()), &order, boxes);
+                assert_eq!(left, Ok(()), "rule 2");
                 for observation in self.fleet.obey(&order, self.now) {
                     self.tell(observation);
                 }

@@ -1,21 +1,31 @@
-//! Brings what engines see to the pipelines: at once when something changes, and every second for slots that move.
+//! Brings what engines see to the pipelines: at once when something changes, and every second for slots that move. Whoever
+//! sees that the fleet has died starts it again.
 
 use super::Hands;
+use crate::fleet;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+use tidegate_core::causes;
 use tidegate_core::engine::{BoxHealth, Observation};
 use tidegate_core::ids::PipelineId;
 use tidegate_core::pipeline::{Motion, PipelineEvent};
+use tidegate_fleet::client::ClientError;
 use tokio_util::sync::CancellationToken;
 
 /// Moving slots are observed at least this often, also if nothing changes: a box may have become healthy for long enough.
 const MOVING_EVERY: Duration = Duration::from_millis(500);
+/// The trouble that the fleet is gone.
+const FLEET: &str = "fleet";
+/// The same for people.
+const FLEET_TROUBLE: &str = "the fleet does not answer: its boxes run, and customers do not reach them";
+/// Looks in a row at which nobody listened until the fleet counts as dead: one that hands over to its successor does not.
+const GONE_AFTER: u32 = 2;
 /// Pause after the fleet could not be asked.
 const TROUBLE_PAUSE: Duration = Duration::from_millis(500);
 
 pub(super) async fn run_fleet(hands: Arc<Hands>, stop: CancellationToken) {
-    let mut seen = 0;
+    let (mut seen, mut gone) = (0, 0);
     while !stop.is_cancelled() {
         let look = async {
             tokio::select! {
@@ -30,16 +40,37 @@ pub(super) async fn run_fleet(hands: Arc<Hands>, stop: CancellationToken) {
         };
         match told {
             Ok(observations) => {
-                seen = observations.version;
+                (seen, gone) = (observations.version, 0);
+                hands.troubles.over(FLEET);
                 tell(&hands, observations.observations).await;
             }
             Err(error) => {
                 tracing::warn!("the fleet does not answer: {error}");
+                gone = if fleet::is_gone(&error) { gone + 1 } else { 0 };
                 seen = 0;
-                tokio::time::sleep(TROUBLE_PAUSE).await;
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = bring_back(&hands, gone, &error) => {}
+                }
             }
         }
     }
+}
+
+/// Tells people that the fleet does not answer, and starts it again if it has died.
+async fn bring_back(hands: &Arc<Hands>, gone: u32, error: &ClientError) {
+    let tell = |why: &str| hands.troubles.lasts(FLEET, FLEET_TROUBLE.to_owned(), why, hands.runtime.now());
+    tell(&causes(error));
+    if gone >= GONE_AFTER {
+        match fleet::ensure(&hands.dirs).await {
+            Ok(_) => return tracing::warn!("the fleet had died, and was started again"),
+            Err(error) => {
+                tracing::error!("{error}");
+                tell(&error.to_string());
+            }
+        }
+    }
+    tokio::time::sleep(TROUBLE_PAUSE).await;
 }
 
 pub(super) async fn run_commands(hands: Arc<Hands>, stop: CancellationToken) {
