@@ -2,8 +2,6 @@
 //! enters the same fence, tries what nothing may do behind it, and answers in the evaluator's words. So what is proven here
 //! does not rest on the engine, which gives programs nothing of this anyway.
 
-#![expect(clippy::unwrap_used, reason = "a failed unwrap fails the test, also in its helpers")]
-
 use super::*;
 use crate::child::{report, unfenced};
 use crate::wire::{Answer, Report};
