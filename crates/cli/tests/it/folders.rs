@@ -166,7 +166,8 @@ fn diff_says_what_changes_and_when_it_counts() {
           step wave-2/az-1  new
             + cart/production/south/a/main
         applying this redeploys nothing that runs
-    "#]].assert_eq(&out);
+    "#]]
+    .assert_eq(&out);
     assert_eq!(server.run(&["diff", &folder]).0, 0);
     let json: Value = serde_json::from_str(&well(&server, &["diff", &folder, "--json"])).unwrap();
     assert_eq!((&json["version"], &json["different"]), (&json!(1), &json!(true)));
