@@ -234,7 +234,7 @@ async fn what_was_applied_can_be_read_with_every_default_and_be_applied_again() 
     let world = empty();
     for path in ["/v1/organisation", "/v1/pipelines/frontend"] {
         let (status, answer) = world.call("GET", path, &world.admin, "").await;
-        assert_eq!((status, &answer["error"]["code"]), (StatusCode::NOT_FOUND, &json!("TG005")), "{answer}");
+        assert_eq!((status, &answer["error"]["code"]), (StatusCode::NOT_FOUND, &json!("TG003")), "{answer}");
     }
     let world = applied().await;
     let before = world.newest_position();
@@ -252,8 +252,7 @@ async fn what_was_applied_can_be_read_with_every_default_and_be_applied_again() 
     assert_eq!(answer["definition"]["rollback"], "unfinished-waves");
     assert_eq!(answer["retired"], false);
     let reason = json!({"reason": "replaced"}).to_string();
-    let (status, answer) =
-        world.call("POST", "/v1/pipelines/frontend/retirement", &world.admin, &reason).await;
+    let (status, answer) = world.call("DELETE", "/v1/pipelines/frontend", &world.admin, &reason).await;
     assert_eq!(status, StatusCode::OK, "{answer}");
     let (_, answer) = world.call("GET", "/v1/pipelines/frontend", &world.admin, "").await;
     assert_eq!(answer["retired"], true);
