@@ -3,6 +3,7 @@
 use crate::Finding;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
+use tidegate_core::definition::{OrganisationDef, PipelineDef};
 use tidegate_core::ids::{EnvironmentId, RegionId, ReleaseNo, SecretName, StageId, TeamId, UserId};
 use tidegate_core::pipeline::Blocker;
 use tidegate_core::plan::StepId;
@@ -35,6 +36,30 @@ pub struct Applied {
     pub dry_run: bool,
     /// Always empty: a definition with findings is refused.
     pub findings: Vec<Finding>,
+}
+
+/// The organisation's definition as it was applied.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OrganisationDefinition {
+    /// Always 1.
+    pub version: u32,
+    /// As described by `/v1/schemas/organisation.json`, with every default written out.
+    #[schema(value_type = Object)]
+    pub definition: OrganisationDef,
+}
+
+/// A pipeline's definition as it was applied.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PipelineDefinition {
+    /// Always 1.
+    pub version: u32,
+    /// The pipeline is retired or on its way there; applying its definition revives it.
+    pub retired: bool,
+    /// As described by `/v1/schemas/pipeline.json`, with every default written out.
+    #[schema(value_type = Object)]
+    pub definition: PipelineDef,
 }
 
 /// A member of the team has read exactly this commit and agrees.

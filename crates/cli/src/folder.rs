@@ -30,6 +30,7 @@ impl Folder {
         match synth.folder(&path) {
             Ok(made) => {
                 tell(&made.notes);
+                tell(made.missing.as_slice());
                 Ok(Folder { path, made, synth })
             }
             Err(error) => Err(failed(&path, error)),

@@ -70,6 +70,7 @@ enum Command {
     Init(c::init::Options),
     Synth(c::synth::Options),
     Check(c::check::Options),
+    Diff(c::diff::Options),
     Apply(c::apply::Options),
     Simulate(c::simulate::Options),
     Packages(c::packages::Options),
@@ -92,14 +93,16 @@ fn main() -> ExitCode {
     };
     let json = cli.global.json;
     match runtime.block_on(run(cli)) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => error.report(json),
     }
 }
 
-async fn run(cli: Cli) -> Result<(), CliError> {
+async fn run(cli: Cli) -> Result<ExitCode, CliError> {
     let global = &cli.global;
     match cli.command {
+        // The only one whose exit code says more than that it is done.
+        Command::Diff(options) => return c::diff::run(global, options).await,
         Command::Demo(options) => demo::run(options).await,
         Command::Serve(options) => c::serve::run(global, options).await,
         Command::Fleet(options) => c::fleet::run(global, options).await,
@@ -128,5 +131,6 @@ async fn run(cli: Cli) -> Result<(), CliError> {
         Command::Token(options) => c::token::run(global, options).await,
         Command::Endpoints(options) => c::endpoints::run(global, options).await,
         Command::Sim(options) => c::sim::run(global, options).await,
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }

@@ -1,7 +1,7 @@
 //! The evaluator's process: fences itself, then reads one request on stdin, and answers on stdout.
 
 use crate::eval;
-use crate::fence;
+use crate::fence::{self, FenceError};
 use crate::limits::PROBLEMS_MAX;
 use crate::locate::{locate, path};
 use crate::problem::{Place, Problem};
@@ -18,10 +18,13 @@ pub(crate) const UNFENCED: u8 = 71;
 /// Does a child's work. To be called first of all in the process that [`crate::Synth`] starts, before there are threads.
 #[must_use]
 pub fn main() -> ExitCode {
-    if let Err(error) = fence::enter() {
-        report(&Report::Done(Box::new(internal(&tidegate_core::causes(&error)))));
-        return ExitCode::from(UNFENCED);
-    }
+    let missing = match fence::enter() {
+        Ok(missing) => missing,
+        Err(error) => {
+            done(unfenced(&error));
+            return ExitCode::from(UNFENCED);
+        }
+    };
     let mut text = Vec::new();
     let request = match std::io::stdin().lock().read_to_end(&mut text).map(|_| serde_json::from_slice(&text))
     {
@@ -31,10 +34,17 @@ pub fn main() -> ExitCode {
     };
     drop(text);
     std::panic::set_hook(Box::new(|_| {}));
-    done(catch_unwind(AssertUnwindSafe(|| answer(&request))).unwrap_or_else(|payload| {
+    let answer = catch_unwind(AssertUnwindSafe(|| answer(&request))).unwrap_or_else(|payload| {
         let text = payload.downcast_ref::<String>().map(String::as_str);
         internal(text.or(payload.downcast_ref::<&str>().copied()).unwrap_or("a panic"))
-    }))
+    });
+    done(Answer { missing: missing.map(str::to_owned), ..answer })
+}
+
+pub(crate) fn unfenced(error: &FenceError) -> Answer {
+    let message = format!("the evaluator cannot fence itself: {}", tidegate_core::causes(error));
+    let hint = "see the limits of this process (ulimit -a), and what its container lets it do";
+    Answer { problems: vec![Problem::new("TG398", message, hint)], ..Answer::default() }
 }
 
 fn done(answer: Answer) -> ExitCode {
@@ -50,7 +60,7 @@ fn internal(why: &str) -> Answer {
     }
 }
 
-fn report(report: &Report) {
+pub(crate) fn report(report: &Report) {
     let Ok(mut line) = serde_json::to_vec(report) else { return };
     line.push(b'\n');
     // Whoever does not read any more has ended this process as well.
@@ -74,7 +84,7 @@ fn answer(request: &Request) -> Answer {
     let places = places.collect();
     let mut problems = ran.problems;
     problems.truncate(PROBLEMS_MAX);
-    Answer { drafts: ran.drafts, notes: ran.notes, problems, places }
+    Answer { drafts: ran.drafts, notes: ran.notes, problems, places, missing: None }
 }
 
 fn strip_all(files: &BTreeMap<String, String>) -> (BTreeMap<String, Stripped>, Vec<Problem>) {

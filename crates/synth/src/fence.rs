@@ -1,11 +1,11 @@
 //! What a child gives up before it reads its first source: memory and CPU beyond its limits, new files and processes, and
 //! every system call that is not about its own memory, its stdin, its stdout, or its end.
 //!
-//! The resource limits must hold, or the child refuses. The system-call filter and Landlock are used where the kernel has
-//! them: all kernels that tidegate's builds run on have the first.
+//! The resource limits must hold, or the child refuses. Of the system-call filter and Landlock each is a whole fence for files
+//! and network: where the kernel has only one of them, that is told; where it has neither, the child refuses.
 
 use crate::limits::{ADDRESS_SPACE_MAX, CPU_SECONDS_MAX, NATIVE_STACK_MAX};
-use landlock::{ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetError, Scope};
+use landlock::{ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetError, RulesetStatus, Scope};
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, set_parent_process_death_signal, setrlimit};
 use seccompiler::{
     BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
@@ -23,9 +23,12 @@ pub(crate) enum FenceError {
     Landlock(#[from] RulesetError),
     #[error("cannot make the filter of system calls")]
     Filter(#[from] BackendError),
+    #[error("the kernel neither filters system calls (seccomp) nor restricts files and network (Landlock)")]
+    Open,
 }
 
-pub(crate) fn enter() -> Result<(), FenceError> {
+/// Fences this thread, which must be the only one. What is missing of the fence is told, if that may be missing.
+pub(crate) fn enter() -> Result<Option<&'static str>, FenceError> {
     set_parent_process_death_signal(Some(Signal::KILL)).map_err(FenceError::Parent)?;
     let limits = [
         ("CPU time", Resource::Cpu, CPU_SECONDS_MAX),
@@ -46,16 +49,27 @@ pub(crate) fn enter() -> Result<(), FenceError> {
         setrlimit(resource, both).map_err(|source| FenceError::Limit { what, source })?;
     }
     let newest = ABI::V6;
-    Ruleset::default()
+    let landlock = Ruleset::default()
         .handle_access(AccessFs::from_all(newest))?
         .handle_access(AccessNet::from_all(newest))?
         .scope(Scope::from_all(newest))?
         .create()?
         .restrict_self()?;
-    let filter = filter()?;
-    // A kernel without filters leaves the limits and Landlock; there is nothing else that it could be told.
-    let _ = apply_filter(&filter);
-    Ok(())
+    missing(apply_filter(&filter()?).is_ok(), landlock.ruleset)
+}
+
+/// What is missing, by what there is. A Landlock that lacks a part is not enough alone.
+fn missing(filter: bool, landlock: RulesetStatus) -> Result<Option<&'static str>, FenceError> {
+    match (filter, landlock) {
+        (true, RulesetStatus::NotEnforced) => Ok(Some(
+            "this kernel has no Landlock; the filter of system calls alone keeps files and network away",
+        )),
+        (true, _) => Ok(None),
+        (false, RulesetStatus::FullyEnforced) => Ok(Some(
+            "this kernel filters no system calls (seccomp); Landlock alone keeps files and network away",
+        )),
+        (false, _) => Err(FenceError::Open),
+    }
 }
 
 fn filter() -> Result<BpfProgram, BackendError> {
@@ -98,3 +112,6 @@ fn filter() -> Result<BpfProgram, BackendError> {
     let architecture = std::env::consts::ARCH.try_into()?;
     SeccompFilter::new(rules.into_iter().collect(), refused, SeccompAction::Allow, architecture)?.try_into()
 }
+
+#[cfg(test)]
+mod tests;

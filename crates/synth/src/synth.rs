@@ -65,6 +65,8 @@ pub struct Synthesized {
     pub documents: Vec<Document>,
     /// What the program printed.
     pub notes: Vec<String>,
+    /// What is missing of the fence around the program on this machine, if something is.
+    pub missing: Option<String>,
     files: BTreeMap<String, String>,
 }
 
@@ -121,7 +123,7 @@ impl Synth {
             let key = |d: &Document| matches!(d.subject, Subject::Pipeline(_));
             (key(a), a.name()).cmp(&(key(b), b.name()))
         });
-        Ok(Synthesized { documents, notes, files })
+        Ok(Synthesized { documents, notes, missing: answer.missing, files })
     }
 
     /// Findings of a check of a folder's documents, each with the document's index, as problems with their lines.
@@ -268,7 +270,7 @@ fn judge(bytes: &[u8], status: ExitStatus, late: bool, too_much: bool) -> Result
             "see how deep its expressions are nested, and how long its texts and lists are",
         ),
         (_, _, Some(code)) if code == i32::from(UNFENCED) => (
-            "TG399",
+            "TG398",
             "the evaluator cannot fence itself".to_owned(),
             "see the limits of this process (ulimit -a)",
         ),

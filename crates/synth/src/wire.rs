@@ -38,6 +38,8 @@ pub(crate) struct Answer {
     pub(crate) problems: Vec<Problem>,
     /// For each of [`Request::locate`].
     pub(crate) places: Vec<Option<Place>>,
+    /// What is missing of the fence, if something is.
+    pub(crate) missing: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

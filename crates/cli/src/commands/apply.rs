@@ -4,6 +4,7 @@ use crate::Global;
 use crate::client::{Answer, Client};
 use crate::error::CliError;
 use crate::folder::Folder;
+use crate::text::clean;
 use clap::Args;
 use std::path::{Path, PathBuf};
 use tidegate_api::{Applied, ErrorBody};
@@ -13,8 +14,9 @@ use tidegate_synth::Subject;
 /// Apply definitions: the organisation's and pipelines', as JSON files or as folders of TypeScript. The organisation's goes
 /// first, whatever the order.
 ///
-/// Each file is taken as a whole or not at all; the first that is refused ends the command, and what was applied before it
-/// stays. Editing a definition redeploys nothing by itself.
+/// Each definition is taken as a whole or not at all; the first that is refused ends the command. What was applied before it
+/// stays, and what came after it is told. Editing a definition redeploys nothing by itself. With --dry-run pipelines are judged
+/// against the organisation that the server has.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// The files and folders; '-' is stdin.
@@ -51,30 +53,51 @@ pub(crate) async fn run(global: &Global, options: Options) -> Result<(), CliErro
     }
     // Pipelines live in the organisation; among themselves they keep the order in which they were given.
     documents.sort_by_key(|definition| definition.pipeline);
-    for definition in documents {
-        let path = if definition.pipeline { "/v1/pipelines" } else { "/v1/organisation" };
-        let dry_run = if options.dry_run { "?dry_run=true" } else { "" };
-        let answer: Answer<Applied> =
-            match client.put_text(&format!("{path}{dry_run}"), definition.text).await {
-                Ok(answer) => answer,
-                Err(CliError::Answered(error)) => {
-                    if let Some((folder, document)) = definition.from {
-                        in_its_lines(&folders[folder], document, &error)?;
-                    }
-                    return Err(CliError::Refused { file: definition.name, error });
-                }
-                Err(error) => return Err(error),
-            };
-        answer.tell(global, |applied| {
-            let what = match (applied.changed, applied.dry_run) {
-                (true, true) => "would be changed",
-                (true, false) => "applied",
-                (false, _) => "unchanged",
-            };
-            format!("{}  {what} ({})\n", applied.name, definition.name)
-        })?;
+    for (n, definition) in documents.iter().enumerate() {
+        if let Err(error) = put(global, &client, &options, &folders, definition).await {
+            tell_rest(&documents[n + 1..], options.dry_run);
+            return Err(error);
+        }
     }
     Ok(())
+}
+
+async fn put(
+    global: &Global,
+    client: &Client,
+    options: &Options,
+    folders: &[Folder],
+    definition: &Definition,
+) -> Result<(), CliError> {
+    let path = if definition.pipeline { "/v1/pipelines" } else { "/v1/organisation" };
+    let dry_run = if options.dry_run { "?dry_run=true" } else { "" };
+    let answer: Answer<Applied> =
+        match client.put_text(&format!("{path}{dry_run}"), definition.text.clone()).await {
+            Ok(answer) => answer,
+            Err(CliError::Answered(error)) => {
+                if let Some((folder, document)) = definition.from {
+                    in_its_lines(&folders[folder], document, &error)?;
+                }
+                return Err(CliError::Refused { file: definition.name.clone(), error });
+            }
+            Err(error) => return Err(error),
+        };
+    answer.tell(global, |applied| {
+        let what = match (applied.changed, applied.dry_run) {
+            (true, true) => "would be changed",
+            (true, false) => "applied",
+            (false, _) => "unchanged",
+        };
+        format!("{}  {what} ({})\n", applied.name, definition.name)
+    })
+}
+
+/// What was not sent any more: what was applied before is on stdout.
+fn tell_rest(rest: &[Definition], dry_run: bool) {
+    let what = if dry_run { "not looked at" } else { "not applied" };
+    for definition in rest {
+        eprintln!("note: {what}, because it comes after what was refused: {}", clean(&definition.name));
+    }
 }
 
 fn of_folder(folder: &Folder, index: usize) -> Vec<Definition> {

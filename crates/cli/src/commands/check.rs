@@ -30,13 +30,14 @@ pub(crate) struct Options {
 }
 
 /// A pipeline and where it is written.
-struct Written {
-    pipeline: PipelineDef,
+pub(super) struct Written {
+    pub(super) pipeline: PipelineDef,
     place: String,
 }
 
+/// What folders and files define.
 #[derive(Default)]
-struct Collected {
+pub(super) struct Collected {
     folders: Vec<Folder>,
     organisations: Vec<OrganisationDef>,
     /// Of files: name, text.
@@ -44,12 +45,20 @@ struct Collected {
     files: Vec<(String, String, OrganisationDef)>,
 }
 
+impl Collected {
+    /// The organisation, if there is one; two are too many.
+    pub(super) fn organisation(&self) -> Result<Option<&OrganisationDef>, CliError> {
+        match &self.organisations[..] {
+            [] => Ok(None),
+            [one] => Ok(Some(one)),
+            _ => Err(CliError::Usage("there are two organisations: give one".to_owned())),
+        }
+    }
+}
+
 pub(crate) fn run(global: &Global, options: Options) -> Result<(), CliError> {
     let collected = collect(&options.sources)?;
-    if collected.organisations.len() > 1 {
-        return Err(CliError::Usage("there are two organisations: give one".to_owned()));
-    }
-    let organisation = collected.organisations.first();
+    let organisation = collected.organisation()?;
     refuse(&collected, organisation)?;
     let written = written(&collected);
     if organisation.is_none() {
@@ -64,7 +73,7 @@ pub(crate) fn run(global: &Global, options: Options) -> Result<(), CliError> {
     print(&told.join("\n"))
 }
 
-fn collect(sources: &[PathBuf]) -> Result<Collected, CliError> {
+pub(super) fn collect(sources: &[PathBuf]) -> Result<Collected, CliError> {
     let mut collected = Collected::default();
     for path in sources {
         if path.is_dir() {
@@ -87,7 +96,7 @@ fn collect(sources: &[PathBuf]) -> Result<Collected, CliError> {
     Ok(collected)
 }
 
-fn refuse(collected: &Collected, organisation: Option<&OrganisationDef>) -> Result<(), CliError> {
+pub(super) fn refuse(collected: &Collected, organisation: Option<&OrganisationDef>) -> Result<(), CliError> {
     for folder in &collected.folders {
         folder.refuse(folder.lint(organisation)?, false)?;
     }
@@ -114,7 +123,7 @@ fn refused(file: &str, mut findings: Vec<Finding>) -> CliError {
     CliError::Unsound { file: file.to_owned(), error }
 }
 
-fn written(collected: &Collected) -> Vec<Written> {
+pub(super) fn written(collected: &Collected) -> Vec<Written> {
     let mut all = Vec::new();
     for folder in &collected.folders {
         for document in &folder.made.documents {

@@ -5,6 +5,7 @@ pub(crate) mod apply;
 pub(crate) mod approve;
 pub(crate) mod build_log;
 pub(crate) mod check;
+pub(crate) mod diff;
 pub(crate) mod endpoints;
 pub(crate) mod fleet;
 pub(crate) mod hold;

@@ -63,14 +63,14 @@ impl Collaborators for Outside {
     }
 }
 
-struct Server {
+pub(crate) struct Server {
     dir: tempfile::TempDir,
     stop: CancellationToken,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Server {
-    fn start() -> Server {
+    pub(crate) fn start() -> Server {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().to_owned();
         let stop = CancellationToken::new();
@@ -100,7 +100,7 @@ impl Server {
         Server { dir, stop, thread: Some(thread) }
     }
 
-    fn data(&self) -> &Path {
+    pub(crate) fn data(&self) -> &Path {
         self.dir.path()
     }
 
@@ -110,7 +110,7 @@ impl Server {
         command
     }
 
-    fn run(&self, arguments: &[&str]) -> (i32, String, String) {
+    pub(crate) fn run(&self, arguments: &[&str]) -> (i32, String, String) {
         told(self.command().args(arguments).output().unwrap())
     }
 

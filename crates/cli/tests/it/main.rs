@@ -18,6 +18,7 @@ mod definitions;
 mod demo;
 mod disk;
 mod estimates;
+mod folders;
 mod instances;
 mod pages;
 mod regions;

@@ -86,3 +86,71 @@ fn a_folder_is_simulated_and_checked_with_files() {
     let checked = tidegate(dir.path(), &["check", "organisation.json", "web.json"]).well();
     assert!(checked.starts_with("web-app (web.json)"), "{checked}");
 }
+
+#[test]
+fn what_init_proposes_is_right_for_each_kind_of_repository() {
+    for (file, text) in [
+        ("Cargo.toml", "[package]\nname = \"web\"\n"),
+        ("package.json", r#"{"name": "web", "scripts": {"build": "true", "test": "true"}}"#),
+        ("pyproject.toml", "[project]\nname = \"web\"\n[tool.pytest.ini_options]\n"),
+        ("go.mod", "module git.acme.test/web\n"),
+        ("pom.xml", "<project><artifactId>web</artifactId><version>1</version></project>"),
+        ("README", ""),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let repository = dir.path().join("web");
+        fs::create_dir(&repository).unwrap();
+        fs::write(repository.join(file), text).unwrap();
+        tidegate(&repository, &["init"]).well();
+        let lines = tidegate(&repository, &["synth"]).well();
+        assert_eq!(lines.lines().count(), 2, "{file}: {lines}");
+        let checked = tidegate(&repository, &["check"]).well();
+        assert!(checked.starts_with("web-app ("), "{file}: {checked}");
+    }
+}
+
+/// Runs the proposed commands one after the other, without network, in the repository; then looks for what is packaged.
+fn build(repository: &Path) {
+    tidegate(repository, &["init"]).well();
+    let lines = tidegate(repository, &["synth"]).well();
+    let pipeline: Value = serde_json::from_str(lines.lines().nth(1).unwrap()).unwrap();
+    for step in pipeline["build"]["steps"].as_array().unwrap() {
+        let run: Vec<&str> = step["run"].as_array().unwrap().iter().map(|w| w.as_str().unwrap()).collect();
+        let mut command = Command::new(run[0]);
+        // The cache of this machine stands for the build's; there is nothing to fetch.
+        command.args(&run[1..]).current_dir(repository).env_remove("CARGO_TARGET_DIR");
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{run:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    for path in pipeline["build"]["package"].as_array().unwrap() {
+        assert!(repository.join(path["from"].as_str().unwrap()).exists(), "{path}");
+    }
+}
+
+#[test]
+fn what_init_proposes_for_cargo_builds_and_tests() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = [
+        ("Cargo.toml", "[package]\nname = \"my_web\"\nedition = \"2024\"\n[workspace]\n"),
+        ("Cargo.lock", "version = 4\n[[package]]\nname = \"my_web\"\nversion = \"0.0.0\"\n"),
+        ("src/main.rs", "fn main() {}\n#[test]\nfn it_is_tested() {}\n"),
+    ];
+    fs::create_dir(dir.path().join("src")).unwrap();
+    files.iter().for_each(|(name, text)| fs::write(dir.path().join(name), text).unwrap());
+    build(dir.path());
+}
+
+#[test]
+fn what_init_proposes_for_npm_builds_and_tests() {
+    if Command::new("npm").arg("--version").output().is_err() {
+        eprintln!("SKIPPED: npm is not on this machine");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let script = r#"{"name": "web", "version": "1.0.0", "scripts": {"build": "echo 1 > built", "test": "test -f built"}}"#;
+    let lock = r#"{"name": "web", "version": "1.0.0", "lockfileVersion": 3, "packages": {"": {"name": "web", "version": "1.0.0"}}}"#;
+    fs::write(dir.path().join("package.json"), script).unwrap();
+    fs::write(dir.path().join("package-lock.json"), lock).unwrap();
+    build(dir.path());
+    assert!(dir.path().join("built").exists());
+}

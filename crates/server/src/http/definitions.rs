@@ -1,4 +1,4 @@
-//! Definitions come in here, and their JSON Schemas can be read.
+//! Definitions come in and go out here, and their JSON Schemas can be read.
 
 use super::extract::{Caller, Params, Text};
 use super::{Api, ApiError, act, read};
@@ -7,8 +7,9 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::response::Response;
 use serde::Deserialize;
-use tidegate_api::{Applied, ErrorAnswer};
+use tidegate_api::{Applied, ErrorAnswer, OrganisationDefinition, PipelineDefinition, VERSION};
 use tidegate_core::definition::{OrganisationDef, PipelineDef};
+use tidegate_core::ids::PipelineId;
 
 /// How to take it.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
@@ -53,6 +54,43 @@ pub(super) async fn put_pipeline(
         Ok(apply::pipeline(runtime, &text, &caller.actor(), query.dry_run)?)
     });
     applied.await.map(Json)
+}
+
+/// The organisation's definition as it was applied.
+#[utoipa::path(get, path = "/v1/organisation", security(("token" = [])),
+    responses((status = 200, body = OrganisationDefinition), (status = 404, body = ErrorAnswer)))]
+pub(super) async fn organisation(
+    State(api): State<Api>,
+    _caller: Caller,
+) -> Result<Json<OrganisationDefinition>, ApiError> {
+    let read = api.run(|runtime| {
+        let definition = runtime.organisation()?.definition.as_deref().cloned();
+        definition.ok_or_else(|| {
+            let hint = "apply one with 'tidegate apply'";
+            ApiError::not_found("no organisation has been applied yet", hint)
+        })
+    });
+    Ok(Json(OrganisationDefinition { version: VERSION, definition: read.await? }))
+}
+
+/// A pipeline's definition as it was applied, and whether the pipeline is retired.
+#[utoipa::path(get, path = "/v1/pipelines/{pipeline}", security(("token" = [])),
+    params(("pipeline" = String, Path)),
+    responses((status = 200, body = PipelineDefinition), (status = 404, body = ErrorAnswer)))]
+pub(super) async fn pipeline(
+    State(api): State<Api>,
+    _caller: Caller,
+    Path(id): Path<String>,
+) -> Result<Json<PipelineDefinition>, ApiError> {
+    let id = PipelineId::new(id)?;
+    let read = api.run(move |runtime| {
+        let found = runtime.pipeline(&id)?;
+        let retired = found.as_ref().is_some_and(|pipeline| !pipeline.life.is_active());
+        let definition = found.and_then(|pipeline| pipeline.definition.as_deref().cloned());
+        let definition = definition.ok_or_else(|| read::no_pipeline(&id))?;
+        Ok(PipelineDefinition { version: VERSION, retired, definition })
+    });
+    read.await.map(Json)
 }
 
 /// The JSON Schema of a definition.

@@ -125,7 +125,7 @@ fn status_of(
     })
 }
 
-fn no_pipeline(id: &PipelineId) -> ApiError {
+pub(super) fn no_pipeline(id: &PipelineId) -> ApiError {
     ApiError::not_found(format!("there is no pipeline '{id}'"), "see 'tidegate status' for their names")
 }
 

@@ -110,13 +110,26 @@ fn python(text: &str, folder: &str) -> Proposal {
     let name = value(text, "[project]", "name").or_else(|| value(text, "[tool.poetry]", "name"));
     let service = service(name.as_deref(), folder);
     let module = service.replace('-', "_");
+    // What builds it is needed without network as well; what tests it is no part of the package.
+    let backend =
+        strings(text, "[build-system]", "requires").unwrap_or_else(|| vec!["setuptools".to_owned()]);
+    let tested = text.contains("pytest");
+    let mut download = words("python3 -m pip download --dest /cache .");
+    download.extend(backend);
+    download.extend(tested.then(|| "pytest".to_owned()));
+    let install = "python3 -m pip install --no-index --find-links /cache --target";
+    let mut steps = vec![step("build", &format!("{install} package ."))];
+    if tested {
+        steps.push(step("test tools", &format!("{install} test-tools pytest")));
+        steps.push(step(
+            "test",
+            "env PYTHONPATH=package:test-tools python3 -m pytest --ignore package --ignore test-tools",
+        ));
+    }
     Proposal {
-        fetch: vec![step("dependencies", "python3 -m pip download --dest /cache . pytest")],
+        fetch: vec![("dependencies".to_owned(), download)],
         lock_files: vec!["pyproject.toml".to_owned()],
-        steps: vec![
-            step("build", "python3 -m pip install --no-index --find-links /cache --target package . pytest"),
-            step("test", "env PYTHONPATH=package python3 -m pytest"),
-        ],
+        steps,
         package: vec![("package".to_owned(), ".".to_owned())],
         command: words(&format!("python3 -m {module}")),
         service,
@@ -141,32 +154,62 @@ fn go(text: &str, folder: &str) -> Proposal {
 }
 
 fn maven(text: &str, folder: &str) -> Proposal {
-    // The first artifactId that is not the parent's.
-    let own = text.split_once("</parent>").map_or(text, |(_, after)| after);
-    let inside = own.split_once("<artifactId>").and_then(|(_, after)| after.split_once("</artifactId>"));
-    let artifact = inside.map(|(name, _)| name.trim().to_owned());
-    let service = service(artifact.as_deref(), folder);
+    let parent = element(text, "parent").unwrap_or_default();
+    let build = element(text, "build").unwrap_or_default();
+    let nested = ["parent", "build", "dependencies", "dependencyManagement", "profiles", "reporting"];
+    let own = nested.iter().fold(text.to_owned(), |text, name| match element(&text, name) {
+        Some(inside) => text.replacen(inside, "", 1),
+        None => text,
+    });
+    let artifact = element(&own, "artifactId");
+    let service = service(artifact, folder);
+    let version = element(&own, "version").or_else(|| element(parent, "version")).unwrap_or("1.0-SNAPSHOT");
+    let artifact = artifact.unwrap_or(&service);
+    // The one jar that it names; beside it there may be others, of sources and tests.
+    let jar = element(build, "finalName").unwrap_or("${project.artifactId}-${project.version}");
+    let jar = jar.replace("${project.artifactId}", artifact).replace("${project.version}", version);
     Proposal {
         fetch: vec![step("dependencies", "mvn -B -Dmaven.repo.local=/cache dependency:go-offline")],
         lock_files: vec!["pom.xml".to_owned()],
-        steps: vec![
-            step("build and test", "mvn -B -o -Dmaven.repo.local=/cache verify"),
-            step("name", "sh -c mv\u{a0}target/*.jar\u{a0}target/app.jar"),
-        ],
-        package: vec![("target/app.jar".to_owned(), "app.jar".to_owned())],
+        steps: vec![step("build and test", "mvn -B -o -Dmaven.repo.local=/cache verify")],
+        package: vec![(format!("target/{jar}.jar"), "app.jar".to_owned())],
         command: words("java -jar app.jar"),
         service,
         ..Proposal::default()
     }
 }
 
+/// What the first element of this name holds.
+fn element<'t>(text: &'t str, name: &str) -> Option<&'t str> {
+    let (_, after) = text.split_once(&format!("<{name}>"))?;
+    after.split_once(&format!("</{name}>")).map(|(inside, _)| inside.trim())
+}
+
 fn step(name: &str, run: &str) -> (String, Vec<String>) {
     (name.to_owned(), words(run))
 }
 
-/// Words between blanks; a no-break space stands for a blank within a word.
 fn words(text: &str) -> Vec<String> {
-    text.split(' ').map(|word| word.replace('\u{a0}', " ")).collect()
+    text.split(' ').map(str::to_owned).collect()
+}
+
+/// A key's list of texts in a section of a TOML file, over as many lines as it has.
+fn strings(text: &str, section: &str, key: &str) -> Option<Vec<String>> {
+    let lines = text.lines().map(str::trim).skip_while(|line| *line != section).skip(1);
+    let of_key = |line: &&str| line.split_once('=').is_some_and(|(name, _)| name.trim() == key);
+    let mut lines = lines.skip_while(|line| !line.starts_with('[') && !of_key(line)).peekable();
+    lines.peek().filter(|line| of_key(line))?;
+    let rest = lines.collect::<Vec<_>>().join(" ");
+    let mut found = Vec::new();
+    // Between quotes is a text, outside of them a ']' ends the list.
+    for (n, part) in rest.split(['"', '\'']).enumerate() {
+        match n % 2 {
+            0 if part.contains(']') => return Some(found),
+            0 => {}
+            _ => found.push(part.to_owned()),
+        }
+    }
+    None
 }
 
 /// A key's text in a section of a TOML file.
@@ -245,6 +288,39 @@ mod tests {
             assert_eq!(found.seen, Some(file).filter(|file| *file != "README"));
             assert!(!found.package.is_empty() && !found.steps.is_empty());
         }
+    }
+
+    #[test]
+    fn a_python_package_holds_no_test_tools_and_its_builder_is_fetched() {
+        let text =
+            "[build-system]\nrequires = [\n  'hatchling',\n  \"x[toml]>=1\",\n]\n[project]\nname = 'a'\n";
+        let found = python(text, "a");
+        assert_eq!(
+            found.fetch[0].1.join(" "),
+            "python3 -m pip download --dest /cache . hatchling x[toml]>=1"
+        );
+        assert_eq!(found.steps.len(), 1);
+        let tested = python("[project]\nname = 'a'\n[tool.pytest.ini_options]\n", "a");
+        assert!(tested.fetch[0].1.join(" ").ends_with(" . setuptools pytest"), "{tested:?}");
+        let into_package: Vec<_> =
+            tested.steps.iter().filter(|(_, run)| run.contains(&"package".to_owned())).collect();
+        assert!(!into_package[0].1.contains(&"pytest".to_owned()), "{tested:?}");
+        assert_eq!(strings("[a]\nb = 'c'\n[d]\nrequires = ['e']", "[a]", "requires"), None);
+    }
+
+    #[test]
+    fn maven_takes_the_jar_that_the_file_names() {
+        let jar = |text: &str| maven(text, "folder").package[0].0.clone();
+        let parent = "<parent><artifactId>p</artifactId><version>7</version></parent>";
+        let plugin = "<build><plugins><plugin><artifactId>q</artifactId><version>9</version></plugin></plugins></build>";
+        assert_eq!(
+            jar(&format!("<project>{plugin}{parent}<artifactId>web</artifactId></project>")),
+            "target/web-7.jar"
+        );
+        let own = "<artifactId>web</artifactId><version>2</version>";
+        assert_eq!(jar(&format!("<project>{parent}{own}{plugin}</project>")), "target/web-2.jar");
+        let named = "<build><finalName>${project.artifactId}-all</finalName></build>";
+        assert_eq!(jar(&format!("<project>{own}{named}</project>")), "target/web-all.jar");
     }
 
     #[test]

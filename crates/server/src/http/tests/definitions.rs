@@ -228,3 +228,36 @@ async fn a_pipeline_without_an_organisation_and_a_body_that_is_too_large_are_ref
     let expected = (StatusCode::PAYLOAD_TOO_LARGE, &json!("TG007"));
     assert_eq!((status, &answer["error"]["code"]), expected, "{answer}");
 }
+
+#[tokio::test]
+async fn what_was_applied_can_be_read_with_every_default_and_be_applied_again() {
+    let world = empty();
+    for path in ["/v1/organisation", "/v1/pipelines/frontend"] {
+        let (status, answer) = world.call("GET", path, &world.admin, "").await;
+        assert_eq!((status, &answer["error"]["code"]), (StatusCode::NOT_FOUND, &json!("TG003")), "{answer}");
+    }
+    let world = applied().await;
+    let before = world.newest_position();
+    let reads = [("/v1/organisation", "/v1/organisation"), ("/v1/pipelines/frontend", "/v1/pipelines")];
+    for (from, to) in reads {
+        let (status, _) = world.call("GET", from, "", "").await;
+        assert_eq!(status, StatusCode::UNAUTHORIZED);
+        let (status, answer) = world.call("GET", from, &world.token("bob"), "").await;
+        assert_eq!((status, &answer["version"]), (StatusCode::OK, &json!(1)), "{answer}");
+        let (status, again) = world.call("PUT", to, &world.admin, &answer["definition"].to_string()).await;
+        assert_eq!((status, &again["changed"]), (StatusCode::OK, &json!(false)), "{again}");
+    }
+    assert_eq!(world.newest_position(), before);
+    let (_, answer) = world.call("GET", "/v1/pipelines/frontend", &world.admin, "").await;
+    assert_eq!(answer["definition"]["rollback"], "unfinished-waves");
+    assert_eq!(answer["retired"], false);
+    let reason = json!({"reason": "replaced"}).to_string();
+    let (status, answer) = world.call("DELETE", "/v1/pipelines/frontend", &world.admin, &reason).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    let (_, answer) = world.call("GET", "/v1/pipelines/frontend", &world.admin, "").await;
+    assert_eq!(answer["retired"], true);
+    let (_, openapi) = world.call("GET", "/v1/openapi.json", "", "").await;
+    for path in ["/v1/organisation", "/v1/pipelines/{pipeline}"] {
+        assert!(openapi["paths"][path]["get"].is_object(), "{path}");
+    }
+}
