@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -64,12 +65,18 @@ fn check_commit(what: &'static str, text: &str) -> Result<(), InvalidId> {
 }
 
 /// The text of a name. Most that are compared are copies of one another, which need not be read.
-#[derive(Clone, Eq, Hash)]
+#[derive(Clone, Eq)]
 pub(crate) struct Text(pub(crate) Arc<str>);
 
 impl PartialEq for Text {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0) || self.0 == other.0
+    }
+}
+
+impl Hash for Text {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.hash(state);
     }
 }
 

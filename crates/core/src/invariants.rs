@@ -58,9 +58,15 @@ pub struct Violation {
     /// Which.
     pub rule: Rule,
     /// Of what.
-    pub subject: Subject,
+    pub subject: Box<Subject>,
     /// What shows it.
-    pub evidence: Evidence,
+    pub evidence: Box<Evidence>,
+}
+
+impl Violation {
+    fn new(rule: Rule, subject: Subject, evidence: Evidence) -> Violation {
+        Violation { rule, subject: Box::new(subject), evidence: Box::new(evidence) }
+    }
 }
 
 /// What a rule does not hold of.
@@ -220,7 +226,7 @@ pub fn one_az<'a>(
     lease: impl Fn(&LeaseId) -> Option<&'a Lease>,
 ) -> Result<(), Violation> {
     type Place<'a> = (&'a ServiceId, &'a EnvironmentId, &'a RegionId);
-    let violation = |subject, evidence| Err(Violation { rule: Rule::OneAz, subject, evidence });
+    let violation = |subject, evidence| Err(Violation::new(Rule::OneAz, subject, evidence));
     let mut moving: BTreeMap<Place<'_>, BTreeSet<(&PipelineId, &TargetId)>> = BTreeMap::new();
     for (id, pipeline) in pipelines {
         let mut steps = BTreeMap::new();
@@ -282,7 +288,7 @@ pub fn minimum(pipeline: &Pipeline, order: &SlotOrder, boxes: &[BoxObservation])
         return Ok(());
     }
     let evidence = Evidence::TooFew { before, after, minimum };
-    Err(Violation { rule: Rule::Minimum, subject: Subject::Slot(order.slot.clone()), evidence })
+    Err(Violation::new(Rule::Minimum, Subject::Slot(order.slot.clone()), evidence))
 }
 
 /// Rule 3: what is on its way through a step has passed the step before and not been taken back from there.
@@ -298,7 +304,7 @@ pub fn order(id: &PipelineId, pipeline: &Pipeline) -> Result<(), Violation> {
         {
             let evidence = Evidence::NotPassed(release, before.clone());
             let subject = Subject::Step(id.clone(), step.id.clone());
-            return Err(Violation { rule: Rule::Order, subject, evidence });
+            return Err(Violation::new(Rule::Order, subject, evidence));
         }
         before = Some(&step.id);
     }
@@ -325,7 +331,7 @@ pub fn one_box_first(id: &PipelineId, pipeline: &Pipeline) -> Result<(), Violati
         });
         if !first {
             let (subject, evidence) = (Subject::Slot(slot(id, target)), Evidence::NoOneBox(*release));
-            return Err(Violation { rule: Rule::Order, subject, evidence });
+            return Err(Violation::new(Rule::Order, subject, evidence));
         }
     }
     Ok(())
@@ -345,7 +351,7 @@ pub fn returned(id: &PipelineId, pipeline: &Pipeline) -> Result<(), Violation> {
         let Some(release) = release else { continue };
         if is_rejected(pipeline, release) && pipeline.unfinished(target, release) {
             let (subject, evidence) = (Subject::Slot(slot(id, target)), Evidence::Stays(release));
-            return Err(Violation { rule: Rule::Rollback, subject, evidence });
+            return Err(Violation::new(Rule::Rollback, subject, evidence));
         }
     }
     Ok(())
@@ -367,7 +373,7 @@ pub fn untainted(id: &PipelineId, pipeline: &Pipeline) -> Result<(), Violation> 
         let tainted = || tainted_by(pipeline, release).map(|by| Evidence::Tainted(release, by));
         if let Some(evidence) = rejected.or_else(tainted) {
             let subject = Subject::Step(id.clone(), step.clone());
-            return Err(Violation { rule: Rule::Taint, subject, evidence });
+            return Err(Violation::new(Rule::Taint, subject, evidence));
         }
     }
     Ok(())
@@ -419,11 +425,7 @@ pub fn start(
         let closed = stage.production && !open.contains(&Blocker::Window) && shut();
         closed.then_some(Evidence::WindowClosed(*release))
     };
-    let violation = |evidence| Violation {
-        rule: Rule::Start,
-        subject: Subject::Step(id.clone(), step.clone()),
-        evidence,
-    };
+    let violation = |evidence| Violation::new(Rule::Start, Subject::Step(id.clone(), step.clone()), evidence);
     against.map_or(Ok(()), |evidence| Err(violation(evidence)))
 }
 
@@ -480,7 +482,7 @@ pub fn deadlines(
         return Ok(());
     }
     let evidence = Evidence::NoTimer(what, deadline);
-    Err(Violation { rule: Rule::Waiting, subject: Subject::Pipeline(id.clone()), evidence })
+    Err(Violation::new(Rule::Waiting, Subject::Pipeline(id.clone()), evidence))
 }
 
 /// Rule 8, the first half: whatever waits has a reason, and what is retired has an end. To be asked of a pipeline that is not
@@ -506,7 +508,7 @@ pub fn reasons(id: &PipelineId, pipeline: &Pipeline, team: Option<&Team>) -> Res
             state.candidate.filter(|c| newest.is_none_or(|n| n < *c) && state.waiting.is_empty());
         if let Some(evidence) = unreasoned.map(Evidence::NoReason).or(nothing) {
             let subject = Subject::Step(id.clone(), step.clone());
-            return Err(Violation { rule: Rule::Waiting, subject, evidence });
+            return Err(Violation::new(Rule::Waiting, subject, evidence));
         }
     }
     let building = pipeline.releases.values().any(|r| matches!(r.build, Build::Building { .. }));
@@ -515,7 +517,7 @@ pub fn reasons(id: &PipelineId, pipeline: &Pipeline, team: Option<&Team>) -> Res
         pipeline.sources.iter().find(|(_, s)| !s.pending.is_empty() && unreviewed(s, team).is_empty());
     waits.map_or(Ok(()), |(source, _)| {
         let subject = Subject::Source(id.clone(), source.clone());
-        Err(Violation { rule: Rule::Waiting, subject, evidence: Evidence::CommitsWait })
+        Err(Violation::new(Rule::Waiting, subject, Evidence::CommitsWait))
     })
 }
 
@@ -537,10 +539,7 @@ pub fn retirement(id: &PipelineId, pipeline: &Pipeline) -> Result<(), Violation>
             works.map(|step| step.work.phase())
         }
     };
-    let violation = |what| Violation {
-        rule: Rule::Waiting,
-        subject: Subject::Pipeline(id.clone()),
-        evidence: Evidence::NotRetired(what),
-    };
+    let violation =
+        |what| Violation::new(Rule::Waiting, Subject::Pipeline(id.clone()), Evidence::NotRetired(what));
     so.map_or(Ok(()), |what| Err(violation(what)))
 }

@@ -31,7 +31,7 @@ pub(crate) fn check(s: &Scenario, decided: &PipelineId) {
         invariants::retirement(decided, p),
         reasons,
     ];
-    for violation in found.into_iter().filter_map(Result::err) {
+    if let Some(violation) = found.into_iter().find_map(Result::err) {
         panic!("rule {}: {violation}", violation.rule.number());
     }
 }
