@@ -14,7 +14,9 @@ use crate::ids::{
 };
 use crate::lease::{Lease, LeaseId};
 use crate::organisation::Organisation;
-use crate::pipeline::{Blocker, Build, Life, Motion, Pipeline, PipelineFact, Standing, Work, unreviewed};
+use crate::pipeline::{
+    Blocker, Build, Life, Motion, Pipeline, PipelineFact, SourceState, Standing, Work, unreviewed,
+};
 use crate::plan::{StepId, Target};
 use crate::rollout::minimum_healthy;
 use crate::scope::Scope;
@@ -513,8 +515,12 @@ pub fn reasons(id: &PipelineId, pipeline: &Pipeline, team: Option<&Team>) -> Res
     }
     let building = pipeline.releases.values().any(|r| matches!(r.build, Build::Building { .. }));
     let Some(team) = team.filter(|_| !building) else { return Ok(()) };
-    let waits =
-        pipeline.sources.iter().find(|(_, s)| !s.pending.is_empty() && unreviewed(s, team).is_empty());
+    let approved = |s: &SourceState| !s.pending.is_empty() && unreviewed(s, team).is_empty();
+    // A release has a commit of every source, so it waits for those that have none yet.
+    if !pipeline.sources.values().all(|s| s.released.is_some() || approved(s)) {
+        return Ok(());
+    }
+    let waits = pipeline.sources.iter().find(|(_, s)| approved(s));
     waits.map_or(Ok(()), |(source, _)| {
         let subject = Subject::Source(id.clone(), source.clone());
         Err(Violation::new(Rule::Waiting, subject, Evidence::CommitsWait))

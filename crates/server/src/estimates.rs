@@ -3,7 +3,7 @@
 //! made is missing, and nothing else is.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 use tidegate_api::{ArrivalEta, EstimatesStatus, Eta, PipelineStatus, StepEta, WhyCommit};
 use tidegate_core::ids::PipelineId;
@@ -75,7 +75,16 @@ impl Estimator {
     }
 
     /// Puts estimates into the answer to why a commit is not further.
-    pub(crate) fn tell_why(&self, runtime: &Runtime, pipeline: &Arc<Pipeline>, why: &mut WhyCommit) {
+    pub(crate) fn tell_why(
+        &self,
+        runtime: &Runtime,
+        pipeline: &Arc<Pipeline>,
+        why: &mut WhyCommit,
+        begun: Instant,
+    ) {
+        if !is_under_way(pipeline) {
+            return;
+        }
         let release = match &why.position {
             Position::Everywhere { .. } | Position::Rejected { .. } | Position::BuildFailed { .. } => return,
             Position::Building { release } | Position::OnItsWay { release } => Some(*release),
@@ -83,7 +92,9 @@ impl Estimator {
             | Position::BehindUnreviewed { .. }
             | Position::NextRelease { .. } => None,
         };
-        let Some(estimates) = self.get(runtime, &why.pipeline, pipeline, true) else { return };
+        let Some(estimates) = self.get(runtime, &why.pipeline, pipeline, begun.elapsed() < ANSWER_MAX) else {
+            return;
+        };
         let Some(release) = release.or_else(|| estimates.release_of(&why.commit)) else { return };
         for step in &mut why.steps {
             if matches!(step.position, StepPosition::Passed { .. }) {
@@ -114,11 +125,12 @@ impl Estimator {
         if !may_make {
             return None;
         }
-        let _turn = self.making.lock().unwrap_or_else(PoisonError::into_inner);
-        // Somebody else may just have made it.
-        if let Some(kept) = self.kept(id, |kept| kept.is_fresh(pipeline)) {
-            return kept;
-        }
+        // Whoever asks while another is being made has what there is: orders wait behind nobody who only reads.
+        let _turn = match self.making.try_lock() {
+            Ok(turn) => turn,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return self.kept(id, |_| true).flatten(),
+        };
         let made = estimates(runtime, id).unwrap_or_else(|error| {
             tracing::warn!(pipeline = id.as_str(), "when its releases arrive cannot be told: {error}");
             None

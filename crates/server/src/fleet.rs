@@ -3,6 +3,7 @@
 
 use crate::serve::Dirs;
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -30,7 +31,8 @@ pub struct FleetError {
 
 /// Whether nobody listens where the fleet should: it has died. One that is slow to answer has not.
 pub(crate) fn is_gone(error: &ClientError) -> bool {
-    matches!(error, ClientError::Connect { .. })
+    matches!(error, ClientError::Connect { source, .. }
+        if matches!(source.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused))
 }
 
 /// Finds the fleet, or starts it; with what it says of itself, so that nobody has to ask one again that may have died since.

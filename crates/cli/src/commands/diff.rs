@@ -225,9 +225,17 @@ fn words(diff: &Diff) -> String {
             out.push_str(&format!("  in flight: {text}\n"));
         }
     }
-    out.push_str(match diff.different {
-        true => "applying this redeploys nothing that runs\n",
-        false => "nothing would change\n",
+    let comes_back = |c: &Compared| {
+        c.state == State::Revived
+            || c.state != State::New && c.steps.iter().any(|step| !step.targets_added.is_empty())
+    };
+    out.push_str(match (diff.different, diff.pipelines.iter().any(comes_back)) {
+        (true, true) => {
+            "applying this redeploys nothing that runs, but what was left half way, or was rejected, on targets that come \
+             back is taken back at once\n"
+        }
+        (true, false) => "applying this redeploys nothing that runs\n",
+        (false, _) => "nothing would change\n",
     });
     out
 }

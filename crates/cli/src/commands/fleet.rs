@@ -70,6 +70,9 @@ pub(crate) async fn run(global: &Global, options: Options) -> Result<(), CliErro
 async fn run_fleet(data: PathBuf, options: RunOptions) -> Result<(), CliError> {
     log_to_stderr();
     let program = std::env::current_exe().map_err(|e| CliError::failed("find this program", e))?;
+    // A server that starts it after its file was replaced is named so by the system; the successor is the file that is there.
+    let replaced = program.to_str().and_then(|name| name.strip_suffix(" (deleted)")).map(PathBuf::from);
+    let program = replaced.unwrap_or(program);
     let mut upgrade: Vec<OsString> = vec![program.into(), "fleet".into(), "run".into()];
     for (option, path) in
         [("--data", &data), ("--packages", &options.packages), ("--trusted-keys", &options.trusted_keys)]

@@ -366,7 +366,19 @@ impl Story<'_> {
             assert_eq!(answer, Some((200, version.to_owned())));
         }
         let commits: BTreeMap<&str, usize> = self.commits.iter().map(String::as_str).zip(1..).collect();
-        let facts = world.log().into_iter().filter_map(|entry| {
+        let log = world.log();
+        // Whether a box that an alarm speaks against was healthy for long enough before that is a matter of moments.
+        let caught = |release: &Option<ReleaseNo>| {
+            log.iter().any(|entry| {
+                let Fact::Pipeline(PipelineFact::Rejected { release: rejected, cause, .. }) = &entry.fact
+                else {
+                    return false;
+                };
+                Some(*rejected) == *release && matches!(cause, Cause::Alarm { .. })
+            })
+        };
+        let of_moments = |fact: &Fact| matches!(fact, Fact::Pipeline(PipelineFact::SlotSettled { release, .. }) if caught(release));
+        let facts = log.iter().filter(|entry| !of_moments(&entry.fact)).filter_map(|entry| {
             lasting(&entry.fact, &commits).map(|fact| format!("{}: {fact}", entry.aggregate))
         });
         let mut facts: Vec<String> = facts.collect();

@@ -122,7 +122,9 @@ impl Story {
     /// Lets time pass until a release has passed every step; false if that does not come.
     fn until_everywhere(&mut self, release: ReleaseNo) -> Result<bool, Box<Counterexample>> {
         for _ in 0..TURNS_MAX {
-            while let Some(last) = self.world.last_to_move(release >= SECOND) {
+            while self.world.events <= EVENTS_MAX
+                && let Some(last) = self.world.last_to_move(release >= SECOND)
+            {
                 self.world.settle(Some(&last))?;
                 self.reject(&last)?;
                 self.world.settle_one(&last)?;

@@ -23,7 +23,7 @@ use std::sync::Arc;
 /// The most rounds in which boxes become healthy until nothing moves: two for each further box, forward and back.
 const ROUNDS_MAX: usize = 8 * BOXES_MAX as usize;
 /// When it begins: a Monday, early in the morning (UTC).
-const BEGIN: Timestamp = Timestamp(1_749_999_600_000);
+const BEGIN: Timestamp = Timestamp(1_750_050_000_000);
 /// More than any bake counts.
 const REQUESTS: u64 = 1 << 40;
 

@@ -37,6 +37,25 @@ fn a_good_definition_is_explored_to_its_end() {
 }
 
 #[test]
+fn definitions_of_every_kind_that_may_be_taken_are_explored_to_their_end() {
+    let change = |change: &dyn Fn(&mut Value)| {
+        let mut one = pipeline_json("frontend", "frontend");
+        change(&mut one);
+        explored(&one, &organisation_json(), Switches::default())
+    };
+    let sources = change(&|p| {
+        let more = json!({"name": "tests", "url": "https://git.invalid/tests"});
+        p["sources"].as_array_mut().unwrap().push(more);
+    });
+    assert!(sources.as_ref().is_ok_and(|e| e.everywhere), "several sources: {sources:?}");
+    let hasty =
+        change(&|p| p["stages"][1]["bake"] = json!({"one_box": "0s", "az": "0s", "first_wave": "0s"}));
+    assert!(hasty.as_ref().is_ok_and(|e| e.everywhere), "no bakes: {hasty:?}");
+    let one = change(&|p| p["stages"][1]["boxes_per_az"] = json!(1));
+    assert!(one.as_ref().is_ok_and(|e| e.everywhere), "one box in each AZ: {one:?}");
+}
+
+#[test]
 fn two_azs_of_a_region_in_one_step_are_found_with_the_way_there() {
     let waves =
         json!([{"regions": ["north"]}, {"regions": ["east"], "steps": [["east/a", "east/b"], ["east/c"]]}]);

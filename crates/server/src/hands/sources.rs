@@ -110,7 +110,7 @@ pub(super) async fn run(hands: Arc<Hands>, stop: CancellationToken) {
                     repositories.entry(repository).or_default().push(look);
                 }
                 for looks in repositories.into_values() {
-                    // One that hangs holds up no other.
+                    // One that hangs holds up no other as long as there are places; a fetch ends within its time.
                     tokio::spawn(look_at_repository(Arc::clone(&hands), looks));
                 }
             }

@@ -166,7 +166,7 @@ fn why_of(
         let message = format!("there are more than {WHY_PIPELINES_MAX} pipelines to search");
         return Err(ApiError::bad(message, "name the pipeline"));
     }
-    let (mut commits, mut names) = (Vec::new(), BTreeSet::new());
+    let (mut commits, mut names, begun) = (Vec::new(), BTreeSet::new(), Instant::now());
     for id in ids {
         let Some(pipeline) = runtime.pipeline(&id)? else {
             if only.is_some() {
@@ -182,7 +182,7 @@ fn why_of(
             Ok(why) => {
                 names.insert(why.commit.clone());
                 let mut why = WhyCommit::new(id, why);
-                estimator.tell_why(runtime, &pipeline, &mut why);
+                estimator.tell_why(runtime, &pipeline, &mut why, begun);
                 commits.push(why);
             }
             Err(NotFound::Unknown(_)) => {}

@@ -22,7 +22,7 @@ use tidegate_core::units::{Percent, Span, Timestamp};
 use tidegate_runtime::{Clock, Runtime};
 
 /// How many moments each look ahead has at most: a release through a hundred steps has some five thousand.
-const MOMENTS_MAX: u64 = 50_000;
+const MOMENTS_MAX: u64 = 20_000;
 /// How many of the newest builds tell how long the next one takes.
 const BUILDS: usize = 10;
 /// So many requests per second that no bake waits for its data.
