@@ -7,7 +7,7 @@
 use crate::box_server::FAULT;
 use crate::world::{Repo, World, alive, definitions, get, release, steps, wait_at_most, wait_for};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -445,7 +445,8 @@ fn fate(release: &tidegate_api::ReleaseStatus, commits: &BTreeMap<&str, usize>) 
     let number = |commit: &str| commits.get(commit).copied();
     let changes: Vec<_> = release.changes.iter().map(|c| number(c.commit.as_str())).collect();
     let taint = release.taint.as_ref();
-    let taint: Vec<_> = taint.iter().flat_map(|t| &t.commits).map(|c| number(c.as_str())).collect();
+    // Their names are others in every run, and so is their order.
+    let taint: BTreeSet<_> = taint.iter().flat_map(|t| &t.commits).map(|c| number(c.as_str())).collect();
     format!("{}: built {built}, {standing}, changes {changes:?}, taint {taint:?}", release.release)
 }
 
