@@ -225,14 +225,11 @@ fn words(diff: &Diff) -> String {
             out.push_str(&format!("  in flight: {text}\n"));
         }
     }
-    let comes_back = |c: &Compared| {
-        c.state == State::Revived
-            || c.state != State::New && c.steps.iter().any(|step| !step.targets_added.is_empty())
-    };
-    out.push_str(match (diff.different, diff.pipelines.iter().any(comes_back)) {
+    let revived = diff.pipelines.iter().any(|p| p.state == State::Revived);
+    out.push_str(match (diff.different, revived) {
         (true, true) => {
-            "applying this redeploys nothing that runs, but what was left half way, or was rejected, on targets that come \
-             back is taken back at once\n"
+            "applying this redeploys nothing that runs, but takes back at once what was left half way when the pipeline was \
+             retired\n"
         }
         (true, false) => "applying this redeploys nothing that runs\n",
         (false, _) => "nothing would change\n",

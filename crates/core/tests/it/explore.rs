@@ -160,7 +160,7 @@ fn a_core_that_breaks_a_rule_is_found_with_the_way_there() {
         r1 is made
         r1 enters gamma/one-box
         frontend/gamma/north/a/one-box is brought to 1 new boxes
-        rule 8: frontend: the motion of frontend/gamma/north/a/one-box is awaited until 2025-06-15T15:10:00.000Z, and nobody looks by then
+        rule 8: frontend: the motion of frontend/gamma/north/a/one-box is awaited until 2025-06-16T05:10:00.000Z, and nobody looks by then
     "#]],
     );
     let mut large = pipeline_json("frontend", "frontend");
