@@ -108,6 +108,15 @@ impl BakeClock {
         }
     }
 
+    /// Whether nothing is missing.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.regions.values().all(|credit| {
+            let counted = || self.data.iter().zip(&credit.requests);
+            credit.watched >= self.minimum && counted().all(|(wanted, seen)| *seen >= wanted.requests)
+        })
+    }
+
     /// What is still missing; empty when the bake is over.
     #[must_use]
     pub fn missing(&self) -> Vec<Missing> {
@@ -160,8 +169,10 @@ mod tests {
         let missing =
             Missing::Requests { region: region(), api: Some("POST /orders".into()), seen: 99, needed: 100 };
         assert_eq!(clock.missing(), [missing]);
+        assert!(!clock.is_over());
         grant(&mut clock, 10_000, 11_000, true, 1, 11_000);
         assert_eq!(clock.missing(), []);
+        assert!(clock.is_over());
     }
 
     #[test]

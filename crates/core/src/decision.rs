@@ -24,6 +24,13 @@ pub enum Actor {
     User(UserId),
     /// tidegate itself: a timer, an observation, an alarm.
     Tidegate,
+    /// Definitions that were deployed by a pipeline: whoever wrote and approved its commits.
+    Release {
+        /// The pipeline.
+        pipeline: PipelineId,
+        /// The release that brought them.
+        release: ReleaseNo,
+    },
 }
 
 impl fmt::Display for Actor {
@@ -31,6 +38,7 @@ impl fmt::Display for Actor {
         match self {
             Actor::User(user) => write!(f, "{user}"),
             Actor::Tidegate => f.write_str("tidegate"),
+            Actor::Release { pipeline, release } => write!(f, "{pipeline} {release}"),
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::ids::{
     AzId, CommitId, EnvironmentId, PipelineId, RegionId, SecretName, ServiceId, SourceId, StageId, TeamId,
     UserId,
 };
-use crate::run_spec::{CommandSpec, ConfigurationSpec, ProcessSpec};
+use crate::run_spec::{CommandSpec, ConfigurationSpec, DefinitionsSpec, ProcessSpec};
 use crate::units::{Percent, Span};
 use crate::window::Windows;
 use schemars::JsonSchema;
@@ -203,6 +203,17 @@ pub struct PipelineDef {
     pub rollback: RollbackScope,
 }
 
+impl PipelineDef {
+    /// Whether it deploys definitions to the server itself: what that may define.
+    #[must_use]
+    pub fn defines(&self) -> Option<&DefinitionsSpec> {
+        match &self.run.engine {
+            EngineDef::Definitions(definitions) => Some(definitions),
+            EngineDef::Process(_) | EngineDef::Command(_) | EngineDef::Configuration(_) => None,
+        }
+    }
+}
+
 /// How far back a rejection reaches.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -323,7 +334,7 @@ impl Default for BuildLimits {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RunDef {
-    /// A process of the local fleet, or commands of the team's own.
+    /// The kind of thing that they run.
     pub engine: EngineDef,
     /// Environment variables.
     #[serde(default)]
@@ -347,6 +358,8 @@ pub enum EngineDef {
     /// Values for the boxes of the same service that another pipeline's processes are: as many as there are of those, so
     /// `boxes_per_az` says nothing here.
     Configuration(ConfigurationSpec),
+    /// Definitions of this server's pipelines: one stage in one Region, where it is one unit whatever the Region's AZs.
+    Definitions(DefinitionsSpec),
 }
 
 /// An environment that releases pass: beta, gamma, or production with its waves.
@@ -496,6 +509,15 @@ impl Default for RollingDef {
             progress_deadline: Span::minutes(10),
         }
     }
+}
+
+/// The organisation's definition, or a pipeline's.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Definition {
+    /// The organisation's.
+    Organisation(Box<OrganisationDef>),
+    /// A pipeline's.
+    Pipeline(Box<PipelineDef>),
 }
 
 impl OrganisationDef {

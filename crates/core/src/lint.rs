@@ -1,10 +1,11 @@
 //! Checks a definition before it is taken (X7): names that do not resolve, values out of range, and layouts that could
 //! break a rule, with the counterexample. Each finding has a stable code and a place (a JSON pointer into the document).
 
+mod engine;
+
 use crate::alarm::MetricAlarm;
 use crate::definition::{
-    BuildDef, EngineDef, ORGANISATION_SCHEMA, OrganisationDef, PIPELINE_SCHEMA, PageTarget, PipelineDef,
-    StageDef, WaveDef,
+    BuildDef, ORGANISATION_SCHEMA, OrganisationDef, PIPELINE_SCHEMA, PageTarget, PipelineDef, WaveDef,
 };
 use crate::ids::RegionId;
 use crate::plan::{Plan, plan};
@@ -221,12 +222,12 @@ pub fn pipeline(def: &PipelineDef, organisation: &OrganisationDef) -> Vec<Findin
         }
     }
     build(&mut f, &def.build);
-    engine(&mut f, def, organisation);
+    engine::engine(&mut f, def, organisation);
     if def.stages.is_empty() {
         f.add("TG122", "/stages", "a pipeline has at least one stage", "begin with beta");
     }
-    for (n, stage) in def.stages.iter().enumerate() {
-        stage_shape(&mut f, n, stage, organisation);
+    for n in 0..def.stages.len() {
+        stage_shape(&mut f, def, n, organisation);
     }
     f.unique_in("/stages", def.stages.iter().map(|s| &s.environment));
     if f.0.is_empty() {
@@ -234,6 +235,22 @@ pub fn pipeline(def: &PipelineDef, organisation: &OrganisationDef) -> Vec<Findin
         layout(&mut f, def, &laid_out, organisation);
     }
     f.0
+}
+
+/// What keeps a definition from taking another one's place: what runs stays what it is, and whose.
+#[must_use]
+pub fn successor(known: &PipelineDef, new: &PipelineDef) -> Option<Finding> {
+    let (place, message) = if known.service != new.service {
+        (
+            "/service",
+            format!("pipeline '{}' cannot be moved from service '{}' to another", new.name, known.service),
+        )
+    } else if std::mem::discriminant(&known.run.engine) != std::mem::discriminant(&new.run.engine) {
+        ("/run/engine", format!("pipeline '{}' cannot change the kind of thing that it deploys", new.name))
+    } else {
+        return None;
+    };
+    Some(Finding::new("TG145", place, message, "give the new one a name of its own, and retire the other"))
 }
 
 fn build(f: &mut Findings, build: &BuildDef) {
@@ -267,106 +284,8 @@ fn build(f: &mut Findings, build: &BuildDef) {
     }
 }
 
-fn engine(f: &mut Findings, def: &PipelineDef, organisation: &OrganisationDef) {
-    match &def.run.engine {
-        EngineDef::Process(process) => {
-            if process.command.is_empty() {
-                f.add(
-                    "TG123",
-                    "/run/engine/process/command",
-                    "a command has at least a program",
-                    "write [\"program\", ...]",
-                );
-            }
-            let health = &process.health;
-            let place = "/run/engine/process/health";
-            if !health.path.starts_with('/') {
-                f.add("TG114", format!("{place}/path"), "a path begins with '/'", "write /health");
-            }
-            if health.healthy_after == 0 || health.unhealthy_after == 0 {
-                f.add("TG126", place, "a health check is passed or failed at least once", "write 1 or more");
-            }
-            if health.interval.millis() == 0
-                || health.timeout.millis() == 0
-                || health.start_timeout.millis() == 0
-            {
-                f.add(
-                    "TG126",
-                    place,
-                    "interval, timeout and start_timeout are longer than nothing",
-                    "write 1s or more",
-                );
-            }
-        }
-        EngineDef::Configuration(configuration) => {
-            let place = "/run/engine/configuration";
-            if !configuration.reload.starts_with('/') {
-                f.add("TG114", format!("{place}/reload"), "a path begins with '/'", "write /reload");
-            }
-            if configuration.timeout.millis() == 0 {
-                f.add("TG126", format!("{place}/timeout"), "it is longer than nothing", "write 1s or more");
-            }
-            let given = [
-                ("environment", def.run.environment.is_empty()),
-                ("secrets", def.run.secrets.is_empty()),
-                ("calls", def.run.calls.is_empty()),
-            ];
-            for (field, _) in given.iter().filter(|(_, empty)| !empty) {
-                f.add(
-                    "TG141",
-                    format!("/run/{field}"),
-                    "configuration runs nothing that it could be given to",
-                    "write it in the pipeline of the service's processes",
-                );
-            }
-        }
-        EngineDef::Command(command) => {
-            for (field, run) in [("deploy", &command.deploy), ("observe", &command.observe)] {
-                if run.is_empty() {
-                    f.add(
-                        "TG123",
-                        format!("/run/engine/command/{field}"),
-                        "a command has at least a program",
-                        "write [\"program\", ...]",
-                    );
-                }
-            }
-        }
-    }
-    for (n, called) in def.run.calls.iter().enumerate() {
-        if organisation.service(called).is_none() {
-            f.add(
-                "TG111",
-                format!("/run/calls/{n}"),
-                format!("'{called}' is not among the organisation's services"),
-                "add the service, or mend the name",
-            );
-        }
-    }
-    let rolling = &def.rolling;
-    let (out, stay) = (rolling.max_unavailable_percent.get(), rolling.min_healthy_percent.get());
-    if out == 0 || rolling.rollback_percent.get() == 0 {
-        f.add("TG127", "/rolling", "with 0 % nothing would ever be replaced", "write 1 to 33");
-    }
-    if u16::from(out) + u16::from(stay) > 100 {
-        f.add(
-            "TG127",
-            "/rolling",
-            format!("{out} % out and {stay} % healthy cannot hold together"),
-            "the two add up to at most 100",
-        );
-    }
-    if out > 33 || stay < 66 {
-        f.add(
-            "TG128",
-            "/rolling",
-            format!("at most 33 % may be out and at least 66 % must be healthy, found {out} and {stay}"),
-            "use smaller batches (requirement P5)",
-        );
-    }
-}
-
-fn stage_shape(f: &mut Findings, n: usize, stage: &StageDef, organisation: &OrganisationDef) {
+fn stage_shape(f: &mut Findings, def: &PipelineDef, n: usize, organisation: &OrganisationDef) {
+    let stage = &def.stages[n];
     let place = format!("/stages/{n}");
     let known = |f: &mut Findings, place: String, region: &RegionId| {
         if organisation.region(region).is_none() {
@@ -385,7 +304,7 @@ fn stage_shape(f: &mut Findings, n: usize, stage: &StageDef, organisation: &Orga
     if stage.boxes_per_az == 0 {
         f.add("TG129", format!("{place}/boxes_per_az"), "an AZ has at least one box", "write 1 or more");
     }
-    if stage.is_production() && !stage.one_box {
+    if stage.is_production() && !stage.one_box && def.defines().is_none() {
         f.add(
             "TG130",
             format!("{place}/one_box"),

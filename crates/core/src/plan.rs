@@ -1,18 +1,33 @@
 //! The planner: from a pipeline's stages and the central Region list to steps and targets (P1, P2). A plan is
 //! immutable; whether it keeps the rules is checked by [`crate::lint`], also for what people placed by hand.
 
+use crate::Shared;
 use crate::definition::{OrganisationDef, PipelineDef, RegionDef, StageDef, TestSpec, WaveDef};
 use crate::ids::{AzId, EnvironmentId, RegionId, Role, StageId, TargetId};
 use crate::units::Span;
 use serde::{Deserialize, Serialize};
+use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// A step of a pipeline: `wave-1/one-box`, `wave-1/az-2`. Stable as long as its stage is named the same.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
 pub struct StepId(pub Arc<str>);
+
+/// Most that are compared are copies of one another, which need not be read.
+impl Ord for StepId {
+    fn cmp(&self, other: &Self) -> Ordering {
+        if Arc::ptr_eq(&self.0, &other.0) { Ordering::Equal } else { self.0.cmp(&other.0) }
+    }
+}
+
+impl PartialOrd for StepId {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
 
 impl StepId {
     /// The name as text.
@@ -52,6 +67,36 @@ impl fmt::Debug for StepId {
 pub struct Plan {
     /// The stages; production's waves are stages of their own.
     pub stages: Vec<Stage>,
+    #[serde(skip)]
+    kept: Kept,
+}
+
+/// What saves work, and follows from what a plan is made of.
+#[derive(Debug, Clone, Default)]
+struct Kept {
+    /// Every target in the order of the names, which is the order of a pipeline's slots. Made when first asked for.
+    by_name: OnceLock<Arc<[Placed]>>,
+    /// The very copies of the definitions that give this plan, if they are known.
+    of: Option<(Shared<PipelineDef>, Shared<OrganisationDef>)>,
+}
+
+/// Plans are compared by their stages.
+impl PartialEq for Kept {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Kept {}
+
+/// A target, and where it stands in its plan.
+#[derive(Debug, Clone)]
+pub(crate) struct Placed {
+    pub(crate) target: TargetId,
+    /// The number of its stage among [`Plan::stages`].
+    pub(crate) stage: usize,
+    /// The number of its step among [`Plan::steps`].
+    pub(crate) step: usize,
 }
 
 /// Beta, gamma, or a production wave.
@@ -118,6 +163,32 @@ impl Plan {
         self.steps().find(|(_, step)| step.targets.iter().any(|t| &t.id == target))
     }
 
+    /// Every target in the order of the names.
+    pub(crate) fn by_name(&self) -> &[Placed] {
+        self.kept.by_name.get_or_init(|| {
+            let stages = self.stages.iter().enumerate();
+            let steps = stages.flat_map(|(stage, s)| s.steps.iter().map(move |step| (stage, step)));
+            let mut all: Vec<Placed> = Vec::new();
+            for (step, (stage, s)) in steps.enumerate() {
+                all.extend(s.targets.iter().map(|t| Placed { target: t.id.clone(), stage, step }));
+            }
+            all.sort_by(|a, b| a.target.cmp(&b.target));
+            all.into()
+        })
+    }
+
+    /// Notes which copies of the definitions give this plan.
+    pub(crate) fn of(self, pipeline: &Shared<PipelineDef>, organisation: &Shared<OrganisationDef>) -> Plan {
+        let of = Some((pipeline.clone(), organisation.clone()));
+        Plan { kept: Kept { of, ..self.kept }, ..self }
+    }
+
+    /// Whether these copies of the definitions are known to give this plan; if not, they may all the same.
+    #[must_use]
+    pub fn is_of(&self, pipeline: &Shared<PipelineDef>, organisation: &Shared<OrganisationDef>) -> bool {
+        self.kept.of.as_ref().is_some_and(|(p, o)| p.is(pipeline) && o.is(organisation))
+    }
+
     /// Every target.
     pub fn targets(&self) -> impl Iterator<Item = &Target> {
         self.steps().flat_map(|(_, step)| step.targets.iter())
@@ -160,7 +231,7 @@ pub fn plan(pipeline: &PipelineDef, organisation: &OrganisationDef) -> Plan {
             stages.push(lay_out(pipeline, stage, id, &regions, &[], stage.bake.az));
         }
     }
-    Plan { stages }
+    Plan { stages, kept: Kept::default() }
 }
 
 /// Waves of growing size (P2): the Region with the least traffic, then the one with the most, then 3, then up to 12,
@@ -239,7 +310,9 @@ fn lay_out(
         steps.push(step("one-box".to_owned(), Role::OneBox, targets, stage.bake.one_box));
     }
     let main: Vec<Vec<Target>> = if by_hand.is_empty() {
-        let most = regions.iter().map(|r| r.azs.len()).max().unwrap_or(0);
+        let azs = regions.iter().map(|r| r.azs.len()).max().unwrap_or(0);
+        // The server is one, wherever its Region's AZs are.
+        let most = if pipeline.defines().is_some() { azs.min(1) } else { azs };
         (0..most)
             .map(|n| {
                 regions.iter().filter_map(|r| r.azs.get(n).map(|az| target(r, az, Role::Main))).collect()

@@ -2,7 +2,8 @@
 //! split comes next. A sliding window: as one new box is healthy for long enough, the next old one is replaced.
 //!
 //! What must hold: boxes that are out because of tidegate and for other reasons together never exceed the limit by our
-//! doing. Unhealthy boxes are replaced first and for free, for they do not serve anyway.
+//! doing. Unhealthy boxes are replaced first and for free, for they do not serve anyway; those that start will serve soon, so
+//! on the way forward they are waited for.
 
 use crate::definition::RollingDef;
 use crate::engine::{BoxHealth, BoxObservation};
@@ -78,7 +79,7 @@ pub fn next(
 ) -> Next {
     let mut settled = 0_u32;
     let mut settles_at: Option<Timestamp> = None;
-    let (mut old_total, mut old_healthy) = (0_u32, 0_u32);
+    let (mut old_total, mut old_healthy, mut old_starting) = (0_u32, 0_u32, 0_u32);
     for one in seen {
         match (&one.health, &one.run_spec == new) {
             (BoxHealth::Healthy { since }, true) => {
@@ -96,7 +97,11 @@ pub fn next(
                 old_total += 1;
                 old_healthy += 1;
             }
-            (BoxHealth::Starting { .. } | BoxHealth::Unhealthy { .. }, false) => old_total += 1,
+            (BoxHealth::Starting { .. }, false) => {
+                old_total += 1;
+                old_starting += u32::from(direction == Direction::Forward);
+            }
+            (BoxHealth::Unhealthy { .. }, false) => old_total += 1,
             (BoxHealth::Starting { .. } | BoxHealth::Unhealthy { .. }, true) => {}
             // A box that leaves still belongs to what is under way.
             (BoxHealth::Leaving, false) => old_total += 1,
@@ -115,12 +120,13 @@ pub fn next(
     let coming = asked.saturating_sub(settled);
     let staying = boxes - asked;
     let staying_healthy = old_healthy.min(staying);
-    let staying_unhealthy = staying - staying_healthy;
+    let staying_out = staying - staying_healthy;
+    let free = staying_out.saturating_sub(old_starting);
     let limit = maximum_out(rolling, boxes, direction);
     let more = if limit == 0 {
         u32::from(coming == 0 || staying_healthy == 0)
     } else {
-        limit.saturating_sub(coming + staying_unhealthy) + staying_unhealthy
+        limit.saturating_sub(coming + staying_out) + free
     };
     let target = asked + more.min(staying);
     if target > asked { Next::Ask(target) } else { wait }
@@ -199,6 +205,16 @@ mod tests {
             "three are out already: they are replaced, no healthy one is"
         );
         assert_eq!(check(6, 3, &half_down[..]), Next::Wait);
+    }
+
+    #[test]
+    fn boxes_that_start_are_waited_for_and_condemned_ones_are_not() {
+        let rolling = RollingDef::default();
+        let mut seen = boxes(&[('a', true); 6]);
+        seen[3..].iter_mut().for_each(|b| b.health = BoxHealth::Starting { since: Timestamp(0) });
+        let next = |direction| next(&rolling, direction, 6, &digest('b'), 0, &seen, Timestamp(60_000));
+        assert_eq!(next(Direction::Forward), Next::Wait, "half of them will serve in a moment");
+        assert_eq!(next(Direction::Back), Next::Ask(3));
     }
 
     #[test]

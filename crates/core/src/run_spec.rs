@@ -56,6 +56,8 @@ pub enum Workload {
     Command(CommandSpec),
     /// Values for the processes of the same service, taken up while they run.
     Configuration(ConfigurationSpec),
+    /// Definitions for the server itself.
+    Definitions(DefinitionsSpec),
 }
 
 /// A server process.
@@ -158,6 +160,38 @@ impl ConfigurationSpec {
     fn default_timeout() -> Span {
         Span::seconds(5)
     }
+}
+
+/// Pipelines as code that apply themselves (C1): the package's folder of TypeScript, applied to the server that deploys it, as
+/// a whole or not at all. It is in place when every definition of it has been taken; until then its findings are what is in
+/// the deployment's way. Pipelines that it does not name stay as they are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DefinitionsSpec {
+    /// The folder, relative to the package's root.
+    #[serde(default = "DefinitionsSpec::default_folder")]
+    pub folder: String,
+    /// What it may define: whoever may approve its commits may define that much.
+    #[serde(default)]
+    pub scope: DefinitionsScope,
+}
+
+impl DefinitionsSpec {
+    fn default_folder() -> String {
+        "pipelines".to_owned()
+    }
+}
+
+/// What a folder of definitions may define.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum DefinitionsScope {
+    /// Pipelines of the services of the team that owns this one's service.
+    #[default]
+    Team,
+    /// Everything: pipelines of all teams, and the organisation with its users, roles and Regions. Its reviewers are as
+    /// mighty as administrators.
+    Organisation,
 }
 
 /// A team's own `deploy`, `observe` and `rollback`, run from the unpacked package. Each must be idempotent.

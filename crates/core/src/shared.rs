@@ -1,6 +1,7 @@
 //! Parts of states that copies share: a state is copied at every decision, and most of it stays as it was.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::collections::{BTreeMap, btree_map};
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
@@ -8,6 +9,14 @@ use std::sync::Arc;
 /// A value that its copies share until one of them is changed, which copies it; in JSON as the value itself.
 #[derive(Default)]
 pub struct Shared<T>(Arc<T>);
+
+impl<T> Shared<T> {
+    /// Whether this is the same copy: then it is equal, without a look at the value.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
 
 impl<T> Clone for Shared<T> {
     fn clone(&self) -> Self {
@@ -28,6 +37,14 @@ impl<T: Clone> DerefMut for Shared<T> {
     }
 }
 
+impl<'a, K, V> IntoIterator for &'a Shared<BTreeMap<K, V>> {
+    type Item = (&'a K, &'a V);
+    type IntoIter = btree_map::Iter<'a, K, V>;
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.iter()
+    }
+}
+
 impl<T> From<T> for Shared<T> {
     fn from(value: T) -> Self {
         Shared(Arc::new(value))
@@ -36,7 +53,7 @@ impl<T> From<T> for Shared<T> {
 
 impl<T: PartialEq> PartialEq for Shared<T> {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0) || *self.0 == *other.0
+        self.is(other) || *self.0 == *other.0
     }
 }
 

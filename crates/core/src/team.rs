@@ -32,7 +32,7 @@ pub struct Team {
     /// The pipelines of its services.
     pub pipelines: BTreeSet<PipelineId>,
     /// Alarms by environment and Region. An alarm that was never reported there is INSUFFICIENT_DATA.
-    pub scopes: BTreeMap<Scope, BTreeMap<AlarmName, AlarmStatus>>,
+    pub scopes: BTreeMap<Scope, Shared<BTreeMap<AlarmName, AlarmStatus>>>,
     /// Who approved which commit.
     pub approvals: BTreeMap<CommitId, Vec<Approval>>,
     /// The pipeline whose suspect release is on its way back; one at a time.
@@ -42,15 +42,29 @@ pub struct Team {
     alarms: Alarms,
 }
 
-/// The alarms that a team's services have, kept because they are asked for at every decision.
+/// What follows from a team's alarms, kept because it is asked for at every decision.
 #[derive(Debug, Clone, Default)]
 struct Alarms {
     /// Those below the aggregate, the aggregate last; each refers only to metric alarms and to ones before it.
-    composites: OnceLock<Arc<[(AlarmName, Expression)]>>,
+    composites: OnceLock<Arc<[Composite]>>,
     metric: OnceLock<Arc<[MetricAlarm]>>,
+    /// Where one is in ALARM, and where one ever was: until one changes.
+    firing: OnceLock<Arc<BTreeSet<Scope>>>,
+    fired: OnceLock<Arc<BTreeSet<Scope>>>,
 }
 
-/// They follow from the definition and the services, which are compared themselves.
+/// An alarm that is an expression over others.
+#[derive(Debug)]
+struct Composite {
+    name: AlarmName,
+    expression: Expression,
+    /// The metric alarms beneath it, also through other composites.
+    leaves: BTreeSet<AlarmName>,
+    /// Whether it is in ALARM when all of these are OK.
+    when_quiet: bool,
+}
+
+/// It follows from the definition, the services and the alarms' states, which are compared themselves.
 impl PartialEq for Alarms {
     fn eq(&self, _: &Self) -> bool {
         true
@@ -247,7 +261,24 @@ pub fn known_names(services: &[&ServiceDef]) -> BTreeSet<AlarmName> {
 }
 
 /// See [`Alarms`].
-fn composites(team: &Team) -> Vec<(AlarmName, Expression)> {
+fn composites(team: &Team) -> Vec<Composite> {
+    let mut all: Vec<Composite> = Vec::new();
+    for (name, expression) in expressions(team) {
+        let beneath = |part: &AlarmName| all.iter().find(|composite| &composite.name == part);
+        let leaves =
+            |part: &AlarmName| beneath(part).map_or_else(|| [part.clone()].into(), |c| c.leaves.clone());
+        let state = |part: &AlarmName| match beneath(part) {
+            Some(composite) if composite.when_quiet => AlarmState::Alarm,
+            _ => AlarmState::Ok,
+        };
+        let when_quiet = expression.state(state) == AlarmState::Alarm;
+        let leaves = expression.names().into_iter().flat_map(leaves).collect();
+        all.push(Composite { name, expression, leaves, when_quiet });
+    }
+    all
+}
+
+fn expressions(team: &Team) -> Vec<(AlarmName, Expression)> {
     let any = |names: Vec<AlarmName>| {
         Expression::any_in_alarm(names.iter())
             .unwrap_or_else(|_| Expression::parse("TRUE").expect("a constant parses"))
@@ -291,6 +322,25 @@ impl Team {
         self.scopes.get(scope).and_then(|a| a.get(name)).map_or(AlarmState::InsufficientData, |s| s.state)
     }
 
+    /// Where an alarm is in ALARM: nothing fires elsewhere.
+    #[must_use]
+    pub fn firing(&self) -> &BTreeSet<Scope> {
+        self.alarms.firing.get_or_init(|| self.scopes_with(|alarm| alarm.state == AlarmState::Alarm))
+    }
+
+    /// Where an alarm has ever been in ALARM: nothing has fired elsewhere.
+    #[must_use]
+    pub fn fired(&self) -> &BTreeSet<Scope> {
+        self.alarms.fired.get_or_init(|| self.scopes_with(|alarm| alarm.last_alarm.is_some()))
+    }
+
+    fn scopes_with(&self, holds: impl Fn(&AlarmStatus) -> bool) -> Arc<BTreeSet<Scope>> {
+        let any = |alarms: &BTreeMap<AlarmName, AlarmStatus>| alarms.values().any(&holds);
+        let scopes: BTreeSet<Scope> =
+            self.scopes.iter().filter(|(_, alarms)| any(alarms)).map(|(scope, _)| scope.clone()).collect();
+        scopes.into()
+    }
+
     /// Since when the aggregate alarm has not been in ALARM; `None` while it is.
     #[must_use]
     pub fn aggregate_quiet_since(&self, scope: &Scope) -> Option<Timestamp> {
@@ -305,11 +355,21 @@ impl Team {
     #[must_use]
     pub fn view(&self, scope: &Scope, name: &AlarmName, masked: &BTreeSet<AlarmName>) -> View {
         let mut view = View { in_alarm: false, firing: BTreeSet::new(), blind: BTreeSet::new() };
-        view.in_alarm = self.look(self.scopes.get(scope), name, masked, &mut view) == AlarmState::Alarm;
+        // As nearly always: every metric alarm beneath it is OK.
+        let recorded = self.scopes.get(scope);
+        let is_ok = |leaf| recorded.and_then(|all| all.get(leaf)).is_some_and(|a| a.state == AlarmState::Ok);
+        if let Some(composite) = self.composites().iter().find(|c| &c.name == name)
+            && composite.leaves.iter().all(is_ok)
+        {
+            view.in_alarm = composite.when_quiet;
+            return view;
+        }
+        view.in_alarm =
+            self.look(self.scopes.get(scope).map(|all| &**all), name, masked, &mut view) == AlarmState::Alarm;
         view
     }
 
-    fn composites(&self) -> &[(AlarmName, Expression)] {
+    fn composites(&self) -> &[Composite] {
         self.alarms.composites.get_or_init(|| composites(self).into())
     }
 
@@ -326,7 +386,7 @@ impl Team {
         masked: &BTreeSet<AlarmName>,
         view: &mut View,
     ) -> AlarmState {
-        let Some((_, expression)) = self.composites().iter().find(|(composite, _)| composite == name) else {
+        let Some(composite) = self.composites().iter().find(|composite| &composite.name == name) else {
             let recorded = recorded.and_then(|alarms| alarms.get(name));
             let state = match recorded {
                 _ if masked.contains(name) => AlarmState::Ok,
@@ -340,11 +400,11 @@ impl Team {
             };
             return state;
         };
-        let names = expression.names().into_iter();
+        let names = composite.expression.names().into_iter();
         let states: Vec<(&AlarmName, AlarmState)> =
             names.map(|part| (part, self.look(recorded, part, masked, view))).collect();
         let state_of = |part: &AlarmName| states.iter().find(|(name, _)| *name == part).map(|(_, s)| *s);
-        expression.state(|part| state_of(part).unwrap_or(AlarmState::InsufficientData))
+        composite.expression.state(|part| state_of(part).unwrap_or(AlarmState::InsufficientData))
     }
 
     /// The words that describe firing alarms: each one's name and why.
@@ -386,6 +446,7 @@ impl Team {
             }
             TeamFact::AlarmChanged { scope, alarm, status } => {
                 self.scopes.entry(scope.clone()).or_default().insert(alarm.clone(), status.clone());
+                (self.alarms.firing, self.alarms.fired) = (OnceLock::new(), OnceLock::new());
             }
             TeamFact::Approved { commit, approval } => {
                 self.approvals.entry(commit.clone()).or_default().push(approval.clone());
@@ -460,7 +521,7 @@ impl Team {
         for (alarm, report) in reports {
             change(&mut after, alarm, report, vec![report.why.clone()]);
         }
-        for (name, _) in self.composites() {
+        for Composite { name, .. } in self.composites() {
             let view = after.view(scope, name, &BTreeSet::new());
             let list = |names: &BTreeSet<AlarmName>| {
                 names.iter().map(AlarmName::as_str).collect::<Vec<_>>().join(", ")

@@ -166,6 +166,18 @@ impl Windows {
         self
     }
 
+    /// The window at `now` if a deployment may not start then; `None` if it may. What [`Windows::check`] says of a closed window,
+    /// without looking for the end of an open one.
+    #[must_use]
+    pub fn closed(&self, now: Timestamp) -> Option<WindowState> {
+        let Windows::Weekly(weekly) = self else { return None };
+        let instant = jiff::Timestamp::from_millisecond(now.0).ok();
+        if instant.is_some_and(|instant| weekly.closed_because(instant).is_none()) {
+            return None;
+        }
+        Some(self.check(now))
+    }
+
     /// Whether a deployment may start at `now`. A point in time beyond the calendar (the year 9999) is closed.
     #[must_use]
     pub fn check(&self, now: Timestamp) -> WindowState {

@@ -58,7 +58,7 @@ impl Shared {
     pub(crate) fn process_spec(&self, run_spec: &RunSpec) -> ProcessSpec {
         match &run_spec.workload {
             Workload::Process(spec) => spec.clone(),
-            Workload::Command(_) | Workload::Configuration(_) => {
+            Workload::Command(_) | Workload::Configuration(_) | Workload::Definitions(_) => {
                 unreachable!("a slot of boxes with another workload is refused when it is set")
             }
         }

@@ -72,6 +72,7 @@ fn check_run_spec(set: &SetSlot, run_spec: &RunSpec) -> Result<(), Refusal> {
             return if valid { Ok(()) } else { bad(format!("its path '{}' is not a path", spec.reload)) };
         }
         (Workload::Command(_), _) => return bad("the fleet runs no commands".to_owned()),
+        (Workload::Definitions(_), _) => return bad("the fleet takes no definitions".to_owned()),
         (Workload::Process(_), Some(_)) => return bad("a process is not configuration".to_owned()),
         (Workload::Configuration(_), None) => {
             return bad(

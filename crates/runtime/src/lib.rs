@@ -23,7 +23,7 @@ mod verify;
 
 pub use clock::{Clock, SystemClock};
 pub use error::{RuntimeError, SubmitError, VerifyError};
-pub use submit::DECIDE_TRIES_MAX;
+pub use submit::{DECIDE_TRIES_MAX, lane_of};
 pub use tidegate_store::{Lane, Reserve, Start, Verified};
 
 use cache::Cache;
@@ -32,7 +32,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use submit::{With, run_spec_key};
-use tidegate_core::decision::{Actor, AggregateId, Effect, EffectId, Event, Fact};
+use tidegate_core::decision::{Actor, AggregateId, Effect, EffectId, Event, Fact, NewEffect};
 use tidegate_core::ids::{PipelineId, RunSpecDigest, TeamId};
 use tidegate_core::lease::{Lease, LeaseId};
 use tidegate_core::organisation::Organisation;
@@ -94,8 +94,8 @@ pub struct Outcome {
     pub at: Timestamp,
     /// What happened; empty when the event changed nothing.
     pub facts: Vec<(AggregateId, Fact)>,
-    /// What is to be done.
-    pub effects: Vec<EffectId>,
+    /// What is to be done: the same as [`Runtime::effects`] tells of it.
+    pub effects: Vec<NewEffect>,
 }
 
 /// An effect that waits to be performed, or is being performed.

@@ -12,7 +12,7 @@ use tidegate_core::aggregate::{self, State};
 use tidegate_core::decision::{Actor, AggregateId, Decision, Effect, EffectId, Event, Fact, ForwardEffect};
 use tidegate_core::definition::PipelineDef;
 use tidegate_core::ids::TeamId;
-use tidegate_core::lease::LeaseId;
+use tidegate_core::lease::{Lease, LeaseId};
 use tidegate_core::organisation::Organisation;
 use tidegate_core::pipeline::{Motion, Pipeline, PipelineEvent, Snapshots};
 use tidegate_core::scope::Scope;
@@ -133,8 +133,8 @@ impl Runtime {
                 self.publish(&commit, entries);
                 drop(publishing);
                 self.tell(own, &commit, &changed, &decision);
-                let effects = decision.effects.into_iter().map(|e| e.id).collect();
-                Ok(Try::Done(Outcome { at: seen.now, facts: decision.facts, effects }))
+                let Decision { facts, effects, .. } = decision;
+                Ok(Try::Done(Outcome { at: seen.now, facts, effects }))
             }
             Err(CommitError::Conflict { aggregate, .. }) => {
                 self.cache.drop(&parse_id(&aggregate)?);
@@ -296,7 +296,10 @@ impl Runtime {
         }
         for lease in leases(&pipeline, event, &snapshots.organisation) {
             let id = AggregateId::Lease(lease.clone());
-            if let Shared::Lease(state) = self.see(&mut seen.entries, &id)?.state {
+            // One that nobody holds is as one that is not there.
+            if let Shared::Lease(state) = self.see(&mut seen.entries, &id)?.state
+                && *state != Lease::Free
+            {
                 snapshots.leases.insert(lease, (*state).clone());
             }
         }
@@ -329,7 +332,9 @@ pub(crate) fn run_spec_key(digest: &str) -> String {
     format!("run-spec/{digest}")
 }
 
-fn lane_of(effect: &Effect) -> Lane {
+/// The lane that an effect is queued in.
+#[must_use]
+pub fn lane_of(effect: &Effect) -> Lane {
     match effect {
         Effect::Forward(ForwardEffect::Page(_)) => Lane::Page,
         Effect::Forward(_) => Lane::Forward,
@@ -363,9 +368,10 @@ fn owner(pipeline: &Pipeline, event: &PipelineEvent, organisation: &Organisation
 /// Every lease that the decision may look at: of the targets that it has, and of those of a plan that it is about to get. Also
 /// those that do not exist: that nobody has taken one is relied on as well.
 fn leases(pipeline: &Pipeline, event: &PipelineEvent, organisation: &Organisation) -> BTreeSet<LeaseId> {
+    let planned = |d| organisation.definition.as_ref().is_some_and(|o| pipeline.plan.is_of(d, o));
     let coming: Option<&PipelineDef> = match event {
         PipelineEvent::Applied { definition } => Some(definition),
-        PipelineEvent::Tick => pipeline.definition.as_deref(),
+        PipelineEvent::Tick => pipeline.definition.as_ref().filter(|d| !planned(d)).map(|d| &**d),
         _ => None,
     };
     let Some(service) = pipeline.definition.as_deref().or(coming).map(|d| &d.service) else {

@@ -192,6 +192,7 @@ impl Audit {
                 | PipelineFact::StepRolledBack { .. }
                 | PipelineFact::SlotAsked { .. }
                 | PipelineFact::Built { .. }
+                | PipelineFact::RunSpecsMade { .. }
                 | PipelineFact::Defined { .. }
         ));
         match fact {

@@ -8,7 +8,7 @@ use tidegate_core::alarm::{AlarmState, high_severity_name};
 use tidegate_core::ids::Role;
 use tidegate_core::invariants::{self, Violation};
 use tidegate_core::lease::{Lease, LeaseId};
-use tidegate_core::pipeline::{Pipeline, Work};
+use tidegate_core::pipeline::Pipeline;
 use tidegate_core::scope::Scope;
 use tidegate_core::team::one_box_name;
 use tidegate_core::units::Timestamp;
@@ -166,11 +166,7 @@ fn alarms_lead_to_rollback(sim: &Sim, pipeline: &Pipeline) -> Result<(), String>
     let (Some(team), Some(definition)) = (sim.audit.team(), &pipeline.definition) else { return Ok(()) };
     for (_, step) in pipeline.plan.steps() {
         let Some(state) = pipeline.steps.get(&step.id) else { continue };
-        let under_way = match &state.work {
-            Work::Done { release, entered, .. } => Some((*release, *entered)),
-            other => other.under_way(),
-        };
-        let Some((release, entered)) = under_way else { continue };
+        let Some((release, entered)) = state.work.watched() else { continue };
         let masked = pipeline.releases.get(&release).is_some_and(|r| r.masks.values().any(|m| !m.is_empty()));
         if masked {
             continue;

@@ -10,7 +10,7 @@ use tidegate_core::definition::{
     PIPELINE_SCHEMA, PackagePath, PageTarget, PipelineDef, RegionDef, RollingDef, RunDef, ServiceDef,
     SourceDef, StageDef, TeamDef, TestSpec, UserDef, WaveDef,
 };
-use tidegate_core::ids::{PipelineId, RegionId, ServiceId, TeamId, UserId};
+use tidegate_core::ids::{EnvironmentId, PipelineId, RegionId, ServiceId, StageId, TeamId, UserId};
 use tidegate_core::run_spec::{BoxLimits, HealthCheck, ProcessSpec};
 use tidegate_core::team::TeamEvent;
 use tidegate_core::units::Span;
@@ -123,7 +123,7 @@ pub(crate) fn team_of(organisation: &OrganisationDef) -> TeamEvent {
 
 /// Changes a definition in one place.
 pub(crate) fn edit(definition: &mut PipelineDef, rng: &mut Rng) {
-    let what = rng.range(0, 7);
+    let what = rng.range(0, 10);
     let seconds = |n: i64| Span::seconds(u64::try_from(n).unwrap_or(30));
     let length = seconds(rng.range(10, 60));
     let Some(production) = definition.stages.last_mut() else { return };
@@ -135,6 +135,25 @@ pub(crate) fn edit(definition: &mut PipelineDef, rng: &mut Rng) {
         4 => production.waves.reverse(),
         5 => definition.rolling.progress_deadline = seconds(rng.range(60, 120)),
         6 => drop(definition.run.environment.insert("EDITED".to_owned(), length.to_string())),
+        // Stages come and go, at the beginning and between two; waves get names and lose them.
+        8 | 9 => {
+            let (name, at) = if what == 8 { ("alpha", 0) } else { ("zeta", definition.stages.len() - 1) };
+            let environment: EnvironmentId = word(name);
+            match definition.stages.iter().position(|stage| stage.environment == environment) {
+                Some(at) => drop(definition.stages.remove(at)),
+                None => {
+                    let tests = Vec::new();
+                    let stage = StageDef { environment, tests, ..definition.stages[0].clone() };
+                    definition.stages.insert(at, stage);
+                }
+            }
+        }
+        10 => {
+            for (n, wave) in production.waves.iter_mut().enumerate() {
+                let name = StageId::new(format!("named-{}", n + 1)).expect("a valid name");
+                wave.name = if wave.name.is_none() { Some(name) } else { None };
+            }
+        }
         // A Region comes or goes.
         _ => {
             let last = production.waves.iter_mut().max_by_key(|wave| wave.regions.len());

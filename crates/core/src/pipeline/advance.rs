@@ -207,7 +207,7 @@ impl Deciding<'_> {
         let Some(Work::Baking { release, clock, .. }) = self.p.steps.get(step).map(|s| &s.work) else {
             return;
         };
-        if !clock.missing().is_empty() {
+        if !clock.is_over() {
             return;
         }
         let (release, at) = (*release, self.now);
@@ -259,13 +259,15 @@ impl Deciding<'_> {
 
     /// Deploying and rolling back hold the lease; testing and baking do not.
     fn release_leases(&mut self) {
-        let moving = |scope: &Scope, wanted: fn(&Motion) -> bool| {
-            self.p.slots.iter().any(|(id, slot)| &Scope::of(id) == scope && wanted(&slot.motion))
+        let moving = |wanted: fn(&Motion) -> bool| -> BTreeSet<Scope> {
+            let slots = self.p.slots.iter().filter(|(_, slot)| wanted(&slot.motion));
+            slots.map(|(target, _)| Scope::of(target)).collect()
         };
-        let forward = |scope| moving(scope, |motion| matches!(motion, Motion::Forward { .. }));
-        let back = |scope| moving(scope, |motion| matches!(motion, Motion::Back { .. }));
+        let forward = moving(|motion| matches!(motion, Motion::Forward { .. }));
+        let back = moving(|motion| matches!(motion, Motion::Back { .. }));
+        let (forward, back) = (|scope| forward.contains(scope), |scope| back.contains(scope));
         let mut ended: Vec<(LeaseId, LeaseFact)> = Vec::new();
-        for (id, lease) in &self.leases {
+        for (id, lease) in self.leases.iter() {
             let pipeline = || self.id.clone();
             if lease.is_interrupted(self.id) && !forward(&id.scope) {
                 ended.push((id.clone(), LeaseFact::GivenUp { pipeline: pipeline() }));
@@ -292,7 +294,7 @@ impl Deciding<'_> {
         let on_its_way = self.p.plan.steps().any(|(_, step)| {
             let Some(state) = self.p.steps.get(&step.id) else { return false };
             let release = match &state.work {
-                Work::Done { release, .. } => {
+                Work::Done { release, .. } | Work::Recalled { release, .. } => {
                     step.targets.iter().any(|t| self.p.is_watched(&t.id, *release)).then_some(*release)
                 }
                 other => other.under_way().map(|(release, _)| release),

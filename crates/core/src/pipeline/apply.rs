@@ -8,6 +8,7 @@ use crate::Shared;
 use crate::definition::PipelineDef;
 use crate::ids::{ReleaseNo, TargetId, TeamId};
 use crate::plan::{Plan, StepId};
+use crate::units::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 
 impl Pipeline {
@@ -52,6 +53,12 @@ impl Pipeline {
             PipelineFact::Built { release, package, run_specs, at } => {
                 let (package, run_specs) = (package.clone(), run_specs.clone());
                 self.set_build(*release, Build::Built { package, run_specs, at: *at });
+            }
+            PipelineFact::RunSpecsMade { release, run_specs: made } => {
+                let release = self.releases.get_mut(release).map(|release| &mut release.build);
+                if let Some(Build::Built { run_specs, .. }) = release {
+                    run_specs.extend(made.clone());
+                }
             }
             PipelineFact::BuildFailed { release, why, at } => {
                 self.set_build(*release, Build::Failed { why: why.clone(), at: *at });
@@ -146,7 +153,7 @@ impl Pipeline {
             PipelineFact::Revived { .. } => self.life = Life::Active,
             PipelineFact::RollbackOrdered { .. } => {}
             PipelineFact::ReleasesForgotten { before } => {
-                self.releases = self.releases.split_off(before);
+                self.releases = self.releases.split_off(before).into();
                 self.taints.retain(|release, _| release >= before);
                 self.overrides.retain(|_, o| o.release >= *before);
                 self.skips.retain(|_, skip| skip.release.is_none_or(|release| release >= *before));
@@ -168,7 +175,7 @@ impl Pipeline {
     fn define(&mut self, definition: &Shared<PipelineDef>, team: &TeamId, plan: &Shared<Plan>) {
         self.definition = Some(definition.clone());
         self.team = Some(team.clone());
-        self.plan = plan.clone();
+        let known = std::mem::replace(&mut self.plan, plan.clone());
         for source in &definition.sources {
             self.sources.entry(source.name.clone()).or_default();
         }
@@ -176,15 +183,7 @@ impl Pipeline {
         for (_, step) in plan.steps() {
             self.steps.entry(step.id.clone()).or_default();
         }
-        // What is in work in a step that is no more is in work nowhere: if the step comes again, it begins anew.
-        for (id, state) in &mut self.steps {
-            let in_work = state.work.under_way().is_some() || matches!(state.work, Work::RollingBack { .. });
-            if in_work && plan.step(id).is_none() {
-                state.work = Work::Free;
-                state.candidate = None;
-                state.waiting.clear();
-            }
-        }
+        self.recall(&known, plan);
         for slot in self.slots.values_mut() {
             slot.detached = true;
         }
@@ -203,6 +202,77 @@ impl Pipeline {
             // The size of a fleet that runs is changed by the next release, as everything that affects boxes.
             if slot.history.is_empty() && slot.motion == Motion::Settled {
                 slot.boxes = target.boxes;
+            }
+        }
+    }
+
+    /// What is in work in a step that is no more, or has lost boxes of it to another, or that something which it has not passed
+    /// has come to stand before, is called again to where it has come to (rule 3); so is what waits there. Its boxes keep it,
+    /// and are watched until it comes by.
+    fn recall(&mut self, known: &Plan, plan: &Plan) {
+        let lost = |id: &StepId, release: ReleaseNo| {
+            let old = known.step(id).into_iter().flat_map(|(_, step)| &step.targets);
+            let mut running = old.filter(|t| self.slots.get(&t.id).is_some_and(|slot| slot.runs(release)));
+            running.any(|t| plan.step_of(&t.id).is_some_and(|(_, step)| step.id != *id))
+        };
+        let before: BTreeMap<&StepId, &StepId> =
+            plan.steps().zip(plan.steps().skip(1)).map(|((_, one), (_, next))| (&next.id, &one.id)).collect();
+        let planned: BTreeSet<&StepId> = plan.steps().map(|(_, step)| &step.id).collect();
+        let passed: BTreeMap<StepId, Option<ReleaseNo>> =
+            self.steps.iter().map(|(id, state)| (id.clone(), state.done)).collect();
+        let mut recalled: BTreeMap<ReleaseNo, Timestamp> = BTreeMap::new();
+        for (id, state) in self.steps.iter_mut() {
+            let here = planned.contains(id);
+            let may = |release: ReleaseNo| {
+                here && before
+                    .get(id)
+                    .is_none_or(|before| passed.get(*before).copied().flatten() >= Some(release))
+            };
+            let under_way = match &state.work {
+                Work::Recalled { release, entered } => Some((*release, *entered)),
+                work => work.under_way(),
+            };
+            let goes = |(release, _): &(ReleaseNo, Timestamp)| !may(*release) || lost(id, *release);
+            if let Some((release, entered)) = under_way.filter(goes) {
+                let since = recalled.entry(release).or_insert(entered);
+                *since = entered.min(*since);
+                state.work = Work::Free;
+            }
+            if !here && matches!(state.work, Work::RollingBack { .. }) {
+                state.work = Work::Free;
+            }
+            if state.candidate.is_some_and(|release| !may(release)) {
+                state.candidate = None;
+                state.waiting.clear();
+            }
+        }
+        // A step that ends its stage now bakes for the stage: what has not finished that comes by again.
+        for step in plan.stages.iter().filter_map(|stage| stage.steps.last()) {
+            let finished = step.targets.iter().filter_map(|t| self.slots.get(&t.id)?.finished).max();
+            let was_last = known
+                .step(&step.id)
+                .is_none_or(|(stage, _)| stage.steps.last().is_some_and(|s| s.id == step.id));
+            if let Some(state) =
+                self.steps.get_mut(&step.id).filter(|state| !was_last && state.done > finished)
+            {
+                state.done = finished;
+            }
+        }
+        for (_, step) in plan.steps() {
+            let runs = |release: &ReleaseNo| {
+                step.targets.iter().any(|t| self.slots.get(&t.id).is_some_and(|slot| slot.runs(*release)))
+            };
+            let Some((release, entered)) = recalled.iter().rev().find(|(release, _)| runs(release)) else {
+                continue;
+            };
+            // Where it has passed it is watched already.
+            let may = |work: &Work| match work {
+                Work::Free => true,
+                Work::Done { release: done, .. } => done < release,
+                _ => false,
+            };
+            if let Some(state) = self.steps.get_mut(&step.id).filter(|state| may(&state.work)) {
+                state.work = Work::Recalled { release: *release, entered: *entered };
             }
         }
     }
@@ -344,7 +414,9 @@ impl Pipeline {
                 let state = self.step(step);
                 let entered = state.work.under_way().map_or(*at, |(_, entered)| entered);
                 state.work = Work::Done { release: *release, entered, at: *at };
-                state.done = Some(*release);
+                if state.done != Some(*release) {
+                    state.before = state.done.replace(*release);
+                }
                 self.finish(step);
             }
             PipelineFact::StepRollingBack { step, release, cause, since, done } => {

@@ -4,18 +4,22 @@
 use super::advance::advance;
 use super::gates::Surroundings;
 use super::rollback::is_good;
-use super::{Life, Pipeline, PipelineEvent, PipelineFact, Retirement, Switches, Work};
+use super::{Build, Life, Pipeline, PipelineEvent, PipelineFact, Retirement, Switches, Work};
 use crate::Shared;
-use crate::decision::{AggregateId, Decision, Fact, Illegal};
+use crate::alarm::AlarmName;
+use crate::decision::{AggregateId, Decision, EffectId, Fact, Illegal};
 use crate::definition::PipelineDef;
-use crate::ids::{PipelineId, TargetId, TeamId};
+use crate::ids::{PipelineId, ReleaseNo, TargetId, TeamId};
 use crate::lease::{Lease, LeaseFact, LeaseId};
+use crate::lint;
 use crate::organisation::Organisation;
 use crate::plan::Plan;
 use crate::team::{Team, TeamFact};
 use crate::units::Timestamp;
+use crate::window::WindowState;
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// States of other aggregates that a decision relies on; the runtime checks at commit that they are still the same.
@@ -25,7 +29,7 @@ pub struct Snapshots {
     pub team: Arc<Team>,
     /// The organisation.
     pub organisation: Arc<Organisation>,
-    /// The leases of the pipeline's service.
+    /// The leases of the pipeline's service; those that are free may be left out.
     pub leases: BTreeMap<LeaseId, Lease>,
     /// Breaks of the rules, for tests.
     pub switches: Switches,
@@ -38,7 +42,13 @@ pub(super) struct Deciding<'a> {
     /// Copied when a fact changes it.
     pub(super) team: Cow<'a, Team>,
     pub(super) organisation: &'a Organisation,
-    pub(super) leases: BTreeMap<LeaseId, Lease>,
+    /// As the team.
+    pub(super) leases: Cow<'a, BTreeMap<LeaseId, Lease>>,
+    /// The team's window, if it is closed now; when somebody has looked.
+    window: OnceCell<Option<WindowState>>,
+    /// The service's composite alarms, when somebody has asked for them.
+    pub(super) own_alarm: OnceCell<AlarmName>,
+    pub(super) one_box_alarm: OnceCell<AlarmName>,
     pub(super) now: Timestamp,
     pub(super) switches: Switches,
     pub(super) out: Decision,
@@ -60,7 +70,10 @@ pub(crate) fn decide(
         p: state,
         team: Cow::Borrowed(&snapshots.team),
         organisation: &snapshots.organisation,
-        leases: snapshots.leases.clone(),
+        leases: Cow::Borrowed(&snapshots.leases),
+        window: OnceCell::new(),
+        own_alarm: OnceCell::new(),
+        one_box_alarm: OnceCell::new(),
         now,
         switches: snapshots.switches,
         out: Decision::default(),
@@ -82,7 +95,7 @@ impl Deciding<'_> {
 
     /// Records a fact of a lease.
     pub(super) fn lease(&mut self, id: LeaseId, fact: LeaseFact) {
-        self.leases.entry(id.clone()).or_default().apply(&fact);
+        self.leases.to_mut().entry(id.clone()).or_default().apply(&fact);
         // Others may have waited for it, or have lost it.
         self.wake_others();
         self.out.facts.push((AggregateId::Lease(id), Fact::Lease(fact)));
@@ -116,6 +129,7 @@ impl Deciding<'_> {
             team: &self.team,
             organisation: self.organisation,
             leases: &self.leases,
+            window: &self.window,
             now: self.now,
             switches: self.switches,
         }
@@ -170,13 +184,9 @@ impl Deciding<'_> {
         let Some(service) = organisation.service(&definition.service) else {
             return Err(Illegal::new(format!("there is no service '{}'", definition.service)));
         };
-        if self.p.definition.as_ref().is_some_and(|d| d.service != definition.service) {
-            return Err(Illegal::new("a pipeline cannot be moved to another service; make a new one"));
-        }
-        let kind = std::mem::discriminant(&definition.run.engine);
-        if self.p.definition.as_ref().is_some_and(|d| std::mem::discriminant(&d.run.engine) != kind) {
-            let why = "a pipeline cannot change from processes, commands or configuration to another of these; make a new one";
-            return Err(Illegal::new(why));
+        if let Some(found) = self.p.definition.as_deref().and_then(|known| lint::successor(known, definition))
+        {
+            return Err(Illegal::new(format!("{}; {}", found.message, found.hint)));
         }
         let (plan, team) = (crate::plan::plan(definition, organisation), service.team.clone());
         if !self.p.life.is_active() {
@@ -191,15 +201,47 @@ impl Deciding<'_> {
         Ok(())
     }
 
-    fn define(&mut self, definition: Shared<PipelineDef>, team: TeamId, plan: Plan) {
-        for (id, state) in &self.p.steps {
-            if let (Work::Testing { effect, .. }, None) = (&state.work, plan.step(id)) {
-                self.out.cancelled.push(effect.clone());
+    /// Whatever may yet be deployed, or returned to, can run in environments that are new; `also` may come again.
+    pub(super) fn complete_run_specs(&mut self, also: Option<ReleaseNo>) {
+        let Some(definition) = self.p.definition.clone() else { return };
+        let in_slots =
+            self.p.slots.values().flat_map(|slot| slot.history.iter().copied().chain(slot.running()));
+        let in_steps = self.p.steps.values().flat_map(|step| {
+            step.candidate
+                .into_iter()
+                .chain(step.done)
+                .chain(step.work.under_way().map(|(release, _)| release))
+        });
+        let newest = self.p.newest().map(|(no, _)| no);
+        let releases: BTreeSet<ReleaseNo> = in_slots.chain(in_steps).chain(newest).chain(also).collect();
+        for release in releases {
+            let Some(Build::Built { package, run_specs, .. }) =
+                self.p.releases.get(&release).map(|r| &r.build)
+            else {
+                continue;
+            };
+            let (package, known) = (package.clone(), run_specs.clone());
+            let run_specs = self.make_run_specs(&definition, &package, &known);
+            if !run_specs.is_empty() {
+                self.fact(PipelineFact::RunSpecsMade { release, run_specs });
             }
         }
+    }
+
+    fn define(&mut self, definition: Shared<PipelineDef>, team: TeamId, plan: Plan) {
+        let tests = |p: &Pipeline| -> BTreeSet<EffectId> {
+            let running = p.steps.values().filter_map(|state| match &state.work {
+                Work::Testing { effect, .. } => Some(effect.clone()),
+                _ => None,
+            });
+            running.collect()
+        };
+        let before = tests(&self.p);
         let left_alone: Vec<TargetId> =
             self.p.slots.iter().filter(|(_, slot)| slot.detached).map(|(id, _)| id.clone()).collect();
         self.fact(PipelineFact::Defined { definition, team, plan: plan.into() });
+        self.out.cancelled.extend(before.difference(&tests(&self.p)).cloned());
+        self.complete_run_specs(None);
         // What was rejected while nobody looked after a target is taken back when the target is the plan's again.
         for target in left_alone {
             let current =
@@ -217,10 +259,15 @@ impl Deciding<'_> {
         else {
             return;
         };
-        let plan = crate::plan::plan(&definition, organisation);
+        if self.p.plan.is_of(&definition, organisation) {
+            return;
+        }
         let Some(team) = organisation.service(&definition.service).map(|s| s.team.clone()) else { return };
+        let plan = crate::plan::plan(&definition, organisation).of(&definition, organisation);
         if *self.p.plan != plan || self.p.team.as_ref() != Some(&team) {
             self.define(definition, team, plan);
+        } else {
+            self.p.plan = plan.into();
         }
     }
 }

@@ -2,9 +2,10 @@
 
 use super::decide::Deciding;
 use super::gates::{self, Blocker, Gate};
-use super::{Break, PipelineFact, Standing};
+use super::rollback::is_good;
+use super::{Break, Build, PipelineFact, Release, Standing};
 use crate::alarm::AlarmName;
-use crate::ids::{RegionId, ReleaseNo, TargetId};
+use crate::ids::{RegionId, ReleaseNo};
 use crate::lease::LeaseFact;
 use crate::plan::{Stage, Step, Target};
 use crate::scope::Scope;
@@ -18,17 +19,28 @@ impl Deciding<'_> {
         let plan = self.p.plan.clone();
         // What has finished every wave does not change while releases enter.
         let everywhere = self.p.everywhere();
+        // Nor what a step's targets stand on before it is its turn.
+        let oldest = self.p.oldest();
         let steps: Vec<(&Stage, &Step)> = plan.steps().collect();
         for (at, (stage, step)) in steps.iter().enumerate().rev() {
-            let before = at.checked_sub(1).and_then(|before| steps.get(before));
-            let passed = before.and_then(|(_, before)| self.p.steps.get(&before.id)?.done);
-            self.call(stage, step, passed, everywhere);
+            let before = at.checked_sub(1).and_then(|before| steps.get(before)).map(|(_, before)| *before);
+            // What passed last may have been rejected, and what passed before it overtaken by it.
+            let passed = match before {
+                Some(before) => self.p.steps.get(&before.id).and_then(|state| {
+                    [state.done, state.before]
+                        .into_iter()
+                        .flatten()
+                        .find(|release| is_good(&self.p, *release))
+                }),
+                None => self.newest_built(),
+            };
+            self.call(stage, step, passed, everywhere, oldest[at]);
             let Some(state) = self.p.steps.get(&step.id) else { continue };
             let Some(release) = state.candidate else { continue };
             if !self.needs(step, release) {
                 continue;
             }
-            match gates::check(&self.p, stage, step, release, &self.around()) {
+            match gates::check(&self.p, stage, step, before, release, &self.around()) {
                 Gate::Open => self.enter(stage, step, release),
                 Gate::Closed(reasons) => {
                     if let Some(at) = gates::looks_again(&self.p, &reasons, &self.team) {
@@ -51,18 +63,40 @@ impl Deciding<'_> {
         newest.is_none_or(|n| n < release) || newest == Some(release) && step.targets.iter().any(behind)
     }
 
+    /// The newest good release that is built: what comes to the first step, also to one that was not the first when the
+    /// release was made.
+    fn newest_built(&self) -> Option<ReleaseNo> {
+        let built = |release: &Release| matches!(release.build, Build::Built { .. });
+        let mut newest_first = self.p.releases.iter().rev();
+        newest_first.find(|(no, release)| built(release) && is_good(&self.p, **no)).map(|(no, _)| *no)
+    }
+
     /// Calls a release to a step where none waits: the newest good one that has passed the step before, and that is new
     /// here or has targets to move; or, for targets that are new or were skipped, the newest that has finished every wave.
-    fn call(&mut self, stage: &Stage, step: &Step, passed: Option<ReleaseNo>, everywhere: Option<ReleaseNo>) {
+    /// `oldest` is what a target of the step stands still on.
+    fn call(
+        &mut self,
+        stage: &Stage,
+        step: &Step,
+        passed: Option<ReleaseNo>,
+        everywhere: Option<ReleaseNo>,
+        oldest: Option<Option<ReleaseNo>>,
+    ) {
         let Some(state) = self.p.steps.get(&step.id) else { return };
         if state.candidate.is_some() || state.work.under_way().is_some() {
             return;
         }
+        let behind = |release: &ReleaseNo| oldest.is_some_and(|oldest| oldest < Some(*release));
         let wanted = |release: &ReleaseNo| {
-            let new = state.done.is_some_and(|done| done < *release);
+            // What comes from the step before, and is not everywhere yet, goes on also where all boxes run it: the step may have
+            // been renamed.
+            let new = match state.done {
+                Some(done) => done < *release,
+                None => passed == Some(*release) && everywhere < Some(*release),
+            };
             state.done.is_none_or(|done| done <= *release)
-                && (new || !self.p.movers(stage, step, *release).is_empty())
-                && super::rollback::is_good(&self.p, *release)
+                && (new || behind(release) && !self.p.movers(stage, step, *release).is_empty())
+                && is_good(&self.p, *release)
         };
         let release = [passed, everywhere].into_iter().flatten().filter(wanted).max();
         if let Some(release) = release {
@@ -71,12 +105,11 @@ impl Deciding<'_> {
     }
 
     fn enter(&mut self, stage: &Stage, step: &Step, release: ReleaseNo) {
-        let movers: Vec<TargetId> =
-            self.p.movers(stage, step, release).into_iter().map(|target| target.id.clone()).collect();
+        let movers = self.p.movers(stage, step, release);
         let open = gates::overridden(&self.p, step, release, self.now);
         let mut masks = BTreeMap::new();
         if open.contains(&Blocker::AggregateAlarm) {
-            for scope in movers.iter().map(Scope::of) {
+            for scope in movers.iter().map(|target| Scope::of(&target.id)) {
                 let views =
                     self.judges(step.role).into_iter().map(|n| self.team.view(&scope, &n, &BTreeSet::new()));
                 let firing: BTreeSet<AlarmName> =
@@ -94,7 +127,7 @@ impl Deciding<'_> {
             self.fact(PipelineFact::SuspectReturned { release });
             self.team_fact(TeamFact::SuspectTurnTaken { pipeline: self.id.clone() });
         }
-        let mut leases = super::orders::leases_of(&self.p, &self.p.movers(stage, step, release));
+        let mut leases = super::orders::leases_of(&self.p, &movers);
         if self.switches.has(Break::NoLease) {
             leases.clear();
         }
@@ -107,8 +140,10 @@ impl Deciding<'_> {
         let (step_id, at) = (step.id.clone(), self.entry_time(step));
         self.fact(PipelineFact::Entered { step: step_id, release, at, overrides, masks, without });
         for target in &movers {
-            let Some(generation) = self.p.slots.get(target).map(|slot| slot.generation + 1) else { continue };
-            let (target, awaited) = (target.clone(), self.progress_deadline());
+            let Some(generation) = self.p.slots.get(&target.id).map(|slot| slot.generation + 1) else {
+                continue;
+            };
+            let (target, awaited) = (target.id.clone(), self.progress_deadline());
             self.look_again(awaited.deadline);
             self.fact(PipelineFact::SlotForward { target: target.clone(), release, generation, awaited });
             self.order_slot(&target);
@@ -124,7 +159,8 @@ impl Deciding<'_> {
     /// that they were evaluated over).
     fn entry_time(&self, step: &Step) -> Timestamp {
         let scopes: BTreeSet<Scope> = step.targets.iter().map(|t| Scope::of(&t.id)).collect();
-        let alarms = scopes.iter().filter_map(|scope| self.team.scopes.get(scope)).flat_map(BTreeMap::values);
+        let alarms =
+            scopes.iter().filter_map(|scope| self.team.scopes.get(scope)).flat_map(|all| all.values());
         let seen = alarms.filter_map(|status| status.last_alarm.as_ref()).map(|last| last.at).max();
         seen.map_or(self.now, |seen| self.now.max(Timestamp(seen.0 + 1)))
     }

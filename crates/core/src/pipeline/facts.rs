@@ -91,6 +91,13 @@ pub enum PipelineFact {
         /// When.
         at: Timestamp,
     },
+    /// Environments have come to the definition since a release was built that may yet be deployed there.
+    RunSpecsMade {
+        /// The release.
+        release: ReleaseNo,
+        /// What targets of each new environment run.
+        run_specs: BTreeMap<EnvironmentId, RunSpecDigest>,
+    },
     /// A release cannot be built.
     BuildFailed {
         /// Which.

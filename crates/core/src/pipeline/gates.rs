@@ -14,6 +14,7 @@ use crate::team::{Team, aggregate_name, one_box_name};
 use crate::units::{Span, Timestamp};
 use crate::window::WindowState;
 use serde::{Deserialize, Serialize};
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -243,24 +244,27 @@ pub(super) struct Surroundings<'a> {
     pub(super) team: &'a Team,
     pub(super) organisation: &'a Organisation,
     pub(super) leases: &'a BTreeMap<LeaseId, Lease>,
+    /// The team's window, if it is closed now; when somebody has looked.
+    pub(super) window: &'a OnceCell<Option<WindowState>>,
     pub(super) now: Timestamp,
     pub(super) switches: Switches,
 }
 
-/// Whether a release may enter a step now. `overridden` are the blockers that a person has opened for it.
+/// Whether a release may enter a step now; `before` is the step before it.
 pub(super) fn check(
     pipeline: &Pipeline,
     stage: &Stage,
     step: &Step,
+    before: Option<&Step>,
     release: ReleaseNo,
     around: &Surroundings<'_>,
 ) -> Gate {
     let mut reasons = Vec::new();
-    order(pipeline, step, release, around, &mut reasons);
-    reasons.extend(pipeline.nowhere(stage, step, release));
+    let movers = pipeline.movers(stage, step, release);
+    order(pipeline, step, before, release, around, &mut reasons);
+    reasons.extend(pipeline.nowhere(stage, step, release, &movers));
     guilt(pipeline, stage, release, around, &mut reasons);
     if reasons.is_empty() {
-        let movers = pipeline.movers(stage, step, release);
         window(stage, around, &mut reasons);
         alarms(pipeline, stage, step, release, &movers, around, &mut reasons);
         if !around.switches.has(Break::HoldsIgnored) {
@@ -280,12 +284,13 @@ pub(super) fn check(
 fn order(
     pipeline: &Pipeline,
     step: &Step,
+    before: Option<&Step>,
     release: ReleaseNo,
     around: &Surroundings<'_>,
     reasons: &mut Vec<Reason>,
 ) {
     let Some(state) = pipeline.steps.get(&step.id) else { return };
-    let before = pipeline.plan.steps().take_while(|(_, s)| s.id != step.id).last().map(|(_, s)| &s.id);
+    let before = before.map(|before| &before.id);
     let taken_back = |s: &&StepId| pipeline.steps.get(*s).is_some_and(|s| s.done.is_none_or(|d| d < release));
     let rejected =
         pipeline.releases.get(&release).is_some_and(|r| matches!(r.standing, Standing::Rejected { .. }));
@@ -294,7 +299,7 @@ fn order(
         reasons.push(Reason::NotPassed { step: step.clone() });
     }
     match &state.work {
-        Work::Free | Work::Done { .. } | Work::RolledBack { .. } => {}
+        Work::Free | Work::Done { .. } | Work::Recalled { .. } | Work::RolledBack { .. } => {}
         Work::Deploying { release, .. }
         | Work::Testing { release, .. }
         | Work::Baking { release, .. }
@@ -352,8 +357,9 @@ fn guilt(
 
 fn window(stage: &Stage, around: &Surroundings<'_>, reasons: &mut Vec<Reason>) {
     let Some(team) = around.team.definition.as_ref().filter(|_| stage.production) else { return };
-    if let WindowState::Closed { opens, .. } = team.windows.check(around.now) {
-        reasons.push(Reason::Window { opens });
+    let closed = around.window.get_or_init(|| team.windows.closed(around.now));
+    if let Some(WindowState::Closed { opens, .. }) = closed {
+        reasons.push(Reason::Window { opens: *opens });
     }
 }
 
@@ -368,10 +374,14 @@ fn alarms(
     around: &Surroundings<'_>,
     reasons: &mut Vec<Reason>,
 ) {
-    let mut scopes: BTreeSet<Scope> = movers.iter().map(|t| Scope::of(&t.id)).collect();
+    let firing = around.team.firing();
     let elsewhere =
         pipeline.slots.iter().filter(|(id, slot)| id.environment == stage.environment && slot.runs(release));
-    scopes.extend(elsewhere.map(|(id, _)| Scope::of(id)));
+    let looked_at = movers.iter().map(|target| &target.id).chain(elsewhere.map(|(id, _)| id));
+    let scopes: BTreeSet<Scope> = match firing.is_empty() {
+        true => BTreeSet::new(),
+        false => looked_at.map(Scope::of).filter(|scope| firing.contains(scope)).collect(),
+    };
     // What would roll the release back at once must not fire when it enters.
     let mut names = vec![aggregate_name()];
     if let Some(definition) = &pipeline.definition {
@@ -420,13 +430,10 @@ fn leases(pipeline: &Pipeline, movers: &[&Target], around: &Surroundings<'_>, re
 
 /// The other AZs of the step's Regions must be able to carry the load (P6).
 fn capacity(pipeline: &Pipeline, movers: &[&Target], reasons: &mut Vec<Reason>) {
-    let scopes: BTreeSet<Scope> = movers.iter().map(|t| Scope::of(&t.id)).collect();
-    let own: BTreeSet<&TargetId> = movers.iter().map(|t| &t.id).collect();
-    for (id, slot) in &pipeline.slots {
-        if own.contains(id) || !scopes.contains(&Scope::of(id)) || id.role != Role::Main {
-            continue;
-        }
-        if let Capacity::Short { healthy, minimum } = slot.capacity {
+    for (id, slot) in pipeline.slots.iter().filter(|(id, _)| id.role == Role::Main) {
+        let Capacity::Short { healthy, minimum } = slot.capacity else { continue };
+        let beside = |t: &&Target| t.id.region == id.region && t.id.environment == id.environment;
+        if movers.iter().all(|t| &t.id != id) && movers.iter().any(beside) {
             reasons.push(Reason::Capacity { target: id.clone(), healthy, minimum });
         }
     }

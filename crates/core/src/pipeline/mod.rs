@@ -68,11 +68,11 @@ pub struct Pipeline {
     /// Its sources.
     pub sources: BTreeMap<SourceId, SourceState>,
     /// Its releases.
-    pub releases: BTreeMap<ReleaseNo, Shared<Release>>,
+    pub releases: Shared<BTreeMap<ReleaseNo, Shared<Release>>>,
     /// What each step does.
-    pub steps: BTreeMap<StepId, Shared<StepState>>,
+    pub steps: Shared<BTreeMap<StepId, Shared<StepState>>>,
     /// What its slot of each target does, also of targets that are no longer in the plan.
-    pub slots: BTreeMap<TargetId, Shared<SlotState>>,
+    pub slots: Shared<BTreeMap<TargetId, Shared<SlotState>>>,
     /// Changes that may not come in again by themselves, by the rejected release that brought them (X4).
     pub taints: BTreeMap<ReleaseNo, Taint>,
     /// Holds that stand, by number.

@@ -77,11 +77,7 @@ impl Deciding<'_> {
         match result {
             Ok(package) => {
                 let Some(definition) = self.p.definition.clone() else { return };
-                let specs = self.run_specs(&definition, package);
-                let run_specs = specs.iter().map(|(e, spec)| (e.clone(), spec.digest())).collect();
-                // Environments that call the same endpoints share one.
-                let unique: BTreeMap<_, _> = specs.into_values().map(|spec| (spec.digest(), spec)).collect();
-                self.out.run_specs.extend(unique);
+                let run_specs = self.make_run_specs(&definition, package, &BTreeMap::new());
                 self.fact(PipelineFact::Built { release, package: package.clone(), run_specs, at });
                 let first = self.p.plan.steps().next().map(|(_, step)| step.id.clone());
                 if let Some(first) = first {

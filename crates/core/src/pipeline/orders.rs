@@ -201,8 +201,24 @@ impl Deciding<'_> {
         definition.run.calls.iter().map(|service| (service.clone(), environment(service))).collect()
     }
 
-    /// What targets of each environment run of a release: made once, when it is built.
-    pub(super) fn run_specs(
+    /// What targets run of a release, of each environment that is not known: made once, when it is built or the environment
+    /// is new.
+    pub(super) fn make_run_specs(
+        &mut self,
+        definition: &PipelineDef,
+        package: &PackageDigest,
+        known: &BTreeMap<EnvironmentId, RunSpecDigest>,
+    ) -> BTreeMap<EnvironmentId, RunSpecDigest> {
+        let mut specs = self.run_specs(definition, package);
+        specs.retain(|environment, _| !known.contains_key(environment));
+        let digests = specs.iter().map(|(e, spec)| (e.clone(), spec.digest())).collect();
+        // Environments that call the same endpoints share one.
+        let unique: BTreeMap<_, _> = specs.into_values().map(|spec| (spec.digest(), spec)).collect();
+        self.out.run_specs.extend(unique);
+        digests
+    }
+
+    fn run_specs(
         &self,
         definition: &PipelineDef,
         package: &PackageDigest,
@@ -211,6 +227,7 @@ impl Deciding<'_> {
             EngineDef::Process(process) => Workload::Process(process.clone()),
             EngineDef::Command(command) => Workload::Command(command.clone()),
             EngineDef::Configuration(configuration) => Workload::Configuration(configuration.clone()),
+            EngineDef::Definitions(definitions) => Workload::Definitions(definitions.clone()),
         };
         let spec = |stage: &StageDef| RunSpec {
             service: definition.service.clone(),

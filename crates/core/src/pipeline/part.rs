@@ -2,9 +2,9 @@
 //! skips its Region, or when its Region has not come as far as this step: no Region skips a step of its own (rule 3), so it
 //! catches up from its first step on.
 
-use super::{Pipeline, Reason, Skip, SlotState};
+use super::{Motion, Pipeline, Reason, Skip, SlotState};
 use crate::ids::{RegionId, ReleaseNo, TargetId};
-use crate::plan::{Stage, Step, StepId, Target};
+use crate::plan::{Placed, Stage, Step, StepId, Target};
 use crate::scope::Scope;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -65,45 +65,81 @@ impl Pipeline {
             .collect()
     }
 
+    /// Every slot of a target in the plan, and where it stands. Both are in the order of their names, so that one pass finds
+    /// all without looking for any.
+    pub(super) fn planned(&self) -> impl Iterator<Item = (&Placed, &SlotState)> {
+        let mut slots = self.slots.iter().peekable();
+        self.plan.by_name().iter().filter_map(move |placed| {
+            while slots.next_if(|(target, _)| **target < placed.target).is_some() {}
+            let found = slots.peek().filter(|(target, _)| **target == placed.target);
+            found.map(|(_, slot)| (placed, &***slot))
+        })
+    }
+
+    /// Of each step in the plan's order the oldest release that a target of it stands still on; `None` where all move.
+    pub(super) fn oldest(&self) -> Vec<Option<Option<ReleaseNo>>> {
+        let mut oldest: Vec<Option<Option<ReleaseNo>>> = vec![None; self.plan.steps().count()];
+        for (placed, slot) in self.planned().filter(|(_, slot)| slot.motion == Motion::Settled) {
+            let one = &mut oldest[placed.step];
+            *one = Some(one.map_or(slot.current(), |oldest| oldest.min(slot.current())));
+        }
+        oldest
+    }
+
     /// The targets that a release moves if it enters the step now.
     pub(super) fn movers<'a>(&self, stage: &Stage, step: &'a Step, release: ReleaseNo) -> Vec<&'a Target> {
         let moves = |target: &&Target| {
             self.slots.get(&target.id).is_some_and(|slot| slot.is_behind(release))
                 && self.skip_of(&Scope::of(&target.id), release).is_none()
-                && self.came_along(stage, &step.id, &target.id.region, release)
         };
-        step.targets.iter().filter(moves).collect()
+        let moves: Vec<&Target> = step.targets.iter().filter(moves).collect();
+        if moves.is_empty() {
+            return moves;
+        }
+        let late = self.late(stage, step, release);
+        moves.into_iter().filter(|target| !late.contains(&target.id.region)).collect()
     }
 
-    /// Whether a Region's targets in the earlier steps of the stage run the release, or a newer one, and have passed there.
-    fn came_along(&self, stage: &Stage, step: &StepId, region: &RegionId, release: ReleaseNo) -> bool {
-        earlier(stage, step, region).all(|(step, target)| {
-            let passes = self.steps.get(&step.id).and_then(|state| state.work.under_way());
-            self.slots.get(target).is_some_and(|slot| slot.current() >= Some(release))
-                && passes.is_none_or(|(passes, _)| passes != release)
-        })
+    /// The Regions that have not come along to a step: a target of theirs in an earlier step of the stage runs an older release
+    /// than this one, or has not passed there.
+    fn late<'a>(&self, stage: &'a Stage, step: &Step, release: ReleaseNo) -> BTreeSet<&'a RegionId> {
+        let mut late = BTreeSet::new();
+        for before in earlier(stage, step) {
+            let passes = self.steps.get(&before.id).and_then(|state| state.work.under_way());
+            let passes = passes.is_some_and(|(passes, _)| passes == release);
+            let here = |target: &TargetId| {
+                !passes && self.slots.get(target).is_some_and(|slot| slot.current() >= Some(release))
+            };
+            late.extend(before.targets.iter().filter(|t| !here(&t.id)).map(|t| &t.id.region));
+        }
+        late
     }
 
     /// Whether some Region carries the release on through this step: it runs it in all its targets up to here, or will when
     /// the release enters. A Region with fewer AZs than the others carries it through steps in which it has no target.
     fn carried(&self, stage: &Stage, step: &Step, release: ReleaseNo) -> bool {
-        stage.regions().into_iter().any(|region| {
-            let own = step.targets.iter().find(|t| &t.id.region == region);
-            let here = match own {
-                Some(target) => {
-                    self.skip_of(&Scope::of(&target.id), release).is_none()
-                        || self.slots.get(&target.id).is_some_and(|slot| slot.current() >= Some(release))
-                }
-                None => earlier(stage, &step.id, region).next().is_some(),
-            };
-            here && self.came_along(stage, &step.id, region, release)
-        })
+        let late = self.late(stage, step, release);
+        let here = |target: &Target| {
+            self.skip_of(&Scope::of(&target.id), release).is_none()
+                || self.slots.get(&target.id).is_some_and(|slot| slot.current() >= Some(release))
+        };
+        let came = |target: &&Target| !late.contains(&target.id.region);
+        let own = step.regions();
+        let mut passing = earlier(stage, step).flat_map(|before| &before.targets);
+        step.targets.iter().filter(came).any(here)
+            || passing.any(|target| came(&target) && !own.contains(&target.id.region))
     }
 
-    /// Why a release has nowhere to go in a step; nothing if it has.
-    pub(super) fn nowhere(&self, stage: &Stage, step: &Step, release: ReleaseNo) -> Vec<Reason> {
+    /// Why a release that would move these targets has nowhere to go in a step; nothing if it has.
+    pub(super) fn nowhere(
+        &self,
+        stage: &Stage,
+        step: &Step,
+        release: ReleaseNo,
+        movers: &[&Target],
+    ) -> Vec<Reason> {
         let again = self.steps.get(&step.id).is_some_and(|s| s.done >= Some(release));
-        if !self.movers(stage, step, release).is_empty() || !again && self.carried(stage, step, release) {
+        if !movers.is_empty() || !again && self.carried(stage, step, release) {
             return Vec::new();
         }
         let reason = |target: &Target| {
@@ -152,11 +188,11 @@ impl Pipeline {
     /// The newest release that has finished every wave; `None` before there is one.
     #[must_use]
     pub fn everywhere(&self) -> Option<ReleaseNo> {
-        let finished = |stage: &Stage| {
-            let targets = stage.steps.iter().flat_map(|step| &step.targets);
-            targets.filter_map(|t| self.slots.get(&t.id)?.finished).max()
-        };
-        self.plan.stages.iter().map(finished).min().flatten()
+        let mut finished: Vec<Option<ReleaseNo>> = vec![None; self.plan.stages.len()];
+        for (placed, slot) in self.planned() {
+            finished[placed.stage] = finished[placed.stage].max(slot.finished);
+        }
+        finished.into_iter().min().flatten()
     }
 
     /// Notes which Regions of a step's stage have finished it: the stage's last step has passed, and all of the Region's
@@ -187,13 +223,7 @@ impl Pipeline {
     }
 }
 
-/// A Region's targets in the steps of a stage before this one.
-fn earlier<'a>(
-    stage: &'a Stage,
-    step: &'a StepId,
-    region: &'a RegionId,
-) -> impl Iterator<Item = (&'a Step, &'a TargetId)> {
-    let before = stage.steps.iter().take_while(move |s| &s.id != step);
-    let targets = before.flat_map(|s| s.targets.iter().map(move |t| (s, &t.id)));
-    targets.filter(move |(_, target)| &target.region == region)
+/// The steps of a stage before this one.
+fn earlier<'a>(stage: &'a Stage, step: &Step) -> impl Iterator<Item = &'a Step> {
+    stage.steps.iter().take_while(move |before| before.id != step.id)
 }

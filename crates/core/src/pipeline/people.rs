@@ -136,6 +136,7 @@ impl Deciding<'_> {
             (Build::Built { .. }, Standing::Rejected { .. }) => {
                 let cleared = Cleared { by: by.clone(), reason: reason.to_owned(), at: self.now };
                 self.fact(PipelineFact::TaintCleared { release, cleared });
+                self.complete_run_specs(Some(release));
                 let behind = self.p.plan.steps().map(|(_, step)| step.id.clone()).find(|id| {
                     self.p.steps.get(id).is_some_and(|s| s.done.is_none_or(|done| done < release))
                 });

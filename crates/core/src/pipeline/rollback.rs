@@ -95,6 +95,33 @@ impl Deciding<'_> {
                 && (p.unfinished(target, r) || (everywhere && p.in_production(target)))
         });
         self.take_back(&targets, release, &cause);
+        self.stop_passing(&cause);
+    }
+
+    /// What was rejected and only passes through a step, whose boxes keep it (their wave has finished) or never had it, goes
+    /// no further.
+    fn stop_passing(&mut self, cause: &Cause) {
+        if self.switches.has(Break::NoRollback) || self.waits_for_the_window() {
+            return;
+        }
+        let passing = self.p.steps.iter().filter_map(|(id, state)| {
+            let (release, _) = state.work.under_way()?;
+            let standing = &self.p.releases.get(&release)?.standing;
+            // A suspect comes back by itself, where it was taken back.
+            let goes_on = is_good(&self.p, release) || matches!(standing, Standing::Suspect { .. });
+            (!goes_on).then(|| (id.clone(), release, state.done))
+        });
+        for (step, release, done) in passing.collect::<Vec<_>>() {
+            self.step_returns(step, release, cause, done);
+        }
+    }
+
+    fn step_returns(&mut self, step: StepId, release: ReleaseNo, cause: &Cause, done: Option<ReleaseNo>) {
+        if let Some(Work::Testing { effect, .. }) = self.p.steps.get(&step).map(|s| &s.work) {
+            self.out.cancelled.push(effect.clone());
+        }
+        let (cause, since) = (cause.clone(), self.now);
+        self.fact(PipelineFact::StepRollingBack { step, release, cause, since, done });
     }
 
     /// Takes a release back in one Region because the team's aggregate alarm fired while it was under way there (M3). It
@@ -196,7 +223,7 @@ impl Deciding<'_> {
         }
         let taken = back.iter().filter_map(|(_, from)| *from).max().unwrap_or(release);
         // What had stayed behind before has no say in what has passed.
-        let before = self.p.steps.get(step).and_then(|s| s.done);
+        let (before, passed) = self.p.steps.get(step).map_or((None, None), |s| (s.done, s.before));
         let after = |slot: &SlotState| match &slot.motion {
             Motion::Back { to, .. } => *to,
             Motion::Settled | Motion::Forward { .. } | Motion::Abandoned { .. } => slot.current(),
@@ -204,17 +231,8 @@ impl Deciding<'_> {
         let slots = planned.targets.iter().filter_map(|t| self.p.slots.get(&t.id));
         let with_say = slots.filter(|slot| slot.current() >= before);
         let done = with_say.map(|slot| after(slot)).chain([before]).min().flatten();
-        if let Some(Work::Testing { effect, .. }) = self.p.steps.get(step).map(|s| &s.work) {
-            self.out.cancelled.push(effect.clone());
-        }
-        let since = self.now;
-        self.fact(PipelineFact::StepRollingBack {
-            step: step.clone(),
-            release: taken,
-            cause: cause.clone(),
-            since,
-            done,
-        });
+        let done = if done < before { done.min(passed) } else { done };
+        self.step_returns(step.clone(), taken, cause, done);
     }
 
     /// Returns one slot at once; false if it is on its way to a good release already.

@@ -21,6 +21,10 @@ pub struct StepState {
     pub work: Work,
     /// The release that passed last and still runs here.
     pub done: Option<ReleaseNo>,
+    /// The release that had passed before that one: what a return may fall back to. What an edit called back may run here
+    /// without having passed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<ReleaseNo>,
 }
 
 /// The life of a release in a step.
@@ -68,6 +72,13 @@ pub enum Work {
         /// When it had passed.
         at: Timestamp,
     },
+    /// It was under way when the definition changed, and passes what has come before the step first; its boxes are watched.
+    Recalled {
+        /// This release.
+        release: ReleaseNo,
+        /// When it entered.
+        entered: Timestamp,
+    },
     /// It is taken back.
     RollingBack {
         /// This release.
@@ -111,7 +122,22 @@ impl Work {
             Work::Deploying { release, entered }
             | Work::Testing { release, entered, .. }
             | Work::Baking { release, entered, .. } => Some((*release, *entered)),
-            Work::Free | Work::Done { .. } | Work::RollingBack { .. } | Work::RolledBack { .. } => None,
+            Work::Free
+            | Work::Done { .. }
+            | Work::Recalled { .. }
+            | Work::RollingBack { .. }
+            | Work::RolledBack { .. } => None,
+        }
+    }
+
+    /// The release whose boxes in the step alarms speak of, as long as its wave is not finished, and when it entered.
+    #[must_use]
+    pub fn watched(&self) -> Option<(ReleaseNo, Timestamp)> {
+        match self {
+            Work::Done { release, entered, .. } | Work::Recalled { release, entered } => {
+                Some((*release, *entered))
+            }
+            other => other.under_way(),
         }
     }
 
@@ -124,6 +150,7 @@ impl Work {
             Work::Testing { .. } => "testing",
             Work::Baking { .. } => "baking",
             Work::Done { .. } => "done",
+            Work::Recalled { .. } => "recalled",
             Work::RollingBack { .. } => "rolling back",
             Work::RolledBack { .. } => "rolled back",
         }

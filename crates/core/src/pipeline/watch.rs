@@ -1,7 +1,7 @@
 //! What the alarms say of releases that are under way, and who is guilty for it (K3, M3, M4).
 
 use super::decide::Deciding;
-use super::{Cause, Motion, PipelineFact, SlotState, Work};
+use super::{Cause, Motion, PipelineFact, SlotState};
 use crate::alarm::{AlarmName, AlarmState, high_severity_name};
 use crate::ids::{ReleaseNo, Role, TargetId};
 use crate::scope::Scope;
@@ -21,9 +21,10 @@ impl Deciding<'_> {
         let mut names = Vec::new();
         if let Some(definition) = &self.p.definition {
             if role == Role::OneBox {
-                names.push(one_box_name(&definition.service));
+                names.push(self.one_box_alarm.get_or_init(|| one_box_name(&definition.service)).clone());
             }
-            names.push(high_severity_name(&definition.service));
+            let own = || high_severity_name(&definition.service);
+            names.push(self.own_alarm.get_or_init(own).clone());
         }
         names.push(aggregate_name());
         names
@@ -99,6 +100,9 @@ impl Deciding<'_> {
     pub(super) fn heed_alarms(&mut self) {
         let mut guilty: Vec<(ReleaseNo, Cause)> = Vec::new();
         let mut suspect: Vec<(ReleaseNo, Scope, Cause)> = Vec::new();
+        if self.team.fired().is_empty() {
+            return;
+        }
         // Most of what runs has finished long ago, and its step need not be looked up.
         let watched = |slot: &SlotState| slot.motion != Motion::Settled || slot.current() > slot.finished;
         let watched: BTreeSet<&TargetId> =
@@ -110,14 +114,13 @@ impl Deciding<'_> {
             (self.judges(Role::OneBox), self.judges(Role::Main), aggregate_name());
         for (_, step) in self.p.plan.steps() {
             let Some(state) = self.p.steps.get(&step.id) else { continue };
-            let here = match &state.work {
-                Work::Done { release, entered, .. } => Some((*release, *entered)),
-                other => other.under_way(),
-            };
-            let Some((release, entered)) = here else { continue };
+            let Some((release, entered)) = state.work.watched() else { continue };
             let own = step.targets.iter().filter(|t| watched.contains(&t.id));
             for target in own.filter(|t| self.p.is_watched(&t.id, release)) {
                 let scope = Scope::of(&target.id);
+                if !self.team.fired().contains(&scope) {
+                    continue;
+                }
                 for name in if step.role == Role::OneBox { &one_box } else { &main } {
                     let Some(cause) = self.fired(name, &scope, release, entered) else { continue };
                     if *name == aggregate {

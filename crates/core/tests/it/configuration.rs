@@ -135,7 +135,7 @@ fn a_pipeline_of_processes_does_not_become_one_of_configuration() {
     other["name"] = "frontend".into();
     let definition = Box::new(serde_json::from_value(other).unwrap());
     let refused = s.pipeline_event("frontend", PipelineEvent::Applied { definition }).unwrap_err();
-    assert!(refused.to_string().contains("make a new one"), "{refused}");
+    assert!(refused.to_string().contains("cannot change the kind of thing"), "{refused}");
     assert_eq!(s.pipeline("frontend"), before);
 }
 

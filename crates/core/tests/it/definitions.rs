@@ -2,9 +2,11 @@
 
 use crate::scenario::{R1, R2, R3, Scenario, organisation_json, pipeline_json};
 use serde_json::json;
-use tidegate_core::decision::Fact;
+use tidegate_core::aggregate::{State, decide};
+use tidegate_core::decision::{Event, Fact};
+use tidegate_core::ids::PipelineId;
 use tidegate_core::lease::Lease;
-use tidegate_core::pipeline::{Motion, PipelineEvent, PipelineFact, Standing};
+use tidegate_core::pipeline::{Motion, Pipeline, PipelineEvent, PipelineFact, Standing};
 use tidegate_core::units::Span;
 
 #[test]
@@ -50,6 +52,39 @@ fn a_new_region_is_filled_with_the_release_that_is_everywhere() {
     }
     assert_eq!(s.runs("frontend", "frontend/production/west/a/one-box"), Some(R1));
     assert_eq!(s.runs("frontend", "frontend/production/west/a/main"), Some(R1));
+}
+
+/// What is remembered of a plan saves work and nothing else: with it, without it, and after a restart the same is decided.
+#[test]
+fn a_plan_is_not_made_again_of_the_same_definitions_and_always_of_others() {
+    let mut s = Scenario::running();
+    let id = PipelineId::new("frontend").unwrap();
+    let tick = |s: &Scenario, p: Pipeline| {
+        let event = Event::Pipeline(id.clone(), PipelineEvent::Tick);
+        match decide(State::Pipeline(p), &event, s.now, &s.snapshots()).unwrap() {
+            (State::Pipeline(p), decision) => (p, decision),
+            other => panic!("{other:?}"),
+        }
+    };
+    let remembers = |s: &Scenario, p: &Pipeline| {
+        let (pipeline, organisation) = (p.definition.as_ref().unwrap(), s.organisation().definition.unwrap());
+        p.plan.is_of(pipeline, &organisation)
+    };
+    let told = s.pipeline("frontend").clone();
+    let known = tick(&s, told.clone()).0;
+    assert!(!remembers(&s, &told) && remembers(&s, &known));
+    let read: Pipeline = serde_json::from_value(serde_json::to_value(&known).unwrap()).unwrap();
+    assert!(!remembers(&s, &read) && read == known);
+    assert_eq!(tick(&s, read.clone()), tick(&s, known.clone()));
+
+    let mut organisation = organisation_json();
+    organisation["regions"].as_array_mut().unwrap().push(json!({"name": "west", "azs": ["a"], "traffic": 5}));
+    s.apply_organisation(&organisation);
+    let after = tick(&s, known.clone());
+    let west = |p: &Pipeline| p.slots.keys().any(|target| target.region.as_str() == "west");
+    assert!(!remembers(&s, &known) && !west(&known) && west(&after.0));
+    assert_eq!(tick(&s, read), after);
+    assert!(remembers(&s, &after.0));
 }
 
 #[test]
@@ -192,5 +227,10 @@ fn an_older_edit_is_no_new_one_and_a_service_cannot_be_exchanged() {
     assert_eq!(s.log.len(), facts, "applying the same again records nothing");
     let definition = serde_json::from_value(pipeline_json("frontend", "backend")).unwrap();
     let illegal = s.pipeline_event("frontend", PipelineEvent::Applied { definition: Box::new(definition) });
-    assert!(illegal.unwrap_err().message.starts_with("a pipeline cannot be moved to another service"));
+    assert!(
+        illegal
+            .unwrap_err()
+            .message
+            .starts_with("pipeline 'frontend' cannot be moved from service 'frontend'")
+    );
 }

@@ -4,6 +4,7 @@ use crate::scenario::{organisation_json, pipeline_json};
 use serde_json::{Value, json};
 use tidegate_core::definition::{OrganisationDef, PipelineDef};
 use tidegate_core::lint::{self, Finding};
+use tidegate_core::plan::plan;
 
 fn organisation(value: &Value) -> OrganisationDef {
     serde_json::from_value(value.clone()).unwrap()
@@ -128,4 +129,33 @@ fn configuration_has_a_path_and_a_limit_and_runs_nothing() {
         "TG141 /run/calls".to_owned(),
     ];
     assert_eq!(found(bad), expected);
+}
+
+#[test]
+fn definitions_are_one_unit_in_one_region_and_run_nothing() {
+    let definition = |engine: Value, stages: Value| {
+        let mut definition = pipeline_json("pipelines", "frontend");
+        definition["run"] = json!({"engine": {"definitions": engine}});
+        definition["stages"] = stages;
+        definition
+    };
+    let places = |definition: &Value| {
+        findings(definition).iter().map(|f| format!("{} {}", f.code, f.place)).collect::<Vec<_>>()
+    };
+    let stage = json!({"environment": "production", "regions": ["east"], "boxes_per_az": 1});
+    let good = definition(json!({}), json!([stage]));
+    assert_eq!(places(&good), Vec::<String>::new(), "without a one-box: the server is one");
+    let good = serde_json::from_value(good).unwrap();
+    let targets: Vec<String> =
+        plan(&good, &organisation(&organisation_json())).targets().map(|t| t.id.to_string()).collect();
+    assert_eq!(targets, ["frontend/production/east/a/main"], "one unit, however many AZs the Region has");
+
+    let wide = json!({"environment": "production", "one_box": true, "bake": {"data": [{"requests": 1}]}});
+    let mut bad = definition(json!({"folder": "../pipelines"}), json!([wide]));
+    bad["run"]["environment"] = json!({"A": "b"});
+    let expected = ["TG125 /run/engine/definitions/folder", "TG141 /run/environment"].map(str::to_owned);
+    let one = ["regions", "one_box", "boxes_per_az", "bake/data"].map(|f| format!("TG142 /stages/0/{f}"));
+    assert_eq!(places(&bad), [&expected[..], &one].concat());
+    let twice = definition(json!({}), json!([stage, {"environment": "beta", "regions": ["east"]}]));
+    assert_eq!(places(&twice), ["TG142 /stages"]);
 }

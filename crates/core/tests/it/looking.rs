@@ -1,7 +1,7 @@
 //! What is so in a scenario: states, leases, steps, what boxes run, and what has happened so far.
 
 use crate::scenario::{Scenario, scope};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use tidegate_core::aggregate::State;
 use tidegate_core::decision::{AggregateId, EffectId, Fact};
 use tidegate_core::ids::{PipelineId, ReleaseNo, SlotId, TargetId, TeamId};
@@ -71,10 +71,13 @@ impl Scenario {
 
     pub(crate) fn scopes(&self) -> Vec<Scope> {
         let regions = self.organisation().definition.unwrap().regions.clone();
-        let all = ["gamma", "production"]
-            .into_iter()
-            .flat_map(|environment| regions.iter().map(move |r| scope(&format!("{environment}/{}", r.name))));
-        all.collect()
+        let of = |environment: &'static str| {
+            regions.iter().map(move |r| scope(&format!("{environment}/{}", r.name)))
+        };
+        let plans = self.pipelines().into_iter().map(|id| self.look(id.as_str()).plan.clone());
+        let planned = plans.flat_map(|plan| plan.targets().map(|t| Scope::of(&t.id)).collect::<Vec<_>>());
+        let all: BTreeSet<Scope> = of("gamma").chain(of("production")).chain(planned).collect();
+        all.into_iter().collect()
     }
 
     pub(crate) fn step(&self, pipeline: &str, step: &str) -> StepState {

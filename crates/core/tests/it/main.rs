@@ -5,6 +5,7 @@
 
 mod configuration;
 mod definitions;
+mod edits;
 mod explore;
 mod fleet;
 mod following;

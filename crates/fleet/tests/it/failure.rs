@@ -12,7 +12,9 @@ use tidegate_fleet::protocol::Code;
 fn process(spec: &mut RunSpec) -> &mut tidegate_core::run_spec::ProcessSpec {
     match &mut spec.workload {
         Workload::Process(process) => process,
-        Workload::Command(_) | Workload::Configuration(_) => panic!("not a process"),
+        Workload::Command(_) | Workload::Configuration(_) | Workload::Definitions(_) => {
+            panic!("not a process")
+        }
     }
 }
 

@@ -72,8 +72,8 @@ fn a_lease_that_came_into_being_meanwhile_is_noticed() {
         let ordered = other.submit(&Event::Pipeline(id("config"), seen), &tidegate()).unwrap();
         let effect = ordered.effects[0].clone();
         let package = Ok(tidegate_core::ids::PackageDigest::new("ef".repeat(32)).unwrap());
-        let built = PipelineEvent::BuildEnded { effect: effect.clone(), result: package };
-        other.submit_result(&effect, &Event::Pipeline(id("config"), built)).unwrap();
+        let built = PipelineEvent::BuildEnded { effect: effect.id.clone(), result: package };
+        other.submit_result(&effect.id, &Event::Pipeline(id("config"), built)).unwrap();
         let config = other.pipeline(&id("config")).unwrap().unwrap();
         assert!(config.slots.values().all(|s| s.motion == Motion::Settled), "the lease is held");
         assert!(config.steps.values().any(|s| !s.waiting.is_empty()), "and that is why it waits");

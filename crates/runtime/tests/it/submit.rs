@@ -24,7 +24,7 @@ fn facts_of_all_aggregates_effects_and_documents_come_together() {
         assert_eq!(touched, ["lease/frontend/gamma/eu-1", "pipeline/frontend"].map(str::to_owned).into());
         assert!(matches!(&*w.runtime.lease(&gamma_lease()).unwrap(), Lease::Deploying { .. }));
         let [(pending, order)] = &w.orders(Lane::Forward)[..] else { panic!("one order is expected") };
-        assert_eq!(pending.id, outcome.effects[0]);
+        assert_eq!(pending.id, outcome.effects[0].id);
         assert_eq!((pending.aggregate.clone(), pending.attempt), (AggregateId::Pipeline(id("frontend")), 0));
         let pipeline = w.runtime.pipeline(&id("frontend")).unwrap().unwrap();
         let spec =

@@ -161,7 +161,7 @@ fn paces(pipeline: &Pipeline) -> [Scenario; 2] {
     let start = definition.map_or(Span::ZERO, |d| match &d.run.engine {
         EngineDef::Process(process) => process.health.start_timeout,
         EngineDef::Command(command) => command.time_limit,
-        EngineDef::Configuration(_) => Span::ZERO,
+        EngineDef::Configuration(_) | EngineDef::Definitions(_) => Span::ZERO,
     });
     let scenario = |build_time, test_time, box_start_time| Scenario {
         length: Span::ZERO,

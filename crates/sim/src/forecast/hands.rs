@@ -7,7 +7,7 @@ use super::world::{Happening, World};
 use std::collections::BTreeSet;
 use tidegate_core::change::{Commit, SourceObservation};
 use tidegate_core::decision::{
-    Actor, BuildOrder, Effect, Event, Fact, ForwardEffect, RollbackEffect, SlotOrder,
+    Actor, BuildOrder, Effect, Event, Fact, ForwardEffect, NewEffect, RollbackEffect, SlotOrder,
 };
 use tidegate_core::definition::EngineDef;
 use tidegate_core::ids::{CommitId, PackageDigest, ReleaseNo, Role, SlotId};
@@ -17,10 +17,8 @@ use tidegate_core::plan::StepId;
 use tidegate_core::scope::Scope;
 use tidegate_core::team::TeamEvent;
 use tidegate_core::units::{Span, Timestamp};
-use tidegate_runtime::Lane;
+use tidegate_runtime::{Lane, lane_of};
 
-/// How many effects are looked at in one go.
-const EFFECTS_MAX: usize = 1_024;
 /// A fix that waits for the alarm that it would end is let pass after this, for so long.
 const NOTICED_AFTER: Span = Span::minutes(10);
 const OVERRIDE_FOR: Span = Span::hours(24);
@@ -28,33 +26,31 @@ const OVERRIDE_FOR: Span = Span::hours(24);
 const EVENT: &str = "large-scale-event";
 
 impl World<'_> {
-    /// Performs what was ordered: results come back through the queue.
-    pub(super) fn perform(&mut self) -> Result<(), ForecastError> {
-        for lane in [Lane::Rollback, Lane::Forward, Lane::Page] {
-            for pending in self.runtime.effects(lane, EFFECTS_MAX)? {
-                if self.in_flight.contains(&pending.id) {
-                    continue;
+    /// Performs what one decision ordered, in the order in which its lanes would bring it: results come back through the queue.
+    /// Nothing else is pending, since nothing here is interrupted.
+    pub(super) fn perform(&mut self, mut effects: Vec<NewEffect>) -> Result<(), ForecastError> {
+        let place = |lane| [Lane::Rollback, Lane::Forward, Lane::Page].iter().position(|l| *l == lane);
+        effects.sort_by(|a, b| {
+            let (of_a, of_b) = (place(lane_of(&a.effect)), place(lane_of(&b.effect)));
+            (of_a, &a.id).cmp(&(of_b, &b.id))
+        });
+        for NewEffect { id, effect } in effects {
+            match effect {
+                Effect::Forward(ForwardEffect::Build(BuildOrder { release, .. })) => {
+                    let takes = if self.booting { Span::ZERO } else { self.scenario.build_time };
+                    self.at(self.now + takes, Happening::Built(id, release));
                 }
-                let id = pending.id;
-                match pending.effect {
-                    Effect::Forward(ForwardEffect::Build(BuildOrder { release, .. })) => {
-                        let takes = if self.booting { Span::ZERO } else { self.scenario.build_time };
-                        self.in_flight.insert(id.clone());
-                        self.at(self.now + takes, Happening::Built(id, release));
-                    }
-                    Effect::Forward(ForwardEffect::Test(_)) => {
-                        self.in_flight.insert(id.clone());
-                        self.at(self.now + self.scenario.test_time, Happening::Tested(id));
-                    }
-                    Effect::Forward(ForwardEffect::Deploy(order))
-                    | Effect::Rollback(RollbackEffect::Return(order)) => {
-                        self.runtime.effect_done(&id)?;
-                        self.at(self.now + self.delay(&order.slot), Happening::Arrives(Box::new(order)));
-                    }
-                    Effect::Forward(ForwardEffect::Page(_)) => {
-                        self.pages += u64::from(!self.booting);
-                        self.runtime.effect_done(&id)?;
-                    }
+                Effect::Forward(ForwardEffect::Test(_)) => {
+                    self.at(self.now + self.scenario.test_time, Happening::Tested(id));
+                }
+                Effect::Forward(ForwardEffect::Deploy(order))
+                | Effect::Rollback(RollbackEffect::Return(order)) => {
+                    self.runtime.effect_done(&id)?;
+                    self.at(self.now + self.delay(&order.slot), Happening::Arrives(Box::new(order)));
+                }
+                Effect::Forward(ForwardEffect::Page(_)) => {
+                    self.pages += u64::from(!self.booting);
+                    self.runtime.effect_done(&id)?;
                 }
             }
         }
@@ -115,7 +111,9 @@ impl World<'_> {
     fn start_time_out(&self) -> Span {
         match &self.input.pipeline.run.engine {
             EngineDef::Process(process) => process.health.start_timeout.max(self.scenario.box_start_time),
-            EngineDef::Command(_) | EngineDef::Configuration(_) => self.scenario.box_start_time,
+            EngineDef::Command(_) | EngineDef::Configuration(_) | EngineDef::Definitions(_) => {
+                self.scenario.box_start_time
+            }
         }
     }
 

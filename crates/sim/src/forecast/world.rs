@@ -104,7 +104,6 @@ pub(super) struct World<'a> {
     pub(super) pages: u64,
     /// While what runs at the beginning is put there nothing takes time.
     pub(super) booting: bool,
-    pub(super) in_flight: BTreeSet<EffectId>,
     /// By source: how many commits were made, and the newest.
     pub(super) commits: u64,
     pub(super) head: Option<CommitId>,
@@ -181,7 +180,6 @@ impl<'a> World<'a> {
             cost: Cost::default(),
             pages: 0,
             booting: true,
-            in_flight: BTreeSet::new(),
             commits: 0,
             head: None,
             flawed: BTreeMap::new(),
@@ -303,7 +301,6 @@ impl<'a> World<'a> {
 
     /// Tells of an effect's result, and does what follows.
     pub(super) fn result(&mut self, effect: &EffectId, event: PipelineEvent) -> Result<(), ForecastError> {
-        self.in_flight.remove(effect);
         let event = Event::Pipeline(self.id.clone(), event);
         let outcome = self.runtime.submit_result(effect, &event);
         self.follow(outcome)
@@ -323,7 +320,7 @@ impl<'a> World<'a> {
             }
             self.learn(fact);
         }
-        if outcome.effects.is_empty() { Ok(()) } else { self.perform() }
+        self.perform(outcome.effects)
     }
 
     /// The first metric alarm of a service of the team that the scenario does not name otherwise.

@@ -6,11 +6,16 @@ use tidegate_sim::campaign::{self, Tally};
 use tidegate_sim::{Options, Sim};
 
 /// Seeds that found something once, with what it was.
-const KEPT: [(u64, &str); 4] = [
+const KEPT: [(u64, &str); 6] = [
     (2, "an order whose end was not recorded was repeated by the next server, and undid a newer one"),
     (7, "the checker wanted a reason from a step that the definition no longer had"),
     (1_003, "the simulated monitoring told an alarm's end once, while the clock was behind, and never again"),
     (3_005, "an AZ that was removed and came back kept a release that had been rejected meanwhile"),
+    (2_008, "what an edit had called back was returned to, and went on without having passed its step"),
+    (
+        1_042,
+        "a wave whose last AZ was removed was left without its bake, and taken back while the next one went on",
+    ),
 ];
 
 /// How many seeds each of the four tests below runs; see docs/simulator.md for what that takes.
