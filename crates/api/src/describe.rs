@@ -91,6 +91,10 @@ fn pipeline(fact: &PipelineFact) -> String {
             format!("the build of {release} is tried again by {by}: {reason}")
         }
         F::Built { release, package, .. } => format!("{release} built: package {}", package.short()),
+        F::RunSpecsMade { release, run_specs } => {
+            let environments: Vec<&str> = run_specs.keys().map(|environment| environment.as_str()).collect();
+            format!("{release} can be deployed to what is new: {}", environments.join(", "))
+        }
         F::BuildFailed { release, why, .. } => format!("{release} cannot be built: {why}"),
         F::CandidateSet { step, release } => format!("{release} wants to enter {step}"),
         F::Waits { step, release, reasons } if reasons.is_empty() => {

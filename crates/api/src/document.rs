@@ -14,6 +14,7 @@ pub fn plain(finding: lint::Finding) -> Finding {
     Finding {
         code: finding.code,
         pipeline: None,
+        definition: None,
         place: finding.place,
         message: finding.message,
         hint: finding.hint,
@@ -21,14 +22,11 @@ pub fn plain(finding: lint::Finding) -> Finding {
     }
 }
 
-/// Findings of a check with their lines in the text.
+/// A finding of a check with its line in the text.
 #[must_use]
-pub fn placed(findings: Vec<lint::Finding>, text: &str) -> Vec<Finding> {
-    let show = |finding: lint::Finding| {
-        let excerpt = Excerpt::of(text, &place::locate(text, &finding.place, false));
-        Finding { excerpt: Some(excerpt), ..plain(finding) }
-    };
-    findings.into_iter().map(show).collect()
+pub fn placed(finding: lint::Finding, text: &str) -> Finding {
+    let excerpt = Excerpt::of(text, &place::locate(text, &finding.place, false));
+    Finding { excerpt: Some(excerpt), ..plain(finding) }
 }
 
 /// Reads a document; what is wrong with it is one finding, because a parser stops at the first.
@@ -41,6 +39,10 @@ pub fn read<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, Vec<Finding
         let at = place::offset(text, error.line(), error.column());
         finding("TG102", "", message_of(error), "write one JSON document", text, &(at..at + 1))
     };
+    // Where it is wrong is asked only when it is: that takes twice the time.
+    if let Ok(value) = serde_json::from_str(text) {
+        return Ok(value);
+    }
     let value = serde_path_to_error::deserialize(&mut parser).map_err(|error| {
         vec![if error.inner().is_data() { misfit(&error, text) } else { syntax(error.inner()) }]
     })?;
@@ -59,6 +61,7 @@ fn finding(
     Finding {
         code: code.to_owned(),
         pipeline: None,
+        definition: None,
         place: place.to_owned(),
         message: message.into(),
         hint: hint.into(),

@@ -123,6 +123,8 @@ pub struct Finding {
     pub code: String,
     /// The pipeline that a new organisation's definition would break; none when the finding is in what was sent.
     pub pipeline: Option<String>,
+    /// Which of the definitions that were sent together it is in, from 0; none when one was sent, or it is in none of them.
+    pub definition: Option<usize>,
     /// JSON pointer to the place, such as `/stages/2/waves/0/steps/1`; empty for the document as a whole.
     pub place: String,
     /// What is wrong.

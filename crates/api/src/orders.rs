@@ -38,6 +38,24 @@ pub struct Applied {
     pub findings: Vec<Finding>,
 }
 
+/// Definitions that are to be taken together, or none of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Definitions {
+    /// Each as the text of its JSON document, in any order: so a finding can show its line.
+    pub definitions: Vec<String>,
+}
+
+/// Definitions were taken together, or would be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AllApplied {
+    /// Always 1.
+    pub version: u32,
+    /// Each, in the order in which they were sent.
+    pub applied: Vec<Applied>,
+}
+
 /// The organisation's definition as it was applied.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

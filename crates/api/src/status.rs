@@ -451,6 +451,15 @@ pub enum WorkStatus {
         #[schema(value_type = i64)]
         at: Timestamp,
     },
+    /// It was under way when the definition changed, and passes what has come before the step first; its boxes are watched.
+    Recalled {
+        /// This release.
+        #[schema(value_type = u64)]
+        release: ReleaseNo,
+        /// When it entered.
+        #[schema(value_type = i64)]
+        since: Timestamp,
+    },
     /// It is taken back.
     RollingBack {
         /// This release.

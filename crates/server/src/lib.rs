@@ -10,5 +10,6 @@ mod estimates;
 pub mod fleet;
 pub mod hands;
 pub mod http;
+mod self_update;
 pub mod serve;
 pub mod view;

@@ -1,10 +1,12 @@
 //! Puts the server together: data directory, store, runtime, engines, hands, HTTP. Reads top-down as it starts.
 
+use crate::apply::Applier;
 use crate::auth::Tokens;
 use crate::collaborators::HandsForApi;
 use crate::fleet::{self, FleetError};
 use crate::hands::{BUILDS_AT_ONCE, Engines, Hands, Overview, Poller, Signals, TESTS_AT_ONCE, Troubles};
 use crate::http::Api;
+use crate::self_update::SelfUpdate;
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
@@ -17,6 +19,7 @@ use tidegate_core::pipeline::Switches;
 use tidegate_fleet::package::{PackageStore, SigningKey};
 use tidegate_runtime::{Options, Runtime, SystemClock};
 use tidegate_store::{SqliteOptions, SqliteStore};
+use tidegate_synth::Synth;
 use tidegate_workers::canary::Canaries;
 use tidegate_workers::command_engine::CommandEngine;
 use tidegate_workers::notify::{Limits, Notifier};
@@ -37,6 +40,8 @@ pub struct ServeOptions {
     pub listen: SocketAddr,
     /// Take an epoch above the engines' highest one although this store never had it: for a store that was restored.
     pub new_epoch: bool,
+    /// Evaluates folders of pipelines as code that are deployed to this server.
+    pub synth: Synth,
     /// Breaks of the rules, for tests; only in builds for development.
     pub switches: Switches,
 }
@@ -172,7 +177,13 @@ pub async fn serve(
     let (fleet, found) = fleet::ensure(&dirs).await?;
     let packages = PackageStore::open(&dirs.packages)?;
     let trusted_keys = tidegate_fleet::package::TrustedKeys::load(&dirs.trusted_keys())?;
-    let commands = CommandEngine::open(&dirs.commands, packages.clone(), trusted_keys.clone())?;
+    let self_update = Arc::new(SelfUpdate::new(options.synth));
+    let commands = CommandEngine::open(
+        &dirs.commands,
+        packages.clone(),
+        trusted_keys.clone(),
+        Arc::clone(&self_update) as _,
+    )?;
     let seen = found.highest_epoch.max(commands.highest_epoch());
 
     let signals = Arc::new(Signals::default());
@@ -214,9 +225,18 @@ pub async fn serve(
         .map_err(|source| ServeError::Listen { address: options.listen, source })?;
     let address = listener.local_addr().map_err(ServeError::Serve)?;
     let tokens = Tokens::open(&hands.dirs.data, runtime.now()).map_err(|e| ServeError::Tokens(causes(&e)))?;
+    let applier = Applier::new(Arc::clone(&runtime));
     let collaborators = Arc::new(HandsForApi { hands: Arc::clone(&hands), poller });
-    let api = Api::new(Arc::clone(&runtime), Arc::new(tokens), collaborators, signals.any(), stop.clone());
+    let api = Api::new(
+        Arc::clone(&runtime),
+        applier.clone(),
+        Arc::new(tokens),
+        collaborators,
+        signals.any(),
+        stop.clone(),
+    );
     crate::apply::complete(&runtime)?;
+    self_update.begin(Arc::clone(&runtime), applier);
     let router = crate::http::router(api);
     let mut tasks = JoinSet::new();
     hands.start(&mut tasks, &stop);

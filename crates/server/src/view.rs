@@ -197,6 +197,7 @@ fn work(state: &Work) -> WorkStatus {
         Work::Done { release, entered, at } => {
             WorkStatus::Done { release: *release, since: *entered, at: *at }
         }
+        Work::Recalled { release, entered } => WorkStatus::Recalled { release: *release, since: *entered },
         Work::RollingBack { release, since, cause } => {
             WorkStatus::RollingBack { release: *release, since: *since, cause: CauseStatus::from(cause) }
         }

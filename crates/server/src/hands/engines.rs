@@ -1,5 +1,5 @@
 //! Sends orders to the engine that a RunSpec names: the local fleet for processes, the command engine for a team's own
-//! commands.
+//! commands and for definitions, which this server takes in itself.
 
 use super::Hands;
 use super::dispatch::Performed;
@@ -19,7 +19,7 @@ use tidegate_workers::command_engine::{CommandEngine, SetError};
 pub struct Engines {
     /// Supervises processes and proxies to them.
     pub fleet: FleetClient,
-    /// Runs teams' own commands.
+    /// Runs teams' own commands, and takes definitions in.
     pub commands: CommandEngine,
 }
 
@@ -99,7 +99,7 @@ impl Engines {
     fn kind(&self, hands: &Hands, set: &SetSlot) -> Kind {
         let of = |workload: &Workload| match workload {
             Workload::Process(_) | Workload::Configuration(_) => Kind::Fleet,
-            Workload::Command(_) => Kind::Commands,
+            Workload::Command(_) | Workload::Definitions(_) => Kind::Commands,
         };
         if let Some(spec) = set.run_specs.first() {
             return of(&spec.workload);
@@ -110,7 +110,7 @@ impl Engines {
     fn kind_of(&self, hands: &Hands, slot: &SlotId) -> Kind {
         let pipeline = hands.runtime.pipeline(&slot.pipeline).ok().flatten();
         match pipeline.as_ref().and_then(|p| p.definition.as_deref()).map(|d| &d.run.engine) {
-            Some(EngineDef::Command(_)) => Kind::Commands,
+            Some(EngineDef::Command(_) | EngineDef::Definitions(_)) => Kind::Commands,
             Some(EngineDef::Process(_) | EngineDef::Configuration(_)) | None => Kind::Fleet,
         }
     }

@@ -5,7 +5,7 @@ use crate::auth::AuthError;
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use tidegate_api::{Code, ErrorAnswer, ErrorBody, VERSION};
+use tidegate_api::{Code, ErrorAnswer, ErrorBody, Finding, VERSION, document};
 use tidegate_core::causes;
 use tidegate_core::ids::InvalidId;
 use tidegate_core::pipeline::NotFound;
@@ -22,6 +22,15 @@ impl ApiError {
 
     pub(super) fn bad(message: impl Into<String>, hint: impl Into<String>) -> ApiError {
         ApiError::new(Code::BadRequest, message, hint)
+    }
+
+    pub(super) fn definitions(findings: Vec<Finding>) -> ApiError {
+        let message = match findings.len() {
+            1 => "the definition is refused: 1 finding".to_owned(),
+            n => format!("the definition is refused: {n} findings"),
+        };
+        let hint = "mend what the findings say and apply it again; nothing was changed".to_owned();
+        ApiError(ErrorBody { code: Code::Definition, message, hint, findings })
     }
 
     pub(super) fn forbidden(message: impl Into<String>, hint: impl Into<String>) -> ApiError {
@@ -71,13 +80,9 @@ impl From<SubmitError> for ApiError {
 impl From<ApplyError> for ApiError {
     fn from(error: ApplyError) -> ApiError {
         match error {
-            ApplyError::Findings(findings) => {
-                let message = match findings.len() {
-                    1 => "the definition is refused: 1 finding".to_owned(),
-                    n => format!("the definition is refused: {n} findings"),
-                };
-                let hint = "mend what the findings say and apply it again; nothing was changed".to_owned();
-                ApiError(ErrorBody { code: Code::Definition, message, hint, findings })
+            ApplyError::Wrong(wrong) => {
+                let findings = wrong.into_iter().map(|wrong| document::plain(wrong.finding)).collect();
+                ApiError::definitions(findings)
             }
             ApplyError::NoOrganisation => {
                 let hint = "apply the organisation's definition first";

@@ -1,6 +1,6 @@
 //! What handlers take out of requests; whatever cannot be taken is told in the API's own form.
 
-use super::{Api, ApiError, BODY_MAX_BYTES};
+use super::{Api, ApiError};
 use crate::auth::Rights;
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Query, Request};
@@ -54,13 +54,18 @@ impl<T: DeserializeOwned> FromRequest<Api> for Body<T> {
 
     async fn from_request(request: Request, api: &Api) -> Result<Body<T>, ApiError> {
         let Text(text) = Text::from_request(request, api).await?;
-        let mut parser = serde_json::Deserializer::from_str(&text);
-        let hint = "see /v1/openapi.json";
-        let value = serde_path_to_error::deserialize(&mut parser)
-            .map_err(|error| ApiError::bad(format!("the body does not fit: {error}"), hint))?;
-        parser.end().map_err(|error| ApiError::bad(format!("the body goes on: {error}"), hint))?;
-        Ok(Body(value))
+        parse(&text).map(Body)
     }
+}
+
+/// Reads a body of JSON.
+pub(super) fn parse<T: DeserializeOwned>(text: &str) -> Result<T, ApiError> {
+    let mut parser = serde_json::Deserializer::from_str(text);
+    let hint = "see /v1/openapi.json";
+    let value = serde_path_to_error::deserialize(&mut parser)
+        .map_err(|error| ApiError::bad(format!("the body does not fit: {error}"), hint))?;
+    parser.end().map_err(|error| ApiError::bad(format!("the body goes on: {error}"), hint))?;
+    Ok(value)
 }
 
 /// A body of text.
@@ -72,8 +77,8 @@ impl FromRequest<Api> for Text {
     async fn from_request(request: Request, api: &Api) -> Result<Text, ApiError> {
         let bytes = Bytes::from_request(request, api).await.map_err(|rejection| {
             if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-                let message = format!("the body is larger than {BODY_MAX_BYTES} bytes");
-                ApiError::new(Code::TooLarge, message, "send less")
+                let message = "the body is larger than this path takes";
+                ApiError::new(Code::TooLarge, message, "send less, or in parts")
             } else {
                 ApiError::bad("the body could not be read", "send it again")
             }

@@ -15,6 +15,7 @@ mod tests;
 
 pub use error::ApiError;
 
+use crate::apply::Applier;
 use crate::auth::Tokens;
 use crate::estimates::Estimator;
 use axum::extract::{DefaultBodyLimit, Request};
@@ -38,6 +39,8 @@ use utoipa_axum::routes;
 
 /// The largest request body, in bytes: a definition of 30,000 lines.
 pub const BODY_MAX_BYTES: usize = 4 << 20;
+/// The largest body of definitions that are applied together, in bytes: those of a few thousand pipelines.
+pub const DEFINITIONS_MAX_BYTES: usize = 64 << 20;
 /// How long a request may take until its answer begins, in milliseconds. Applying an organisation looks at every pipeline.
 pub const REQUEST_LIMIT_MS: u64 = 60_000;
 /// How many requests read or write states at once; the others wait for their turn within their time.
@@ -72,12 +75,14 @@ pub struct Api {
     turns: Arc<Semaphore>,
     streams: Arc<Semaphore>,
     estimator: Arc<Estimator>,
+    applier: Applier,
 }
 
 impl Api {
     /// `commits` changes with every commit of the runtime; event streams end when it is gone or `stop` is cancelled.
     pub fn new(
         runtime: Arc<Runtime>,
+        applier: Applier,
         tokens: Arc<Tokens>,
         collaborators: Arc<dyn Collaborators>,
         commits: watch::Receiver<u64>,
@@ -92,6 +97,7 @@ impl Api {
             turns: Arc::new(Semaphore::new(REQUESTS_AT_ONCE_MAX)),
             streams: Arc::new(Semaphore::new(EVENT_STREAMS_MAX)),
             estimator: Arc::default(),
+            applier,
         }
     }
 
@@ -122,6 +128,7 @@ struct Description;
 
 /// All routes.
 pub fn router(api: Api) -> axum::Router {
+    let large = DefaultBodyLimit::max(DEFINITIONS_MAX_BYTES);
     let (router, mut openapi) = OpenApiRouter::with_openapi(Description::openapi())
         .routes(routes!(read::health))
         .routes(routes!(read::status))
@@ -135,6 +142,7 @@ pub fn router(api: Api) -> axum::Router {
         .routes(routes!(definitions::organisation, definitions::put_organisation))
         .routes(routes!(definitions::put_pipeline))
         .routes(routes!(definitions::pipeline))
+        .merge(OpenApiRouter::new().routes(routes!(definitions::put_definitions)).layer(large))
         .routes(routes!(orders::approve))
         .routes(routes!(orders::place_hold))
         .routes(routes!(orders::lift_hold))

@@ -16,9 +16,13 @@
 //! `rollback`, or with its `deploy` when it has none. An empty split is run by the release that was there last, with an
 //! empty `TIDEGATE_RUN_SPEC` and a split of `[]`.
 //!
+//! What is deployed to the server itself, definitions, has no commands: the server takes them in ([`Definitions`]), under the
+//! same contract.
+//!
 //! `TIDEGATE_STATE_DIR` belongs to the slot: two pipelines of a target do not meet in it. In `TIDEGATE_SPLIT` the
 //! `package_dir` of what a rollback leaves is null when its package does not verify: nothing may hold a rollback.
 
+mod definitions;
 mod lock;
 mod observe;
 mod reserve;
@@ -26,6 +30,7 @@ mod run;
 mod state;
 mod target;
 
+pub use definitions::{Definitions, Given};
 pub use state::SetError;
 
 use reserve::Reserve;
@@ -87,6 +92,7 @@ struct Shared {
     rollbacks: Semaphore,
     changes: watch::Sender<u64>,
     reserve: Reserve,
+    definitions: Arc<dyn Definitions>,
 }
 
 /// The engine for slots whose RunSpecs have commands. Dropping it ends every command that runs.
@@ -105,12 +111,17 @@ struct Targets {
 }
 
 impl CommandEngine {
-    /// Opens the engine in its folder and goes on where it was. Must be called within a tokio runtime; blocks on the
+    /// Opens the engine in its folder and goes on where it was; `definitions` takes in what is deployed to the server itself. Must be called within a tokio runtime; blocks on the
     /// disk.
     ///
     /// # Errors
     /// When the folder cannot be used, another process uses it, or a slot's state cannot be read.
-    pub fn open(dir: &Path, store: PackageStore, keys: TrustedKeys) -> Result<CommandEngine, OpenError> {
+    pub fn open(
+        dir: &Path,
+        store: PackageStore,
+        keys: TrustedKeys,
+        definitions: Arc<dyn Definitions>,
+    ) -> Result<CommandEngine, OpenError> {
         let fail = |path: &Path, source| OpenError::Dir { path: path.to_owned(), source };
         make_dir(dir).map_err(|e| fail(dir, e))?;
         // The path is also how processes of a command are known again, so it is the same however it was given.
@@ -129,6 +140,7 @@ impl CommandEngine {
             rollbacks: Semaphore::new(ROLLBACKS_MAX),
             changes: watch::Sender::new(0),
             reserve: Reserve::new(&dir),
+            definitions,
         });
         let engine = CommandEngine { dir, shared, targets: Mutex::default(), _in_use: in_use };
         engine.shared.reserve.keep();

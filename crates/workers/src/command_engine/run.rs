@@ -1,9 +1,9 @@
 //! Runs one command of a team: lock, packages, environment, child, log. What must hold: the packages are verified
-//! anew before each deploy and rollback, and the child sees nothing but what [`CommandSpec`] documents.
+//! anew before each deploy and rollback, and the child sees nothing but what `CommandSpec` documents.
 
-use super::state::{self, SlotState};
+use super::state::{self, Means, SlotState};
 use super::target::{Kind, Target, Task};
-use super::{Shared, lock, observe};
+use super::{Shared, definitions, lock, observe};
 use crate::process::{Ending, Finished, Job};
 use crate::secrets::{Masker, Secret};
 use serde::Serialize;
@@ -13,8 +13,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 use tidegate_core::causes;
+use tidegate_core::engine::BoxObservation;
 use tidegate_core::ids::{PackageDigest, RunSpecDigest};
-use tidegate_core::run_spec::{CommandSpec, RunSpec, Shape};
+use tidegate_core::run_spec::{RunSpec, Shape};
 use tidegate_core::units::{Span, Timestamp};
 use tidegate_fleet::package::{PackageError, PackageStore, TrustedKeys};
 
@@ -31,18 +32,25 @@ pub(super) enum Outcome {
     Cancelled,
     /// It ended otherwise.
     Ended(Finished),
+    /// The server did it itself, and all is well.
+    Done,
+    /// The server looked itself, and this is what is there.
+    Seen(Vec<BoxObservation>),
 }
 
 /// The unpacked folder of each package of the split; `None` for one that is not to be had.
-type Packages = BTreeMap<PackageDigest, Option<PathBuf>>;
+pub(super) type Packages = BTreeMap<PackageDigest, Option<PathBuf>>;
 
-/// The commands that are run for a slot, and whose they are.
-pub(super) fn spec_and_command(state: &SlotState) -> Option<(&RunSpec, &CommandSpec)> {
-    state.commands_of().and_then(|spec| Some((spec, state::command(spec)?)))
+/// How a slot is brought to what it shall be, and by whose means.
+pub(super) fn spec_and_means(state: &SlotState) -> Option<(&RunSpec, Means<'_>)> {
+    state.commands_of().and_then(|spec| Some((spec, state::means(spec)?)))
 }
 
 pub(super) fn time_limit(task: &Task) -> Span {
-    let whole = spec_and_command(&task.state).map(|(_, command)| command.time_limit).unwrap_or_default();
+    let whole = match spec_and_means(&task.state) {
+        Some((_, Means::Commands(command))) => command.time_limit,
+        Some((_, Means::Definitions(_))) | None => Span::ZERO,
+    };
     if task.kind == Kind::Observe { Span(whole.millis() / OBSERVE_TIME_PART) } else { whole }
 }
 
@@ -53,7 +61,11 @@ pub(super) async fn run(
     task: &Arc<Task>,
     search: bool,
 ) -> Result<Outcome, String> {
-    let Some((spec, command)) = spec_and_command(&task.state) else { return Ok(Outcome::Nothing) };
+    let (spec, command) = match spec_and_means(&task.state) {
+        Some((spec, Means::Commands(command))) => (spec, command),
+        Some((_, Means::Definitions(_))) => return definitions::run(target, shared, task).await,
+        None => return Ok(Outcome::Nothing),
+    };
     let fail = |error: &dyn std::error::Error| format!("{}: {}", task.kind.name(), causes(error));
     let lock_path = target.dir().join("lock");
     let held = tokio::select! {
@@ -98,7 +110,7 @@ pub(super) async fn run(
 
 /// Verifies and unpacks the packages of the split and removes all others. For a look, what was unpacked since the
 /// engine was opened is good enough. Blocks.
-fn prepare(target: &Target, shared: &Shared, task: &Task) -> Result<Packages, PackageError> {
+pub(super) fn prepare(target: &Target, shared: &Shared, task: &Task) -> Result<Packages, PackageError> {
     let dir = target.slot_dir(&task.state.slot.pipeline).join("packages");
     let lead = task.state.commands_of();
     let split = task.state.desired.split.iter().filter(|s| s.boxes > 0);

@@ -9,7 +9,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use tidegate_core::engine::{Desired, Fence};
 use tidegate_core::ids::{RunSpecDigest, SecretName, SlotId};
-use tidegate_core::run_spec::{CommandSpec, RunSpec, Shape, Workload};
+use tidegate_core::run_spec::{CommandSpec, DefinitionsSpec, RunSpec, Shape, Workload};
 use tidegate_fleet::protocol::SetSlot;
 
 /// The version of `state.json`; another one is refused.
@@ -131,12 +131,13 @@ impl SlotState {
             let spec = self
                 .run_spec(&share.run_spec)
                 .ok_or_else(|| format!("RunSpec {} is named but not given", share.run_spec))?;
-            let command =
-                command(spec).ok_or_else(|| format!("RunSpec {} has no commands", share.run_spec))?;
-            if command.deploy.is_empty() || command.observe.is_empty() {
+            let means = means(spec).ok_or_else(|| format!("RunSpec {} has no commands", share.run_spec))?;
+            if let Means::Commands(command) = means
+                && (command.deploy.is_empty() || command.observe.is_empty())
+            {
                 return Err(format!("RunSpec {} has an empty command", share.run_spec));
             }
-            shapes.push(command.shape);
+            shapes.push(means.shape());
         }
         if shapes.windows(2).any(|pair| pair[0] != pair[1]) {
             return Err("its RunSpecs are of both shapes".to_owned());
@@ -186,10 +187,29 @@ impl SlotState {
     }
 }
 
-/// The commands of a RunSpec that has some.
-pub(super) fn command(spec: &RunSpec) -> Option<&CommandSpec> {
+/// How the RunSpec's release is put in place.
+#[derive(Clone, Copy)]
+pub(super) enum Means<'a> {
+    /// By the team's own commands.
+    Commands(&'a CommandSpec),
+    /// By the server, which takes them in.
+    Definitions(&'a DefinitionsSpec),
+}
+
+impl Means<'_> {
+    pub(super) fn shape(self) -> Shape {
+        match self {
+            Means::Commands(command) => command.shape,
+            Means::Definitions(_) => Shape::OneUnit,
+        }
+    }
+}
+
+/// How a RunSpec of this engine is put in place.
+pub(super) fn means(spec: &RunSpec) -> Option<Means<'_>> {
     match &spec.workload {
-        Workload::Command(command) => Some(command),
+        Workload::Command(command) => Some(Means::Commands(command)),
+        Workload::Definitions(definitions) => Some(Means::Definitions(definitions)),
         Workload::Process(_) | Workload::Configuration(_) => None,
     }
 }
@@ -205,12 +225,12 @@ pub(super) fn read_secrets(dir: &Path) -> Result<BTreeMap<SecretName, String>, R
     }
 }
 
-fn read<T: DeserializeOwned>(path: &Path) -> Result<T, ReadError> {
+pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<T, ReadError> {
     Ok(serde_json::from_slice(&fs::read(path)?)?)
 }
 
 /// Replaces a file as a whole and returns when that would outlive a loss of power.
-fn write(dir: &Path, name: &str, value: &impl Serialize) -> std::io::Result<()> {
+pub(super) fn write(dir: &Path, name: &str, value: &impl Serialize) -> std::io::Result<()> {
     let new = dir.join(format!("{name}.new"));
     let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
     file.write_all(&serde_json::to_vec(value)?)?;

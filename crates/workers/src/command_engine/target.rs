@@ -23,7 +23,7 @@ const RETRY_FIRST: Duration = Duration::from_secs(1);
 /// At most so long between two tries: 1, 2, 4, ... 32, 60, 60 seconds.
 const RETRY_MAX: Duration = Duration::from_secs(60);
 /// The longest trouble, in characters.
-const TROUBLE_MAX: usize = 500;
+pub(super) const TROUBLE_MAX: usize = 500;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
@@ -311,7 +311,7 @@ async fn step(target: &Arc<Target>, shared: &Arc<Shared>, task: Task, search: bo
     let result = run::run(target, shared, &task, search).await;
     drop(permit);
     let clean = match &result {
-        Ok(Outcome::Nothing) => true,
+        Ok(Outcome::Nothing | Outcome::Done | Outcome::Seen(_)) => true,
         Ok(Outcome::Ended(finished)) => matches!(finished.ending, Ending::Exited(_)),
         Ok(Outcome::Cancelled) | Err(_) => false,
     };
@@ -325,7 +325,7 @@ async fn step(target: &Arc<Target>, shared: &Arc<Shared>, task: Task, search: bo
 
 async fn commanded(target: &Arc<Target>, shared: &Shared, task: &Arc<Task>, result: Result<Outcome, String>) {
     let verdict = match result {
-        Ok(Outcome::Nothing) => Ok(()),
+        Ok(Outcome::Nothing | Outcome::Done | Outcome::Seen(_)) => Ok(()),
         Ok(Outcome::Cancelled) => return,
         Ok(Outcome::Ended(finished)) => success(task, &finished),
         Err(why) => Err(why),
@@ -351,11 +351,11 @@ async fn commanded(target: &Arc<Target>, shared: &Shared, task: &Arc<Task>, resu
 
 fn looked(target: &Target, shared: &Shared, task: &Task, result: Result<Outcome, String>) {
     let boxes = match result {
-        Ok(Outcome::Nothing) => Ok(Vec::new()),
+        Ok(Outcome::Nothing | Outcome::Done) => Ok(Vec::new()),
+        Ok(Outcome::Seen(boxes)) => Ok(boxes),
         Ok(Outcome::Cancelled) => return,
         Ok(Outcome::Ended(finished)) => success(task, &finished).and_then(|()| {
-            let shape =
-                run::spec_and_command(&task.state).map_or(Shape::ManyBoxes, |(_, command)| command.shape);
+            let shape = run::spec_and_means(&task.state).map_or(Shape::ManyBoxes, |(_, means)| means.shape());
             observe::read(&finished.captured, shape, &task.before, run::now())
                 .map_err(|why| format!("observe: {why}"))
         }),

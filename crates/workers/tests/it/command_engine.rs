@@ -6,6 +6,7 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 use tidegate_core::engine::{Desired, Fence, Observation, Share};
 use tidegate_core::ids::{PackageDigest, RunSpecDigest, SlotId};
@@ -15,7 +16,7 @@ use tidegate_fleet::package::{
     ExternalParameters, PackItem, PackageStore, Provenance, SigningKey, TrustedKeys, pack,
 };
 use tidegate_fleet::protocol::SetSlot;
-use tidegate_workers::command_engine::{CommandEngine, OpenError, SetError};
+use tidegate_workers::command_engine::{CommandEngine, Definitions, Given, OpenError, SetError};
 use tokio::time::Instant;
 
 const PATIENCE: Duration = Duration::from_secs(40);
@@ -169,9 +170,18 @@ fn key(dir: &Path) -> SigningKey {
     SigningKey::load_or_create(&dir.join("signing.key"), &dir.join("trusted.pub")).unwrap()
 }
 
+/// Definitions come only with the whole server, whose tests have them.
+struct Nobody;
+
+impl Definitions for Nobody {
+    fn take(&self, given: &Given<'_>) -> Result<(), String> {
+        panic!("{given:?}")
+    }
+}
+
 fn open(dir: &Path) -> Result<CommandEngine, OpenError> {
     let keys = TrustedKeys::load(&dir.join("trusted.pub")).unwrap();
-    CommandEngine::open(&dir.join("engine"), store(dir), keys)
+    CommandEngine::open(&dir.join("engine"), store(dir), keys, Arc::new(Nobody))
 }
 
 fn slot(pipeline: &str) -> SlotId {

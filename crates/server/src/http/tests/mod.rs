@@ -7,6 +7,7 @@ mod orders;
 mod reading;
 
 use super::{Api, Collaborators, router};
+use crate::apply::Applier;
 use crate::auth::{ADMIN_TOKEN_FILE, Tokens};
 use axum::Router;
 use axum::body::{Body, to_bytes};
@@ -110,6 +111,7 @@ fn empty() -> World {
     let stop = CancellationToken::new();
     let api = Api::new(
         Arc::clone(&runtime),
+        Applier::new(Arc::clone(&runtime)),
         Arc::clone(&tokens),
         Arc::clone(&outside) as Arc<dyn Collaborators>,
         commits,
