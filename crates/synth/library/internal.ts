@@ -5,6 +5,7 @@ import {
   ApplicationPipeline,
   CommandPipeline,
   ConfigurationPipeline,
+  DefinitionsPipeline,
   Organisation,
   Pipeline,
   type Stage,
@@ -13,11 +14,13 @@ import {
 /** How deep arrays of pipelines may be nested. */
 const NESTED_MAX = 8;
 
-const library = [Pipeline, ApplicationPipeline, CommandPipeline, ConfigurationPipeline].map((c) => c.prototype);
+const library = [Pipeline, ApplicationPipeline, CommandPipeline, ConfigurationPipeline, DefinitionsPipeline].map(
+  (c) => c.prototype,
+);
 const isLibrary = (prototype: object) => library.includes(prototype as Pipeline) || prototype === Object.prototype;
 
 // Fields without a default do not show on an object: they are named here.
-const withoutDefault = ["service", "repository", "name", "command", "deploy", "observe"];
+const withoutDefault = ["service", "repository", "name", "command", "deploy", "observe", "region"];
 
 interface Found {
   kind: "pipeline" | "organisation" | "class";
@@ -63,18 +66,41 @@ function classes(value: object): string[] {
   return names;
 }
 
-/** Names that the user's classes have given, and those that the library knows: what is nearly one of those is a slip. */
-export function members(pipeline: Pipeline): { given: string[]; known: string[] } {
-  const given = new Set<string>(Object.keys(pipeline));
-  const known = new Set<string>(withoutDefault);
-  for (let p = Object.getPrototypeOf(pipeline); p !== null && p !== Object.prototype; p = Object.getPrototypeOf(p)) {
-    const of = isLibrary(p) ? known : given;
-    for (const name of Object.getOwnPropertyNames(p)) {
-      if (name !== "constructor") of.add(name);
-    }
+/** The names that a prototype gives, by the prototype: most pipelines have the same parents. */
+const given = new Map<object, string[]>();
+
+function names(prototype: object): string[] {
+  let names = given.get(prototype);
+  if (names === undefined) {
+    names = Object.getOwnPropertyNames(prototype).filter((name) => name !== "constructor");
+    given.set(prototype, names);
   }
-  for (const name of defaults(pipeline)) known.add(name);
-  return { given: [...given].sort(), known: [...known].sort() };
+  return names;
+}
+
+/** The names that the library knows, by its class. */
+const known = new Map<object, Set<string>>();
+
+/**
+ * Names of the user's classes that the library does not know, with those that it does: what is nearly one of them is a
+ * slip. Undefined without any.
+ */
+export function slips(pipeline: Pipeline): { own: string[]; known: string[] } | undefined {
+  const own = new Set(Object.keys(pipeline));
+  let p = Object.getPrototypeOf(pipeline);
+  for (; p !== null && !isLibrary(p); p = Object.getPrototypeOf(p)) {
+    for (const name of names(p)) own.add(name);
+  }
+  let all = known.get(p);
+  if (all === undefined) {
+    all = new Set([...withoutDefault, ...defaults(pipeline)]);
+    for (let q = p; q !== null && q !== Object.prototype; q = Object.getPrototypeOf(q)) {
+      for (const name of names(q)) all.add(name);
+    }
+    known.set(p, all);
+  }
+  for (const name of all) own.delete(name);
+  return own.size === 0 ? undefined : { own: [...own].sort(), known: [...all].sort() };
 }
 
 const fields: [abstract new () => Pipeline, string[]][] = [
@@ -82,6 +108,7 @@ const fields: [abstract new () => Pipeline, string[]][] = [
   [ApplicationPipeline, ["health", "limits", "drainTimeout", "stopTimeout"]],
   [CommandPipeline, ["manyBoxes", "undo", "timeLimit"]],
   [ConfigurationPipeline, ["reload", "timeout"]],
+  [DefinitionsPipeline, ["folder", "scope"]],
 ];
 
 function defaults(pipeline: Pipeline): string[] {
@@ -130,7 +157,9 @@ function run(subject: Pipeline, get: (key: string) => unknown): object {
         }
       : subject instanceof ConfigurationPipeline
         ? { configuration: pick(["reload", "timeout"]) }
-        : { process: pick(["command", "health", "limits", "drainTimeout", "stopTimeout"]) };
+        : subject instanceof DefinitionsPipeline
+          ? { definitions: pick(["folder", "scope"]) }
+          : { process: pick(["command", "health", "limits", "drainTimeout", "stopTimeout"]) };
   return { engine, ...pick(["environment", "secrets", "calls"]) };
 }
 

@@ -31,7 +31,10 @@
     seen.add(value);
     Object.freeze(value);
     freeze(Object.getPrototypeOf(value));
-    for (const key of Reflect.ownKeys(value)) {
+    const keys = Reflect.ownKeys(value);
+    // Most functions have a length and a name and nothing to be frozen: without these it takes half the time.
+    if (typeof value === "function" && keys.length === 2 && keys[0] === "length" && keys[1] === "name") return;
+    for (const key of keys) {
       const { value: of, get, set } = Object.getOwnPropertyDescriptor(value, key);
       freeze(of), freeze(get), freeze(set);
     }

@@ -292,6 +292,33 @@ export declare abstract class ConfigurationPipeline extends Pipeline {
     /** Limit of one such call. */
     timeout: Span;
 }
+/**
+ * This folder itself, as a source with a pipeline: a merged and approved change of it is built into a package, and the server
+ * that deploys it takes it as a whole, or not at all when something in it is wrong; then the release is taken back like any
+ * other. An administrator applies the folder for the first time. Pipelines that leave the folder stay: `tidegate retire`.
+ */
+export declare abstract class DefinitionsPipeline extends Pipeline {
+    kind: string;
+    /** The Region in which the server stands; one of the organisation's. */
+    abstract region: string;
+    /** The folder with the definitions, relative to the repository. */
+    folder: string;
+    /**
+     * What it may define: pipelines of the services of the team that owns its service, or everything, the organisation with
+     * its users and roles included. Whoever may approve its commits may define that much.
+     */
+    scope: "team" | "organisation";
+    /** The server is one. */
+    boxesPerAz: number;
+    /** The folder as it is; steps of a subclass may check or make it. */
+    build(): Build;
+    /** Production in the server's Region, so its team's windows hold. */
+    stages(): Stage[];
+    /** A quarter of an hour: the pipelines that it changes bake by themselves. */
+    bake(): Bake;
+    /** What is wrong with definitions does not get right by waiting long. */
+    rolling(): Rolling;
+}
 /** A person. */
 export interface User {
     /** The name that approvals, holds and the log show. */

@@ -438,6 +438,46 @@ export abstract class ConfigurationPipeline extends Pipeline {
   timeout: Span = seconds(5);
 }
 
+/**
+ * This folder itself, as a source with a pipeline: a merged and approved change of it is built into a package, and the server
+ * that deploys it takes it as a whole, or not at all when something in it is wrong; then the release is taken back like any
+ * other. An administrator applies the folder for the first time. Pipelines that leave the folder stay: `tidegate retire`.
+ */
+export abstract class DefinitionsPipeline extends Pipeline {
+  kind: string = "pipelines";
+  /** The Region in which the server stands; one of the organisation's. */
+  abstract region: string;
+  /** The folder with the definitions, relative to the repository. */
+  folder: string = "pipelines";
+  /**
+   * What it may define: pipelines of the services of the team that owns its service, or everything, the organisation with
+   * its users and roles included. Whoever may approve its commits may define that much.
+   */
+  scope: "team" | "organisation" = "team";
+  /** The server is one. */
+  boxesPerAz: number = 1;
+
+  /** The folder as it is; steps of a subclass may check or make it. */
+  build(): Build {
+    return { package: [files(this.folder)] };
+  }
+
+  /** Production in the server's Region, so its team's windows hold. */
+  stages(): Stage[] {
+    return [production({ regions: [this.region], oneBox: false })];
+  }
+
+  /** A quarter of an hour: the pipelines that it changes bake by themselves. */
+  bake(): Bake {
+    return { ...super.bake(), firstWave: minutes(15) };
+  }
+
+  /** What is wrong with definitions does not get right by waiting long. */
+  rolling(): Rolling {
+    return { ...super.rolling(), progressDeadline: minutes(1) };
+  }
+}
+
 // -------------------------------------------------------------------------------------------------------- organisation
 
 /** A person. */

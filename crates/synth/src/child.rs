@@ -6,9 +6,9 @@ use crate::limits::PROBLEMS_MAX;
 use crate::locate::{locate, path};
 use crate::problem::{Place, Problem};
 use crate::strip::{Stripped, resolve, strip};
-use crate::wire::{Answer, Report, Request};
+use crate::wire::{Answer, Report, Reports, Request};
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{Read, Write};
+use std::io::Read;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
@@ -18,38 +18,42 @@ pub(crate) const UNFENCED: u8 = 71;
 /// Does a child's work. To be called first of all in the process that [`crate::Synth`] starts, before there are threads.
 #[must_use]
 pub fn main() -> ExitCode {
+    let mut stdout = std::io::stdout().lock();
+    let mut reports = Reports::new(&mut stdout);
     let missing = match fence::enter() {
         Ok(missing) => missing,
         Err(error) => {
-            done(unfenced(&error));
+            reports.say(&Report::Done(Box::new(unfenced(&error))));
             return ExitCode::from(UNFENCED);
         }
     };
-    let mut text = Vec::new();
-    let request = match std::io::stdin().lock().read_to_end(&mut text).map(|_| serde_json::from_slice(&text))
-    {
-        Ok(Ok(request)) => request,
-        Ok(Err(error)) => return done(internal(&error.to_string())),
-        Err(error) => return done(internal(&error.to_string())),
-    };
-    drop(text);
+    // A panic has nothing to say but what it is answered with.
     std::panic::set_hook(Box::new(|_| {}));
-    let answer = catch_unwind(AssertUnwindSafe(|| answer(&request))).unwrap_or_else(|payload| {
+    let mut text = Vec::new();
+    let answer = match std::io::stdin().lock().read_to_end(&mut text) {
+        Ok(_) => answer(&text, &mut reports),
+        Err(error) => internal(&error.to_string()),
+    };
+    reports.say(&Report::Done(Box::new(Answer { missing: missing.map(str::to_owned), ..answer })));
+    ExitCode::SUCCESS
+}
+
+/// Does what a request asks for; drafts are said on the way.
+fn answer(request: &[u8], reports: &mut Reports<'_>) -> Answer {
+    let work = || match serde_json::from_slice(request) {
+        Ok(request) => answer_to(&request, reports),
+        Err(error) => internal(&error.to_string()),
+    };
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| {
         let text = payload.downcast_ref::<String>().map(String::as_str);
         internal(text.or(payload.downcast_ref::<&str>().copied()).unwrap_or("a panic"))
-    });
-    done(Answer { missing: missing.map(str::to_owned), ..answer })
+    })
 }
 
 pub(crate) fn unfenced(error: &FenceError) -> Answer {
     let message = format!("the evaluator cannot fence itself: {}", tidegate_core::causes(error));
     let hint = "see the limits of this process (ulimit -a), and what its container lets it do";
     Answer { problems: vec![Problem::new("TG398", message, hint)], ..Answer::default() }
-}
-
-fn done(answer: Answer) -> ExitCode {
-    report(&Report::Done(Box::new(answer)));
-    ExitCode::SUCCESS
 }
 
 fn internal(why: &str) -> Answer {
@@ -60,20 +64,12 @@ fn internal(why: &str) -> Answer {
     }
 }
 
-pub(crate) fn report(report: &Report) {
-    let Ok(mut line) = serde_json::to_vec(report) else { return };
-    line.push(b'\n');
-    // Whoever does not read any more has ended this process as well.
-    let _ = std::io::stdout().lock().write_all(&line);
-}
-
-fn answer(request: &Request) -> Answer {
-    let (modules, problems) = strip_all(&request.files);
+fn answer_to(request: &Request, reports: &mut Reports<'_>) -> Answer {
+    let (modules, problems) = strip_all(&request.files, reports);
     if !problems.is_empty() {
         return Answer { problems, ..Answer::default() };
     }
-    let ran = match eval::run(&request.files, modules, &mut |file| report(&Report::Running(file.to_owned())))
-    {
+    let ran = match eval::run(&request.files, modules, reports) {
         Ok(ran) => ran,
         Err(problem) => return Answer { problems: vec![problem], ..Answer::default() },
     };
@@ -84,13 +80,16 @@ fn answer(request: &Request) -> Answer {
     let places = places.collect();
     let mut problems = ran.problems;
     problems.truncate(PROBLEMS_MAX);
-    Answer { drafts: ran.drafts, notes: ran.notes, problems, places, missing: None }
+    Answer { notes: ran.notes, problems, places, missing: None }
 }
 
-fn strip_all(files: &BTreeMap<String, String>) -> (BTreeMap<String, Stripped>, Vec<Problem>) {
+fn strip_all(
+    files: &BTreeMap<String, String>,
+    reports: &mut Reports<'_>,
+) -> (BTreeMap<String, Stripped>, Vec<Problem>) {
     let (mut modules, mut problems) = (BTreeMap::new(), Vec::new());
     for (file, text) in files {
-        report(&Report::Parsing(file.clone()));
+        reports.say(&Report::Parsing(file.clone()));
         match strip(file, text) {
             Ok(module) => {
                 modules.insert(file.clone(), module);

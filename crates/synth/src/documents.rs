@@ -11,6 +11,8 @@ use tidegate_api::{Finding, document};
 use tidegate_core::definition::{ORGANISATION_SCHEMA, OrganisationDef, PIPELINE_SCHEMA, PipelineDef};
 use tidegate_core::run_spec::hex;
 
+pub use tidegate_core::definition::Definition as Subject;
+
 /// The JSON Schemas of what comes out, by the schema's name.
 pub static SCHEMAS: LazyLock<BTreeMap<&'static str, serde_json::Value>> = LazyLock::new(|| {
     BTreeMap::from([
@@ -18,15 +20,6 @@ pub static SCHEMAS: LazyLock<BTreeMap<&'static str, serde_json::Value>> = LazyLo
         (ORGANISATION_SCHEMA, schemars::schema_for!(OrganisationDef).to_value()),
     ])
 });
-
-/// What a document defines.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Subject {
-    /// The organisation.
-    Organisation(Box<OrganisationDef>),
-    /// A pipeline.
-    Pipeline(Box<PipelineDef>),
-}
 
 /// A definition.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,10 +52,10 @@ impl Document {
 /// A finding in a draft.
 pub(crate) type Found = (usize, Finding);
 
-pub(crate) fn documents(drafts: Vec<Draft>) -> Result<Vec<Document>, Vec<Found>> {
+/// Judges drafts with their values.
+pub(crate) fn documents(drafts: Vec<(Draft, String)>) -> Result<Vec<Document>, Vec<Found>> {
     let (mut documents, mut found) = (Vec::new(), Vec::new());
-    for (draft, of) in drafts.into_iter().enumerate() {
-        let text = of.value.to_string();
+    for (draft, (of, text)) in drafts.into_iter().enumerate() {
         let read = match of.kind {
             Kind::Organisation => document::read(&text).map(|o| Subject::Organisation(Box::new(o))),
             Kind::Pipeline => document::read(&text).map(|p| Subject::Pipeline(Box::new(p))),

@@ -1,14 +1,14 @@
 //! Runs the files in an engine that has no clock, no chance, no way out, and counted steps and memory.
 
-use crate::library::{INTERNAL, INTERNAL_NAME, NAME, PRELUDE, SOURCE};
+use crate::library::{INTERNAL_NAME, INTERNAL_SCRIPT, NAME, PRELUDE, SCRIPT, SOURCE};
 use crate::limits::{
     FRAMES_MAX, HEAP_BYTES_MAX, NOTE_CHARS_MAX, NOTES_MAX, PIPELINES_MAX, STACK_BYTES_MAX, TICKS_MAX,
 };
 use crate::locate::locate;
 use crate::problem::{Place, Problem};
-use crate::strip::{Stripped, resolve, strip};
+use crate::strip::{Stripped, resolve};
 use crate::value::{NotData, Reader};
-use crate::wire::{Draft, Kind};
+use crate::wire::{Draft, Kind, Report, Reports};
 use rquickjs::context::intrinsic as has;
 use rquickjs::function::Func;
 use rquickjs::loader::{ImportAttributes, Loader, Resolver};
@@ -51,28 +51,31 @@ impl Loader for Sources {
         name: &str,
         _attributes: Option<ImportAttributes<'js>>,
     ) -> rquickjs::Result<Module<'js, Declared>> {
-        let module = self.0.get(name).ok_or_else(|| Error::new_loading(name))?;
-        Module::declare(ctx.clone(), name, module.code.as_str())
+        let own = |name| self.0.get(name).map(|module| module.code.as_str());
+        let code = match name {
+            NAME => SCRIPT,
+            INTERNAL_NAME => INTERNAL_SCRIPT,
+            name => own(name).ok_or_else(|| Error::new_loading(name))?,
+        };
+        Module::declare(ctx.clone(), name, code)
     }
 }
 
 /// What came of running the files.
 #[derive(Debug, Default)]
 pub(crate) struct Ran {
+    /// They were reported.
     pub(crate) drafts: Vec<Draft>,
     pub(crate) notes: Vec<String>,
     pub(crate) problems: Vec<Problem>,
 }
 
-/// Runs all files in the order of their names; `running` is told of each before it begins.
+/// Runs all files in the order of their names; reports each before it begins, and each draft.
 pub(crate) fn run(
     files: &BTreeMap<String, String>,
-    mut modules: BTreeMap<String, Stripped>,
-    running: &mut dyn FnMut(&str),
+    modules: BTreeMap<String, Stripped>,
+    reports: &mut Reports<'_>,
 ) -> Result<Ran, Problem> {
-    for (name, text) in [(NAME, SOURCE), (INTERNAL_NAME, INTERNAL)] {
-        modules.insert(name.to_owned(), strip(name, text)?);
-    }
     let modules = Rc::new(modules);
     let refused =
         |error: Error| Problem::new("TG399", format!("the engine does not start: {error}"), "report this");
@@ -100,15 +103,18 @@ pub(crate) fn run(
     );
     let context = Context::builder().with::<Intrinsics>().build(&runtime).map_err(refused)?;
     let notes: Rc<RefCell<Vec<String>>> = Rc::default();
-    context.with(|ctx| {
+    let ran = context.with(|ctx| {
         let mut engine = Engine { ctx: ctx.clone(), files, modules, used_up, file: String::new() };
         let mut ran = Ran::default();
-        if let Err(problem) = engine.all(&mut ran, &notes, running) {
+        if let Err(problem) = engine.all(&mut ran, &notes, reports) {
             ran.problems.push(problem);
         }
         ran.notes = notes.take();
-        Ok(ran)
-    })
+        ran
+    });
+    // The process ends: to free what it holds piece by piece would only take time.
+    std::mem::forget((context, runtime));
+    Ok(ran)
 }
 
 struct Engine<'js, 'f> {
@@ -125,7 +131,7 @@ impl<'js> Engine<'js, '_> {
         &mut self,
         ran: &mut Ran,
         notes: &Rc<RefCell<Vec<String>>>,
-        running: &mut dyn FnMut(&str),
+        reports: &mut Reports<'_>,
     ) -> Result<(), Problem> {
         let to = notes.clone();
         let note = Func::from(move |text: String| {
@@ -139,11 +145,11 @@ impl<'js> Engine<'js, '_> {
         self.told(self.ctx.eval::<(), _>(PRELUDE))?;
         let library = self.import(INTERNAL_NAME)?;
         let function = |name: &str| -> Result<Function<'js>, Problem> { self.told(library.get(name)) };
-        let [find, members, draft] = [function("find")?, function("members")?, function("draft")?];
+        let [find, slips, draft] = [function("find")?, function("slips")?, function("draft")?];
         let mut reader = self.told(Reader::new(&self.ctx))?;
         let mut classes: Option<(String, Vec<String>)> = None;
         for file in self.files.keys() {
-            running(file);
+            reports.say(&Report::Running(file.clone()));
             self.file.clone_from(file);
             let exports = self.import(file)?;
             let found: Vec<Object<'js>> = self.told(find.call((exports,)))?;
@@ -161,10 +167,12 @@ impl<'js> Engine<'js, '_> {
                 let subject: Value<'js> = self.told(found.get("subject"))?;
                 if kind == Kind::Pipeline {
                     let problems = &mut ran.problems;
-                    self.slips(&members, &subject, &of, problems)?;
+                    self.slips(&slips, &subject, &of, problems)?;
                 }
-                let value = self.draft(&draft, &subject, &of, &mut reader)?;
-                ran.drafts.push(Draft { kind, file: file.clone(), classes: of, value });
+                self.draft(&draft, &subject, &of, &mut reader)?;
+                let draft = Draft { kind, file: file.clone(), classes: of };
+                reports.draft(draft.clone(), reader.json());
+                ran.drafts.push(draft);
                 if ran.drafts.len() > PIPELINES_MAX {
                     let message = format!("there are more than {PIPELINES_MAX} pipelines");
                     return Err(Problem::new("TG301", message, "use several folders").at(Place::file(file)));
@@ -195,8 +203,7 @@ impl<'js> Engine<'js, '_> {
         subject: &Value<'js>,
         classes: &[String],
         reader: &mut Reader<'js>,
-    ) -> Result<serde_json::Value, Problem> {
-        reader.path.clear();
+    ) -> Result<(), Problem> {
         let class = classes.first().map_or("?", String::as_str);
         let whole: Value<'js> = self.told(draft.call((subject.clone(),))).map_err(|problem| {
             let place = problem.place.clone().filter(|place| place.excerpt.is_some());
@@ -204,7 +211,7 @@ impl<'js> Engine<'js, '_> {
             Problem { place, property: Some(format!("class {class}")), ..problem }
         })?;
         let (code, message, hint) = match reader.read(&whole) {
-            Ok(value) => return Ok(value.unwrap_or_default()),
+            Ok(()) => return Ok(()),
             Err(NotData::Js(error)) => {
                 let problem = self.problem(CaughtError::from_error(&self.ctx, error));
                 return Err(Problem { property: Some(property(&reader.path, class)), ..problem });
@@ -224,15 +231,16 @@ impl<'js> Engine<'js, '_> {
     /// Members whose names are nearly those of the library would be passed over without a word.
     fn slips(
         &self,
-        members: &Function<'js>,
+        slips: &Function<'js>,
         subject: &Value<'js>,
         classes: &[String],
         problems: &mut Vec<Problem>,
     ) -> Result<(), Problem> {
-        let all: Object<'js> = self.told(members.call((subject.clone(),)))?;
-        let given: Vec<String> = self.told(all.get("given"))?;
-        let known: Vec<String> = self.told(all.get("known"))?;
-        for name in given.iter().filter(|name| !known.contains(name)) {
+        let found: Option<Object<'js>> = self.told(slips.call((subject.clone(),)))?;
+        let Some(found) = found else { return Ok(()) };
+        let own: Vec<String> = self.told(found.get("own"))?;
+        let known: Vec<String> = self.told(found.get("known"))?;
+        for name in &own {
             let Some(meant) = nearest(name, known.iter().map(String::as_str)) else { continue };
             let message = format!("no pipeline has a '{name}'");
             let hint = format!("did you mean '{meant}'? If it is your own, name it less like that one");
@@ -257,6 +265,10 @@ impl<'js> Engine<'js, '_> {
                 let stack = exception.stack().unwrap_or_default();
                 (format!("{}: {message}", name.unwrap_or_else(|| "Error".to_owned())), stack)
             }
+            CaughtError::Value(value) if value.is_null() => (
+                "thrown: null, as the engine does when it is out of memory for words".to_owned(),
+                String::new(),
+            ),
             CaughtError::Value(value) => {
                 let text = value.as_string().and_then(|text| text.to_string().ok());
                 (

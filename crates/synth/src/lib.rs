@@ -14,6 +14,7 @@ mod documents;
 mod eval;
 mod fence;
 mod folder;
+pub mod fuzz;
 mod library;
 pub mod limits;
 mod locate;

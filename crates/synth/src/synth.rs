@@ -8,7 +8,7 @@ use crate::folder;
 use crate::limits::{ANSWER_BYTES_MAX, PROBLEMS_MAX, WALL_TIME_MAX};
 use crate::locate::path;
 use crate::problem::{Place, Problem};
-use crate::wire::{Answer, Locate, Report, Request};
+use crate::wire::{Answer, Draft, Locate, Report, Request};
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::os::unix::process::ExitStatusExt;
@@ -100,14 +100,14 @@ impl Synth {
     /// See [`SynthError`].
     pub fn files(&self, files: BTreeMap<String, String>) -> Result<Synthesized, SynthError> {
         let request = Request { files, locate: Vec::new() };
-        let answer = self.ask(&request)?;
+        let Heard { drafts, answer } = self.ask(&request)?;
         let files = request.files;
-        let of: Vec<Vec<String>> = answer.drafts.iter().map(|draft| draft.classes.clone()).collect();
+        let of: Vec<Vec<String>> = drafts.iter().map(|(draft, _)| draft.classes.clone()).collect();
         let notes = answer.notes;
         if !answer.problems.is_empty() {
             return Err(SynthError::Problems { problems: answer.problems, notes });
         }
-        let mut documents = match documents(answer.drafts) {
+        let mut documents = match documents(drafts) {
             Ok(documents) => documents,
             Err(found) => {
                 let problems = self.placed(&files, found, &|draft| &of[draft])?;
@@ -187,12 +187,12 @@ impl Synth {
         locate: Vec<Locate>,
     ) -> Result<Vec<Option<Place>>, SynthError> {
         let number = locate.len();
-        let mut places = self.ask(&Request { files: files.clone(), locate })?.places;
+        let mut places = self.ask(&Request { files: files.clone(), locate })?.answer.places;
         places.resize(number, None);
         Ok(places)
     }
 
-    fn ask(&self, request: &Request) -> Result<Answer, SynthError> {
+    fn ask(&self, request: &Request) -> Result<Heard, SynthError> {
         let failed = |source| SynthError::Start { program: self.program.clone(), source };
         let mut command = Command::new(&self.program);
         command.args(&self.arguments).env_clear().current_dir("/");
@@ -246,14 +246,32 @@ impl Drop for Ended {
     }
 }
 
+/// What a child said.
+pub(crate) struct Heard {
+    /// With their values, which nobody has looked into.
+    pub(crate) drafts: Vec<(Draft, String)>,
+    answer: Answer,
+}
+
 /// What a child said, or how it ended without saying it.
-fn judge(bytes: &[u8], status: ExitStatus, late: bool, too_much: bool) -> Result<Answer, SynthError> {
+pub(crate) fn judge(
+    bytes: &[u8],
+    status: ExitStatus,
+    late: bool,
+    too_much: bool,
+) -> Result<Heard, SynthError> {
     let mut at: Option<(&str, String)> = None;
-    for line in bytes.split(|b| *b == b'\n') {
+    let mut drafts = Vec::new();
+    let mut lines = bytes.split(|b| *b == b'\n');
+    while let Some(line) = lines.next() {
         match serde_json::from_slice(line) {
-            Ok(Report::Done(answer)) if !too_much => return Ok(*answer),
+            Ok(Report::Done(answer)) if !too_much => return Ok(Heard { drafts, answer: *answer }),
             Ok(Report::Parsing(file)) => at = Some(("parsed", file)),
             Ok(Report::Running(file)) => at = Some(("run", file)),
+            Ok(Report::Draft(draft)) => {
+                let value = lines.next().unwrap_or_default();
+                drafts.push((draft, String::from_utf8_lossy(value).into_owned()));
+            }
             _ => {}
         }
     }

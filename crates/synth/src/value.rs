@@ -3,7 +3,7 @@
 
 use crate::limits::{TEXT_BYTES_MAX, TEXTS_BYTES_MAX, VALUE_DEPTH_MAX, VALUES_MAX};
 use rquickjs::{Ctx, Error, Object, Type, Value};
-use serde_json::{Map, Number};
+use serde::Serialize;
 
 /// Why something is no data.
 #[derive(Debug)]
@@ -27,14 +27,17 @@ const USERS_NAMES: [&str; 2] = ["environment", "secrets"];
 /// The largest whole number that is exact.
 const WHOLE_MAX: f64 = 9_007_199_254_740_991.0;
 
-/// Reads values, and counts what it reads.
+/// Reads values as JSON, and counts what it reads.
 pub(crate) struct Reader<'js> {
     values: usize,
     texts: usize,
     /// Kinds of objects whose content is not in their properties.
     opaque: Vec<(&'static str, Object<'js>)>,
+    /// What objects that are written as `{ ... }` are made from: none of those.
+    plain: Option<Object<'js>>,
     /// Names of TypeScript that lead to where it reads.
     pub(crate) path: Vec<String>,
+    json: Vec<u8>,
 }
 
 impl<'js> Reader<'js> {
@@ -43,11 +46,27 @@ impl<'js> Reader<'js> {
         for name in ["Map", "Set", "WeakMap", "WeakSet", "RegExp", "ArrayBuffer", "Promise", "Error"] {
             opaque.push((name, ctx.globals().get(name)?));
         }
-        Ok(Reader { values: 0, texts: 0, opaque, path: Vec::new() })
+        let plain = Object::new(ctx.clone())?.get_prototype();
+        Ok(Reader { values: 0, texts: 0, opaque, plain, path: Vec::new(), json: Vec::new() })
     }
 
-    /// The value as JSON; `None` for undefined. When it fails, `path` is where.
-    pub(crate) fn read(&mut self, value: &Value<'js>) -> Result<Option<serde_json::Value>, NotData> {
+    /// Reads a value; [`Reader::json`] is it then. When it fails, `path` is where.
+    pub(crate) fn read(&mut self, value: &Value<'js>) -> Result<(), NotData> {
+        self.path.clear();
+        self.json.clear();
+        if !self.any(value)? {
+            self.json.extend(b"null");
+        }
+        Ok(())
+    }
+
+    /// What was read last, as JSON without a line's end.
+    pub(crate) fn json(&self) -> &[u8] {
+        &self.json
+    }
+
+    /// Writes a value; says whether there was one.
+    fn any(&mut self, value: &Value<'js>) -> Result<bool, NotData> {
         self.values += 1;
         if self.values > VALUES_MAX {
             return is(
@@ -60,11 +79,11 @@ impl<'js> Reader<'js> {
             return is(message, "a definition is a tree of plain values");
         }
         let plain = "write a text, a number, true or false, a list, or an object";
-        Ok(Some(match value.type_of() {
-            Type::Undefined | Type::Uninitialized => return Ok(None),
-            Type::Null => serde_json::Value::Null,
-            Type::Bool => serde_json::Value::Bool(value.as_bool().unwrap_or_default()),
-            Type::Int => serde_json::Value::from(value.as_int().unwrap_or_default()),
+        match value.type_of() {
+            Type::Undefined | Type::Uninitialized => return Ok(false),
+            Type::Null => self.json.extend(b"null"),
+            Type::Bool => self.write(&value.as_bool().unwrap_or_default()),
+            Type::Int => self.write(&value.as_int().unwrap_or_default()),
             Type::Float => self.number(value.as_float().unwrap_or(f64::NAN))?,
             Type::String => self.text(value)?,
             Type::Function | Type::Constructor => {
@@ -81,21 +100,27 @@ impl<'js> Reader<'js> {
                 };
                 if value.is_array() { self.list(object)? } else { self.object(object)? }
             }
-        }))
+        }
+        Ok(true)
     }
 
-    fn number(&mut self, number: f64) -> Result<serde_json::Value, NotData> {
+    fn write<T: Serialize + ?Sized>(&mut self, value: &T) {
+        serde_json::to_writer(&mut self.json, value).expect("a vector takes all, and these are plain values");
+    }
+
+    fn number(&mut self, number: f64) -> Result<(), NotData> {
         if number.fract() == 0.0 && number.abs() <= WHOLE_MAX {
             #[expect(clippy::cast_possible_truncation, reason = "whole and within 53 bits: exact")]
-            return Ok(serde_json::Value::from(number as i64));
+            self.write(&(number as i64));
+        } else if number.is_finite() {
+            self.write(&number);
+        } else {
+            return is(format!("it is {number}, which is no number of anything"), "see how it is computed");
         }
-        match Number::from_f64(number) {
-            Some(number) => Ok(serde_json::Value::Number(number)),
-            None => is(format!("it is {number}, which is no number of anything"), "see how it is computed"),
-        }
+        Ok(())
     }
 
-    fn text(&mut self, value: &Value<'js>) -> Result<serde_json::Value, NotData> {
+    fn text(&mut self, value: &Value<'js>) -> Result<(), NotData> {
         let half = |_| NotData::Is {
             message: "it is a text with half a character".to_owned(),
             hint: "surrogates come in pairs",
@@ -112,10 +137,11 @@ impl<'js> Reader<'js> {
                 "say less, or use several folders",
             );
         }
-        Ok(serde_json::Value::String(text))
+        self.write(&text);
+        Ok(())
     }
 
-    fn list(&mut self, object: &Object<'js>) -> Result<serde_json::Value, NotData> {
+    fn list(&mut self, object: &Object<'js>) -> Result<(), NotData> {
         let length: f64 = object.get::<_, Value<'js>>("length")?.as_number().unwrap_or_default();
         #[expect(clippy::cast_precision_loss, reason = "far below 53 bits")]
         if length > VALUES_MAX as f64 {
@@ -127,42 +153,57 @@ impl<'js> Reader<'js> {
             reason = "checked; a negative one is 0"
         )]
         let length = length as u32;
-        let mut list = Vec::new();
+        self.json.push(b'[');
         for n in 0..length {
             let value: Value<'js> = object.get(n)?;
+            if n > 0 {
+                self.json.push(b',');
+            }
             self.path.push(n.to_string());
-            let Some(value) = self.read(&value)? else {
+            if !self.any(&value)? {
                 return is("there is nothing at this place of the list".to_owned(), "leave no gap in a list");
-            };
+            }
             self.path.pop();
-            list.push(value);
         }
-        Ok(serde_json::Value::Array(list))
+        self.json.push(b']');
+        Ok(())
     }
 
-    fn object(&mut self, object: &Object<'js>) -> Result<serde_json::Value, NotData> {
-        if let Some((name, _)) = self.opaque.iter().find(|(_, class)| object.is_instance_of(class)) {
+    fn object(&mut self, object: &Object<'js>) -> Result<(), NotData> {
+        if object.get_prototype() != self.plain
+            && let Some((name, _)) = self.opaque.iter().find(|(_, class)| object.is_instance_of(class))
+        {
             return is(format!("it is a {name}, not plain data"), "write a list or an object");
         }
         let named_by_users = self.path.last().is_some_and(|last| USERS_NAMES.contains(&last.as_str()));
-        let mut map = Map::new();
+        self.json.push(b'{');
+        let first = self.json.len();
         for key in object.keys::<String>() {
             let key = key?;
             let value: Value<'js> = object.get(key.as_str())?;
-            self.path.push(key.chars().take(100).collect());
-            let value = self.read(&value)?;
             self.texts += key.len();
-            let name = if named_by_users {
-                key
-            } else if key.contains('_') {
-                return Err(NotData::Snake(key));
+            let before = self.json.len();
+            if before > first {
+                self.json.push(b',');
+            }
+            if named_by_users {
+                self.write(&key)
             } else {
-                snake(&key)
+                self.write(&snake(&key))
             };
+            self.json.push(b':');
+            let misnamed = !named_by_users && key.contains('_');
+            self.path.push(key.chars().take(100).collect());
+            if !self.any(&value)? {
+                self.json.truncate(before);
+            }
+            if misnamed {
+                return Err(NotData::Snake(key));
+            }
             self.path.pop();
-            map.extend(value.map(|value| (name, value)));
         }
-        Ok(serde_json::Value::Object(map))
+        self.json.push(b'}');
+        Ok(())
     }
 }
 

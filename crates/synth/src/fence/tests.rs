@@ -3,8 +3,8 @@
 //! does not rest on the engine, which gives programs nothing of this anyway.
 
 use super::*;
-use crate::child::{report, unfenced};
-use crate::wire::{Answer, Report};
+use crate::child::unfenced;
+use crate::wire::{Answer, Report, Reports};
 use crate::{Synth, SynthError};
 use rustix::process::{Pid, test_kill_process};
 use rustix::thread::{set_thread_gid, set_thread_uid};
@@ -85,7 +85,7 @@ fn answer(before: impl FnOnce()) {
     };
     // The harness has begun a line.
     io::stdout().write_all(b"\n").unwrap();
-    report(&Report::Done(Box::new(told)));
+    done(told);
 }
 
 /// Lets the kernel seem not to have these system calls.
@@ -144,11 +144,11 @@ fn outside() {
         .map(|(what, _)| what.to_owned());
     let problem = crate::Problem::new("END", "of the probe", "");
     io::stdout().write_all(b"\n").unwrap();
-    report(&Report::Done(Box::new(Answer {
-        notes: tried.collect(),
-        problems: vec![problem],
-        ..Answer::default()
-    })));
+    done(Answer { notes: tried.collect(), problems: vec![problem], ..Answer::default() });
+}
+
+fn done(told: Answer) {
+    Reports::new(&mut io::stdout().lock()).say(&Report::Done(Box::new(told)));
 }
 
 /// What must be refused by a whole fence: everything that is tried.

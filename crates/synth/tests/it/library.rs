@@ -67,27 +67,31 @@ fn users_names_keep_their_letters() {
 #[test]
 fn every_kind_has_its_engine() {
     let text = r#"
-import { ConfigurationPipeline, InfrastructurePipeline, OperatingSystemPipeline, OperatorToolsPipeline, files } from "tidegate";
+import { ConfigurationPipeline, DefinitionsPipeline, InfrastructurePipeline, OperatingSystemPipeline, OperatorToolsPipeline, files } from "tidegate";
 const shared = { service: "web", repository: "https://git.acme.test/x", build: () => ({ package: [files("x")] }) };
 const commands = { deploy: ["./deploy"], observe: ["./observe"] };
 class I extends InfrastructurePipeline { service: string; deploy: string[]; observe: string[]; build: any; }
 class O extends OperatingSystemPipeline { service: string; deploy: string[]; observe: string[]; build: any; manyBoxes = true; }
 class T extends OperatorToolsPipeline { service: string; deploy: string[]; observe: string[]; build: any; }
 class C extends ConfigurationPipeline { service: string; build: any; }
+class D extends DefinitionsPipeline { service: string; region = "north"; }
 export const all = [
   Object.assign(new I(), shared, commands), [Object.assign(new O(), shared, commands)],
   Object.assign(new T(), shared, commands), Object.assign(new C(), shared),
+  Object.assign(new D(), { ...shared, build: D.prototype.build }),
 ];
 export const again = all[0];
 "#;
     let made = run(&[("all.ts", text)]).unwrap();
     let engine = |n: usize| json(&made.documents[n])["run"]["engine"].clone();
     let names: Vec<&str> = made.documents.iter().map(|d| d.name()).collect();
-    assert_eq!(names, ["web-config", "web-infrastructure", "web-os", "web-tools"]);
+    assert_eq!(names, ["web-config", "web-infrastructure", "web-os", "web-pipelines", "web-tools"]);
     assert_eq!(engine(0), json!({"configuration": {"reload": "/reload", "timeout": "5s"}}));
     assert_eq!(engine(1)["command"]["shape"], "one-unit");
     assert_eq!(engine(2)["command"]["shape"], "many-boxes");
-    assert_eq!(json(&made.documents[3])["stages"][0]["boxes_per_az"], 1);
+    assert_eq!(engine(3), json!({"definitions": {"folder": "pipelines", "scope": "team"}}));
+    assert_eq!(json(&made.documents[3])["stages"][0]["bake"]["first_wave"], "15m");
+    assert_eq!(json(&made.documents[4])["stages"][0]["boxes_per_az"], 1);
 }
 
 #[test]
@@ -133,14 +137,19 @@ fn the_example_of_the_docs_is_a_pipeline() {
     let docs = include_str!("../../../../docs/pipelines.md");
     let blocks: Vec<&str> =
         docs.split("```ts\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
-    let [team, web, organisation] = blocks[..] else { panic!("{blocks:?}") };
-    let made = run(&[("team.ts", team), ("web.ts", web), ("organisation.ts", organisation)]).unwrap();
+    let [team, web, organisation, own] = blocks[..] else { panic!("{blocks:?}") };
+    let files = [("team.ts", team), ("web.ts", web), ("organisation.ts", organisation), ("own.ts", own)];
+    let made = run(&files).unwrap();
     let (Subject::Organisation(organisation), Subject::Pipeline(pipeline)) =
         (&made.documents[0].subject, &made.documents[1].subject)
     else {
         panic!("{made:?}")
     };
     assert_eq!(tidegate_core::lint::organisation(organisation), []);
-    assert_eq!(tidegate_core::lint::pipeline(pipeline, organisation), []);
+    assert_eq!(pipeline.name.as_str(), "web-app");
+    for document in &made.documents {
+        let Subject::Pipeline(pipeline) = &document.subject else { continue };
+        assert_eq!(tidegate_core::explore::pipeline(pipeline, organisation), []);
+    }
     assert_eq!(pipeline.stages[2].bake.one_box.to_string(), "2h");
 }

@@ -5,6 +5,7 @@
 
 mod arbitrary;
 mod errors;
+mod fuzz;
 mod hostile;
 mod library;
 mod typescript;

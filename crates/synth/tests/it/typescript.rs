@@ -60,6 +60,29 @@ fn what_is_right_compiles() {
     crate::run(&files[2..]).unwrap();
 }
 
+/// The examples that the documentation shows and the benchmark measures.
+#[test]
+fn the_examples_compile() {
+    let Some(program) = compiler() else { return };
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let read = |path: &str| fs::read_to_string(root.join(path)).unwrap();
+    let names = ["organisation.ts", "orders.ts", "team.ts"];
+    let texts = names.map(|name| read(&format!("docs/simulate/pipelines/{name}")));
+    let files: Vec<(&str, &str)> = names.into_iter().zip(texts.iter().map(String::as_str)).collect();
+    assert_eq!(compile(&program, &files), "");
+    crate::run(&files).unwrap();
+    let names = ["assets", "backend", "frontend", "infrastructure", "organisation", "team"]
+        .map(|n| format!("{n}.ts"));
+    let texts = names.each_ref().map(|name| read(&format!("crates/cli/src/demo/pipelines/{name}")));
+    let place =
+        "export const pages = \"http://127.0.0.1:1\";\nexport const repositories = \"/repositories\";\n";
+    let demo = names.iter().map(String::as_str).zip(texts.iter().map(String::as_str));
+    let demo: Vec<(&str, &str)> = demo.chain([("place.ts", place)]).collect();
+    assert_eq!(compile(&program, &demo), "");
+    crate::run(&demo).unwrap();
+    assert_eq!(compile(&program, &[("team.ts", &read("crates/bench/src/synth/team.ts"))]), "");
+}
+
 #[test]
 fn what_is_wrong_does_not() {
     let Some(program) = compiler() else { return };
