@@ -21,6 +21,7 @@ mod shop;
 mod simulate;
 mod simulator;
 mod start;
+mod synth;
 mod under_load;
 
 use anyhow::{Context, Result};
@@ -83,6 +84,7 @@ enum Name {
     Scale,
     RollbackUnderLoad,
     Simulator,
+    Synth,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -178,6 +180,7 @@ async fn take_all(scene: &Scene, names: &[Name], quiet: bool, figures: &mut Vec<
             Name::Scale => scale::take(scene).await,
             Name::RollbackUnderLoad => under_load::take(scene),
             Name::Simulator => simulator::take(scene),
+            Name::Synth => synth::take(scene),
         };
         let figure = figure.with_context(|| format!("failed to measure: {word}"))?;
         if !quiet {

@@ -119,15 +119,6 @@ impl Client {
         self.call(Method::PUT, path, Some(to_json(body)?)).await
     }
 
-    /// Sends a document as it is.
-    pub(crate) async fn put_text<T: DeserializeOwned>(
-        &self,
-        path: &str,
-        text: String,
-    ) -> Result<Answer<T>, CliError> {
-        self.call(Method::PUT, path, Some(text)).await
-    }
-
     /// A stream of events, or of a log, that may go on for ever.
     pub(crate) async fn stream(
         &self,

@@ -17,11 +17,11 @@ pub(crate) enum CliError {
     /// The server answered with an error.
     #[error("{}", .0.message)]
     Answered(Box<ErrorBody>),
-    /// The server refused a file.
-    #[error("{file}: {}", error.message)]
+    /// The server refused files, none of which it has taken.
+    #[error("{}: {}", files.join(", "), error.message)]
     Refused {
-        /// Which.
-        file: String,
+        /// Which, in the order in which they were sent.
+        files: Vec<String>,
         /// Why.
         error: Box<ErrorBody>,
     },
@@ -76,10 +76,9 @@ impl CliError {
                 let answer = ErrorAnswer { version: VERSION, error: (**error).clone() };
                 eprintln!("{}", serde_json::to_string(&answer).unwrap_or_default());
             }
-            CliError::Answered(error) => eprint!("{}", render(error, None)),
-            CliError::Refused { file, error } | CliError::Unsound { file, error } => {
-                eprint!("{}", render(error, Some(file)))
-            }
+            CliError::Answered(error) => eprint!("{}", render(error, &[])),
+            CliError::Refused { files, error } => eprint!("{}", render(error, files)),
+            CliError::Unsound { file, error } => eprint!("{}", render(error, std::slice::from_ref(file))),
             CliError::Problems { problems, .. } if json => {
                 let answer = serde_json::json!({"version": VERSION, "problems": problems});
                 eprintln!("{answer}");
@@ -111,13 +110,14 @@ impl CliError {
     }
 }
 
-/// The server's error for people: code, message, each finding with its place, line and marker, and what to do.
-pub(crate) fn render(error: &ErrorBody, file: Option<&str>) -> String {
+/// The server's error for people: code, message, each finding with its place in one of the files, line and marker, and what to
+/// do.
+pub(crate) fn render(error: &ErrorBody, files: &[String]) -> String {
     let mut out = format!("tidegate: {}: {}\n", error.code, clean(&error.message));
     for finding in &error.findings {
-        let of = match (&finding.pipeline, file) {
+        let of = match (&finding.pipeline, files.get(finding.definition.unwrap_or(0))) {
             (Some(pipeline), _) => format!("pipeline {pipeline}"),
-            (None, Some(file)) => file.to_owned(),
+            (None, Some(file)) => clean(file),
             (None, None) => "the document".to_owned(),
         };
         let line = finding.excerpt.as_ref().map(|e| format!(":{}:{}", e.line, e.column)).unwrap_or_default();

@@ -4,7 +4,7 @@ use crate::error::CliError;
 use crate::text::clean;
 use std::path::{Path, PathBuf};
 use tidegate_core::causes;
-use tidegate_core::definition::OrganisationDef;
+use tidegate_core::definition::{OrganisationDef, PipelineDef};
 use tidegate_core::explore;
 use tidegate_core::lint;
 use tidegate_synth::{Problem, Subject, Synth, SynthError, Synthesized};
@@ -45,8 +45,13 @@ impl Folder {
         })
     }
 
-    /// What the rules say against it; pipelines are judged only where there is an organisation, here or given.
-    pub(crate) fn lint(&self, given: Option<&OrganisationDef>) -> Result<Vec<Problem>, CliError> {
+    /// What the rules, and `also` whoever asks, say against it; pipelines are judged by the rules only where there is an
+    /// organisation, here or given.
+    pub(crate) fn lint(
+        &self,
+        given: Option<&OrganisationDef>,
+        also: impl Fn(&PipelineDef) -> Option<lint::Finding>,
+    ) -> Result<Vec<Problem>, CliError> {
         let organisation = given.or(self.organisation());
         let mut findings = Vec::new();
         for (n, document) in self.made.documents.iter().enumerate() {
@@ -57,7 +62,11 @@ impl Folder {
                 }
                 (Subject::Pipeline(_), None) => Vec::new(),
             };
-            findings.extend(of.into_iter().map(|finding| (n, finding)));
+            let more = match &document.subject {
+                Subject::Pipeline(pipeline) => also(pipeline),
+                Subject::Organisation(_) => None,
+            };
+            findings.extend(of.into_iter().chain(more).map(|finding| (n, finding)));
         }
         self.problems(findings)
     }

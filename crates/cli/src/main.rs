@@ -79,6 +79,8 @@ enum Command {
     Endpoints(c::endpoints::Options),
     #[command(hide = true)]
     Sim(c::sim::Options),
+    #[command(hide = true)]
+    Fuzz(c::fuzz::Options),
 }
 
 fn main() -> ExitCode {
@@ -87,20 +89,30 @@ fn main() -> ExitCode {
         return tidegate_synth::child::main();
     }
     let cli = Cli::parse();
+    let json = cli.global.json;
+    // These wait for nothing but their child: threads for many tasks would only cost their start.
+    let alone = match cli.command {
+        Command::Synth(options) => c::synth::run(&cli.global, options),
+        Command::Check(options) => c::check::run(&cli.global, options),
+        command => return in_runtime(cli.global, command),
+    };
+    alone.map_or_else(|error| error.report(json), |()| ExitCode::SUCCESS)
+}
+
+fn in_runtime(global: Global, command: Command) -> ExitCode {
+    let json = global.json;
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return CliError::failed("start", error).report(cli.global.json),
+        Err(error) => return CliError::failed("start", error).report(json),
     };
-    let json = cli.global.json;
-    match runtime.block_on(run(cli)) {
+    match runtime.block_on(run(&global, command)) {
         Ok(code) => code,
         Err(error) => error.report(json),
     }
 }
 
-async fn run(cli: Cli) -> Result<ExitCode, CliError> {
-    let global = &cli.global;
-    match cli.command {
+async fn run(global: &Global, command: Command) -> Result<ExitCode, CliError> {
+    match command {
         // The only one whose exit code says more than that it is done.
         Command::Diff(options) => return c::diff::run(global, options).await,
         Command::Demo(options) => demo::run(options).await,
@@ -131,6 +143,7 @@ async fn run(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Token(options) => c::token::run(global, options).await,
         Command::Endpoints(options) => c::endpoints::run(global, options).await,
         Command::Sim(options) => c::sim::run(global, options).await,
+        Command::Fuzz(options) => c::fuzz::run(global, options),
     }?;
     Ok(ExitCode::SUCCESS)
 }

@@ -14,6 +14,7 @@ use tidegate_core::explore;
 use tidegate_core::ids::Role;
 use tidegate_core::lint;
 use tidegate_core::plan::{Plan, Stage, plan};
+use tidegate_core::run_spec::DefinitionsScope;
 use tidegate_core::units::Span;
 use tidegate_core::window::Windows;
 use tidegate_synth::Subject;
@@ -59,7 +60,7 @@ impl Collected {
 pub(crate) fn run(global: &Global, options: Options) -> Result<(), CliError> {
     let collected = collect(&options.sources)?;
     let organisation = collected.organisation()?;
-    refuse(&collected, organisation)?;
+    refuse(&collected, organisation, |_| None)?;
     let written = written(&collected);
     if organisation.is_none() {
         eprintln!("note: there is no organisation among these, so names and Regions are not checked");
@@ -96,18 +97,25 @@ pub(super) fn collect(sources: &[PathBuf]) -> Result<Collected, CliError> {
     Ok(collected)
 }
 
-pub(super) fn refuse(collected: &Collected, organisation: Option<&OrganisationDef>) -> Result<(), CliError> {
+/// Fails with what the rules, and `also` whoever asks, say against what was collected.
+pub(super) fn refuse(
+    collected: &Collected,
+    organisation: Option<&OrganisationDef>,
+    also: impl Fn(&PipelineDef) -> Option<lint::Finding>,
+) -> Result<(), CliError> {
     for folder in &collected.folders {
-        folder.refuse(folder.lint(organisation)?, false)?;
+        folder.refuse(folder.lint(organisation, &also)?, false)?;
     }
     for (name, text, organisation) in &collected.files {
-        let findings = placed(lint::organisation(organisation), text);
+        let findings =
+            lint::organisation(organisation).into_iter().map(|f| placed(f, text)).collect::<Vec<_>>();
         if !findings.is_empty() {
             return Err(refused(name, findings));
         }
     }
     for (name, text, pipeline) in &collected.pipelines {
-        let findings = organisation.map_or_else(Vec::new, |o| placed(explore::pipeline(pipeline, o), text));
+        let findings = organisation.map_or_else(Vec::new, |o| explore::pipeline(pipeline, o));
+        let findings: Vec<_> = findings.into_iter().chain(also(pipeline)).map(|f| placed(f, text)).collect();
         if !findings.is_empty() {
             return Err(refused(name, findings));
         }
@@ -219,6 +227,13 @@ fn runs(pipeline: &PipelineDef) -> String {
         }
         EngineDef::Configuration(configuration) => {
             format!("files for the service's boxes, told by POST {}", configuration.reload)
+        }
+        EngineDef::Definitions(definitions) => {
+            let what = match definitions.scope {
+                DefinitionsScope::Team => "the team's pipelines",
+                DefinitionsScope::Organisation => "everybody's pipelines and the organisation",
+            };
+            format!("the folder {} of the package is applied here and may define {what}", definitions.folder)
         }
     }
 }

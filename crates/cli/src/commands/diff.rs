@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use tidegate_api::{Code, OrganisationDefinition, PipelineDefinition, PipelineStatus, Status, VERSION};
 use tidegate_core::definition::{OrganisationDef, PipelineDef};
+use tidegate_core::lint;
 use tidegate_core::plan::{Plan, plan};
 
 /// Characters of a value that are shown to people.
@@ -82,7 +83,10 @@ pub(crate) async fn run(global: &Global, options: Options) -> Result<ExitCode, C
             "neither these nor the server have an organisation: give one".to_owned(),
         ));
     };
-    refuse(&collected, Some(after))?;
+    refuse(&collected, Some(after), |new| {
+        let (_, known) = server.pipelines.get(new.name.as_str())?;
+        lint::successor(&known.definition, new)
+    })?;
     let pipelines = written(&collected).into_iter().map(|w| (w.pipeline.name.to_string(), w.pipeline));
     let diff = diff(&server, given, after, &pipelines.collect())?;
     let text = if global.json {

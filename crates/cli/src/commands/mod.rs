@@ -8,6 +8,7 @@ pub(crate) mod check;
 pub(crate) mod diff;
 pub(crate) mod endpoints;
 pub(crate) mod fleet;
+pub(crate) mod fuzz;
 pub(crate) mod hold;
 pub(crate) mod init;
 pub(crate) mod log;

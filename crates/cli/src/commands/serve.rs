@@ -2,6 +2,7 @@
 
 use crate::Global;
 use crate::error::CliError;
+use crate::folder::CHILD;
 use crate::text::print;
 use clap::Args;
 use std::net::SocketAddr;
@@ -10,6 +11,7 @@ use std::path::PathBuf;
 use tidegate_core::pipeline::Break;
 use tidegate_core::pipeline::Switches;
 use tidegate_server::serve::{ServeOptions, serve};
+use tidegate_synth::Synth;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -76,6 +78,8 @@ pub(crate) async fn run(global: &Global, options: Options) -> Result<(), CliErro
         data,
         listen: options.listen,
         new_epoch: options.new_epoch,
+        // This very program, also after another one was installed in its place.
+        synth: Synth::new("/proc/self/exe", &[CHILD]),
     };
     // Whether anybody reads it is no matter of the server's.
     let told = |address| drop(print(&format!("http://{address}\n")));

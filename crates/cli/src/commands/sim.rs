@@ -7,6 +7,11 @@ use clap::{Args, Subcommand};
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+#[cfg(debug_assertions)]
+use tidegate_core::pipeline::Break;
+use tidegate_core::units::Span;
+#[cfg(debug_assertions)]
+use tidegate_sim::Mutation;
 use tidegate_sim::campaign::{self, Tally};
 use tidegate_sim::{Options as SimOptions, Recording};
 
@@ -30,9 +35,8 @@ enum Action {
         /// How many.
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
         seeds: u64,
-        /// Where the file of a seed that fails is written.
-        #[arg(long, default_value = ".", value_name = "DIR")]
-        into: PathBuf,
+        #[command(flatten)]
+        each: Each,
     },
     /// Run the file of a seed that failed again.
     Replay {
@@ -41,29 +45,69 @@ enum Action {
     },
     /// Run fresh seeds on all CPUs for as long as is asked.
     Soak {
-        /// How long.
-        #[arg(long, value_parser = clap::value_parser!(u64).range(1..=10_080))]
-        minutes: u64,
-        /// Where the file of a seed that fails is written.
-        #[arg(long, default_value = ".", value_name = "DIR")]
-        into: PathBuf,
+        /// How long. The seeds that have begun by then are brought to their end.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=MINUTES_MAX))]
+        #[arg(required_unless_present = "seconds", conflicts_with = "seconds")]
+        minutes: Option<u64>,
+        /// How long, in seconds instead.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=60 * MINUTES_MAX))]
+        seconds: Option<u64>,
+        #[command(flatten)]
+        each: Each,
     },
+}
+
+/// The longest soak: a week.
+const MINUTES_MAX: u64 = 10_080;
+
+/// How each seed is run, and what is done with one that fails.
+#[derive(Debug, Args)]
+struct Each {
+    /// Where the file of a seed that fails is written.
+    #[arg(long, default_value = ".", value_name = "DIR")]
+    into: PathBuf,
+    /// Break a rule on purpose, to prove that somebody notices.
+    #[cfg(debug_assertions)]
+    #[arg(long, hide = true, value_enum)]
+    test_only_disable: Option<Rule>,
+}
+
+#[cfg(debug_assertions)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Rule {
+    Lease,
+}
+
+impl Each {
+    #[cfg(debug_assertions)]
+    fn options(&self) -> SimOptions {
+        let broken = |rule| match rule {
+            Rule::Lease => Mutation::Core(Break::NoLease),
+        };
+        SimOptions { mutation: self.test_only_disable.map(broken), ..SimOptions::default() }
+    }
+
+    #[cfg(not(debug_assertions))]
+    fn options(&self) -> SimOptions {
+        SimOptions::default()
+    }
 }
 
 pub(crate) async fn run(_: &Global, options: Options) -> Result<(), CliError> {
     let work = move || match options.action {
-        Action::Run { seed, seeds, into } => {
-            let tally = campaign::search(seed, SimOptions::default(), 1, |begun| begun < seeds);
-            conclude(tally, into)
+        Action::Run { seed, seeds, each } => {
+            let tally = campaign::search(seed, each.options(), 1, |begun| begun < seeds);
+            conclude(tally, &each)
         }
         Action::Replay { file } => replay(&file),
-        Action::Soak { minutes, into } => {
-            let end = Instant::now() + Duration::from_secs(minutes * 60);
+        Action::Soak { minutes, seconds, each } => {
+            let length = Span::minutes(minutes.unwrap_or(0)).plus(Span::seconds(seconds.unwrap_or(0)));
+            let end = Instant::now() + Duration::from_millis(length.millis());
             let first = fresh();
-            eprintln!("seeds from {first} on, for {minutes} minutes");
+            eprintln!("seeds from {first} on, for {length}");
             let threads = thread::available_parallelism().map_or(1, usize::from);
-            let tally = campaign::search(first, SimOptions::default(), threads, |_| Instant::now() < end);
-            conclude(tally, into)
+            let tally = campaign::search(first, each.options(), threads, |_| Instant::now() < end);
+            conclude(tally, &each)
         }
     };
     tokio::task::spawn_blocking(work).await.map_err(|e| CliError::failed("run the simulator", e))?
@@ -74,7 +118,7 @@ fn fresh() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64) << 16
 }
 
-fn conclude(tally: Tally, into: PathBuf) -> Result<(), CliError> {
+fn conclude(tally: Tally, each: &Each) -> Result<(), CliError> {
     let sum = &tally.sum;
     let held = print(&format!(
         "{} seeds: {} events, {} facts, {} releases of which {} were rejected, {} crashes; converged within {} s\n",
@@ -82,7 +126,7 @@ fn conclude(tally: Tally, into: PathBuf) -> Result<(), CliError> {
     ));
     let Some(failure) = tally.failure else { return held };
     eprintln!("{}\nmaking its list of {} choices short", failure.headline(), failure.choices.len());
-    let (failure, path) = campaign::keep(failure, SimOptions::default(), &into)
+    let (failure, path) = campaign::keep(failure, each.options(), &each.into)
         .map_err(|error| CliError::failed("keep the failure", error))?;
     let choices: String = failure.choices.iter().map(|choice| format!("{choice}\n")).collect();
     // That it failed is told by the exit code as well, also when nobody reads this any more.

@@ -129,7 +129,7 @@ fn documents(options: &Options) -> Result<Vec<Document>, CliError> {
 
 /// A folder's definitions, judged by the rules as far as the folder has an organisation, with the one pipeline that is meant.
 fn of_folder(folder: &Folder, name: Option<&str>) -> Result<Vec<Document>, CliError> {
-    folder.refuse(folder.lint(None)?, false)?;
+    folder.refuse(folder.lint(None, |_| None)?, false)?;
     let is_meant = |document: &&tidegate_synth::Document| match (&document.subject, name) {
         (Subject::Pipeline(_), Some(name)) => document.name() == name,
         _ => true,
@@ -187,7 +187,11 @@ impl Document {
     }
 
     fn refuse(&self, findings: Vec<lint::Finding>) -> Result<(), CliError> {
-        if findings.is_empty() { Ok(()) } else { Err(refused(&self.name(), placed(findings, &self.text))) }
+        if findings.is_empty() {
+            Ok(())
+        } else {
+            Err(refused(&self.name(), findings.into_iter().map(|f| placed(f, &self.text)).collect()))
+        }
     }
 
     fn name(&self) -> String {
@@ -274,7 +278,7 @@ fn refused(file: &str, mut findings: Vec<Finding>) -> CliError {
     };
     let hint = "mend what the findings say; 'tidegate simulate --schema' describes scenarios".to_owned();
     let error = Box::new(ErrorBody { code: Code::Definition, message, hint, findings });
-    CliError::Refused { file: file.to_owned(), error }
+    CliError::Refused { files: vec![file.to_owned()], error }
 }
 
 fn simulate(input: &Input) -> Result<Forecast, CliError> {

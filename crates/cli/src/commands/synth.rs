@@ -36,9 +36,9 @@ pub(crate) fn run(global: &Global, options: Options) -> Result<(), CliError> {
         return print(&format!("{{\"version\":{VERSION},\"documents\":[{}]}}\n", all.join(",")));
     }
     print(&documents.iter().map(|document| format!("{}\n", document.json)).collect::<String>())?;
-    for document in documents {
-        eprintln!("{}  sha256:{}  ({})", document.name(), document.digest, document.file);
-    }
+    let told = |d: &Document| format!("{}  sha256:{}  ({})\n", d.name(), d.digest, d.file);
+    // As a whole: stderr has no buffer, and there may be thousands.
+    eprint!("{}", documents.iter().map(told).collect::<String>());
     Ok(())
 }
 

@@ -46,6 +46,8 @@ impl Story<'_> {
     async fn first(&mut self) -> Told {
         let backend = self.world.backend.clone();
         let frontend = self.world.frontend.clone();
+        let applied = self.world.applied.clone();
+        self.show_applied(&applied);
         self.merge(&backend, "backend: first version", true).await?;
         let mark = self.mark();
         // The frontend's tests in beta call the backend there.
@@ -70,9 +72,18 @@ impl Story<'_> {
         self.ok("both packages verify: digest, signature, provenance");
         let assets = self.world.assets.clone();
         let infrastructure = self.world.infrastructure.clone();
-        self.world.add_command_pipelines().await?;
+        let applied = self.world.add_command_pipelines().await?;
+        self.show_applied(&applied);
         self.merge(&assets, "assets: first version", true).await?;
         self.merge(&infrastructure, "infrastructure: first version", true).await
+    }
+
+    /// What applying the folder of TypeScript said.
+    fn show_applied(&self, applied: &[String]) {
+        self.ok(&format!("tidegate apply {}", self.world.pipelines().display()));
+        for line in applied {
+            tell!("      {line}");
+        }
     }
 
     async fn following(&mut self) -> Told {

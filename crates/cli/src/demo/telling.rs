@@ -309,6 +309,7 @@ fn narrate(entry: &LogEntry) -> Option<String> {
     let tell = match fact {
         PipelineFact::ReleaseCreated { .. }
         | PipelineFact::Built { .. }
+        | PipelineFact::RunSpecsMade { .. }
         | PipelineFact::BuildFailed { .. }
         | PipelineFact::Entered { .. }
         | PipelineFact::Rejected { .. }

@@ -1,7 +1,7 @@
 //! What the demo sets up and takes down: a server and a fleet as processes of their own, repositories, customers and the
 //! on-call's webhook. After [`World::end`] nothing is left running.
 
-use super::definitions::{GAMMA, REGIONS, application, commands, organisation};
+use super::definitions::{COMMANDS, GAMMA, REGIONS, SERVICES, write, write_place};
 use super::hooks::HookReceiver;
 use super::load::{LoadGenerator, LoadRequest, LoadTarget};
 use super::repo::{ASSETS, BACKEND, FRONTEND, INFRASTRUCTURE, Repo};
@@ -21,6 +21,8 @@ use tokio::process::{Child, Command};
 
 /// How long the server may take until it answers.
 const START_MAX: Duration = Duration::from_secs(60);
+/// How long applying a folder may take.
+const APPLY_MAX: Duration = Duration::from_secs(60);
 /// How long it is tried to remove the demo's folder.
 const REMOVE_MAX: Duration = Duration::from_secs(10);
 /// Requests a second to each production endpoint of the frontend; elsewhere and to the backend fewer.
@@ -44,6 +46,8 @@ pub(crate) struct World {
     pub(crate) backend: Repo,
     pub(crate) assets: Repo,
     pub(crate) infrastructure: Repo,
+    /// What applying the folder of pipelines said.
+    pub(crate) applied: Vec<String>,
     /// Customers.
     pub(crate) load: LoadGenerator,
     /// The on-call's pager.
@@ -70,15 +74,17 @@ impl World {
         let data = dir.join("data");
         let (server, admin) = start_server(&data, "127.0.0.1:0", &disabled).await?;
         let pager = HookReceiver::start().await.map_err(|e| format!("cannot receive webhooks: {e}"))?;
-        put(&admin, "/v1/organisation", &organisation(&format!("{}/pages", pager.url()))).await?;
-        let alice = login(&admin, &data, "alice").await?;
-        let bob = login(&admin, &data, "bob").await?;
-        let repo = |name: &str, files| Repo::create(&dir.join("repositories").join(name), files);
+        let repositories = dir.join("repositories");
+        let repo = |name: &str, files| Repo::create(&repositories.join(name), files);
         let (frontend, backend) = (repo("frontend", FRONTEND)?, repo("backend", BACKEND)?);
         let (assets, infrastructure) =
             (repo("static-assets", ASSETS)?, repo("infrastructure", INFRASTRUCTURE)?);
-        put(&admin, "/v1/pipelines", &application("backend", &backend.path, &[])).await?;
-        put(&admin, "/v1/pipelines", &application("frontend", &frontend.path, &["backend"])).await?;
+        let pipelines = dir.join("pipelines");
+        write(&pipelines, &SERVICES)?;
+        write_place(&pipelines, &format!("{}/pages", pager.url()), &repositories)?;
+        let applied = apply(&pipelines, &data).await?;
+        let alice = login(&admin, &data, "alice").await?;
+        let bob = login(&admin, &data, "bob").await?;
         let load = LoadGenerator::start(customers(&data).await?);
         let log = Vec::new();
         Ok(World {
@@ -92,21 +98,22 @@ impl World {
             backend,
             assets,
             infrastructure,
+            applied,
             load,
             pager,
             log,
         })
     }
 
-    /// Adds the pipelines of the team's own commands.
-    pub(crate) async fn add_command_pipelines(&self) -> Result<(), String> {
-        put(&self.admin, "/v1/pipelines", &commands("assets", &self.assets.path, "assets")).await?;
-        put(
-            &self.admin,
-            "/v1/pipelines",
-            &commands("infrastructure", &self.infrastructure.path, "stack.conf"),
-        )
-        .await
+    /// Adds the pipelines of the team's own commands to the folder, and applies it again.
+    pub(crate) async fn add_command_pipelines(&self) -> Result<Vec<String>, String> {
+        write(&self.pipelines(), &COMMANDS)?;
+        apply(&self.pipelines(), &self.data()).await
+    }
+
+    /// The folder of pipelines.
+    pub(crate) fn pipelines(&self) -> PathBuf {
+        self.dir.join("pipelines")
     }
 
     /// The server's data directory, for the user's own commands.
@@ -169,7 +176,8 @@ impl World {
         tell!("  export TIDEGATE_DATA={}", self.data().display());
         tell!("  alias tidegate={}", binary.display());
         tell!("  tidegate status        tidegate watch        tidegate why COMMIT");
-        tell!("The repositories are in {}.", self.dir.join("repositories").display());
+        tell!("The repositories are in {},", self.dir.join("repositories").display());
+        tell!("the pipelines in {}: edit them, then tidegate diff or apply.", self.pipelines().display());
         tell!("Ctrl-C ends everything.");
     }
 
@@ -255,8 +263,23 @@ async fn start_server(data: &Path, listen: &str, disabled: &[String]) -> Result<
     }
 }
 
-async fn put(client: &Client, path: &str, body: &Value) -> Result<(), String> {
-    client.put::<Value>(path, body).await.map(|_| ()).map_err(|e| e.to_string())
+/// Applies a folder as a user does, with the command; returns what it says.
+async fn apply(pipelines: &Path, data: &Path) -> Result<Vec<String>, String> {
+    let mut command = Command::new("/proc/self/exe");
+    command.arg("apply").arg(pipelines).arg("--data").arg(data);
+    // What the user's own server is called is nothing to the demo's.
+    for variable in ["TIDEGATE_SERVER", "TIDEGATE_DATA", "TIDEGATE_TOKEN"] {
+        command.env_remove(variable);
+    }
+    let running = command.stdin(Stdio::null()).kill_on_drop(true).output();
+    let output = tokio::time::timeout(APPLY_MAX, running).await;
+    let output = output.map_err(|_| "tidegate apply does not end".to_owned())?;
+    let output = output.map_err(|e| format!("cannot start tidegate apply: {e}"))?;
+    let [said, talk] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes));
+    if !output.status.success() {
+        return Err(format!("tidegate apply {} fails:\n{said}{talk}", pipelines.display()));
+    }
+    Ok(said.lines().map(str::to_owned).collect())
 }
 
 async fn login(admin: &Client, data: &Path, user: &str) -> Result<Client, String> {
@@ -270,9 +293,11 @@ async fn login(admin: &Client, data: &Path, user: &str) -> Result<Client, String
 /// Customers of every endpoint, in every environment. They call from the start; what they see counts once a target is armed.
 async fn customers(data: &Path) -> Result<Vec<LoadTarget>, String> {
     let fleet = FleetClient::new(FleetConfig::socket(&data.join("fleet")));
-    let production: Vec<&str> = REGIONS.iter().map(|(name, ..)| *name).collect();
-    let environments =
-        [("beta", vec![super::definitions::FIRST]), ("gamma", GAMMA.to_vec()), ("production", production)];
+    let environments = [
+        ("beta", vec![super::definitions::FIRST]),
+        ("gamma", GAMMA.to_vec()),
+        ("production", REGIONS.to_vec()),
+    ];
     let mut all = Vec::new();
     for (environment, regions) in environments {
         for region in regions {

@@ -240,6 +240,12 @@ fn step(step: &StepStatus, width: usize, now: Timestamp, paint: Paint) -> String
         WorkStatus::Done { release, at, .. } => {
             (Some(release), "done", paint.good("done"), format!("{} ago", between(now, *at)))
         }
+        WorkStatus::Recalled { release, .. } => {
+            let text =
+                "the definition has changed: it passes what stands before first; its boxes are watched"
+                    .to_owned();
+            (Some(release), "recalled", paint.moving("recalled"), text)
+        }
         WorkStatus::RollingBack { release, since, cause } => {
             let text = format!("for {}: {}", between(now, *since), cause.text);
             (Some(release), "ROLLING BACK", paint.bad("ROLLING BACK"), text)
@@ -378,6 +384,7 @@ pub(crate) fn entry(entry: &LogEntry, moment: Moment, paint: Paint) -> String {
     };
     let by = match &entry.by {
         Actor::User(user) => format!("  [{user}]"),
+        by @ Actor::Release { .. } => format!("  [{by}]"),
         Actor::Tidegate => String::new(),
     };
     let aggregate = entry.aggregate.strip_prefix("pipeline/").unwrap_or(&entry.aggregate);

@@ -267,7 +267,7 @@ fn a_refusal_shows_the_line() {
             "hint": "did you mean \"bake\"?",
             "excerpt": {"line": 12, "column": 3, "text": "  \"bakes\": {}", "mark_at": 2, "mark_len": 7}}],
     });
-    let shown = crate::error::render(&serde_json::from_value(value).unwrap(), Some("frontend.json"));
+    let shown = crate::error::render(&serde_json::from_value(value).unwrap(), &["frontend.json".to_owned()]);
     expect![[r#"
         tidegate: TG008: the definition is refused: 1 finding
 

@@ -12,6 +12,7 @@ use tidegate_core::decision::AggregateId;
 use tidegate_core::ids::{PipelineId, ReleaseNo};
 use tidegate_core::units::Timestamp;
 use tidegate_runtime::{Lane, Listener, Options, Runtime, SystemClock};
+use tidegate_server::apply::Applier;
 use tidegate_server::auth::Tokens;
 use tidegate_server::http::{Api, Collaborators, router};
 use tidegate_store::MemoryStore;
@@ -83,11 +84,13 @@ impl Server {
                 let commits = bell.0.subscribe();
                 let options = Options { listener: Some(Arc::new(bell)), ..Options::default() };
                 let store = Arc::new(MemoryStore::new());
-                let runtime = Runtime::open(store, Arc::new(SystemClock::new()), options, 0).unwrap();
+                let runtime =
+                    Arc::new(Runtime::open(store, Arc::new(SystemClock::new()), options, 0).unwrap());
                 let tokens = Arc::new(Tokens::open(&data, Timestamp(0)).unwrap());
                 let secrets = SecretStore::open(&data.join("secrets")).unwrap();
                 let outside = Arc::new(Outside(data, secrets));
-                let api = Api::new(Arc::new(runtime), tokens, outside, commits, stopped.clone());
+                let applier = Applier::new(Arc::clone(&runtime));
+                let api = Api::new(runtime, applier, tokens, outside, commits, stopped.clone());
                 let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
                 told.send(listener.local_addr().unwrap()).unwrap();
                 let serving = axum::serve(listener, router(api));

@@ -60,11 +60,12 @@ fn well(server: &Server, arguments: &[&str]) -> String {
 #[test]
 fn what_is_applied_is_what_synth_prints() {
     let (server, folder) = folder();
-    // Without an organisation on the server only that can be looked at.
-    let (code, out, talk) = server.run(&["apply", "--dry-run", &folder]);
-    assert_eq!((code, out.lines().count()), (3, 1), "{out}{talk}");
-    assert!(out.starts_with("acme  would be changed"), "{out}");
-    assert!(talk.starts_with("note: not looked at, because it comes after what was refused: "), "{talk}");
+    // Also without an organisation on the server: the pipelines are judged by the one that comes with them.
+    let out = well(&server, &["apply", "--dry-run", &folder]);
+    assert!(
+        out.lines().count() == 3 && out.lines().all(|line| line.contains("  would be changed (")),
+        "{out}"
+    );
     assert_eq!(well(&server, &["diff", &folder]).lines().next(), Some("organisation acme  new"));
 
     let out = well(&server, &["apply", &folder]);
@@ -86,7 +87,7 @@ fn what_is_applied_is_what_synth_prints() {
 }
 
 #[test]
-fn a_refusal_is_shown_at_its_line_and_what_was_not_applied_is_told() {
+fn a_refusal_is_shown_at_its_line_and_nothing_is_applied() {
     let (server, folder) = folder();
     well(&server, &["apply", &folder]);
     let web = server.data().join("pipelines/web.ts");
@@ -95,17 +96,43 @@ fn a_refusal_is_shown_at_its_line_and_what_was_not_applied_is_told() {
     fs::write(&web, pipeline("Web", "web", "  boxesPerAz = 5;\n")).unwrap();
     for dry_run in [&["--dry-run"][..], &[]] {
         let (code, out, talk) = server.run(&[&["apply", &folder], dry_run].concat());
-        assert_eq!(code, 3, "{talk}");
-        assert_eq!(out.lines().count(), 1, "only the organisation was taken: {out}");
+        assert_eq!((code, out.as_str()), (3, ""), "{talk}");
         assert!(talk.contains("TG129: an AZ has at least one box"), "{talk}");
         assert!(talk.contains("cart.ts:4:3") && talk.contains("boxesPerAz = 0;\n"), "{talk}");
-        let what = if dry_run.is_empty() { "not applied" } else { "not looked at" };
-        assert!(talk.contains(&format!("note: {what}, because it comes after what was refused: ")), "{talk}");
-        assert!(talk.contains("web.ts\n"), "{talk}");
     }
     // Nothing of either pipeline has changed.
     fs::write(&cart, pipeline("Cart", "cart", "")).unwrap();
     fs::write(&web, pipeline("Web", "web", "")).unwrap();
+    assert!(well(&server, &["diff", &folder]).ends_with("nothing would change\n"));
+}
+
+#[test]
+fn files_are_taken_together_each_with_its_findings() {
+    let (server, folder) = folder();
+    let (_, lines, _) = server.run(&["synth", &folder]);
+    let (mut files, mut texts) = (Vec::new(), Vec::new());
+    for (n, line) in lines.lines().enumerate() {
+        files.push(server.data().join(format!("{n}.json")).to_str().unwrap().to_owned());
+        texts.push(line.to_owned());
+    }
+    let write = |n: usize, text: &str| fs::write(&files[n], text).unwrap();
+    (0..3).for_each(|n| write(n, &texts[n]));
+    (1..3).for_each(|n| write(n, &texts[n].replace("\"boxes_per_az\":3", "\"boxes_per_az\":0")));
+    let apply: Vec<&str> = [&["apply"][..], &files.iter().map(String::as_str).collect::<Vec<_>>()].concat();
+    let (code, out, talk) = server.run(&apply);
+    assert_eq!((code, out.as_str()), (3, ""), "{talk}");
+    for file in &files[1..] {
+        assert!(talk.contains(&format!("  at {file}:1:")), "{talk}");
+    }
+    write(1, &texts[1]);
+    write(2, &texts[1]);
+    let (code, _, talk) = server.run(&apply);
+    assert_eq!(code, 3, "{talk}");
+    assert!(talk.contains("TG143: pipeline 'cart-app' is defined twice"), "{talk}");
+    // Nothing was taken, the organisation neither.
+    assert_eq!(well(&server, &["diff", &folder]).lines().next(), Some("organisation acme  new"));
+    write(2, &texts[2]);
+    well(&server, &apply);
     assert!(well(&server, &["diff", &folder]).ends_with("nothing would change\n"));
 }
 
@@ -206,6 +233,21 @@ fn diff_tells_which_releases_are_under_way_in_steps_that_go() {
         "applying this redeploys nothing that runs\n",
     ] {
         assert!(out.contains(line), "{line}: {out}");
+    }
+    let mut inserted = definitions::application(&repo);
+    let alpha = json!({"environment": "alpha", "regions": ["us"], "boxes_per_az": 1});
+    inserted["stages"].as_array_mut().unwrap().insert(0, alpha);
+    inserted["stages"][1]["bake"]["az"] = json!("1h");
+    fs::write(&file, inserted.to_string()).unwrap();
+    let out = world.cli(&["diff", file.to_str().unwrap()]).well();
+    let line = "  in flight: r1 bakes in beta/az-1, and passes alpha/az-2 first from now on\n";
+    assert!(out.contains(line), "{out}");
+
+    inserted["service"] = json!("stock");
+    fs::write(&file, inserted.to_string()).unwrap();
+    for command in [&["diff"][..], &["apply", "--dry-run"], &["apply"]] {
+        let told = world.cli(&[command, &[file.to_str().unwrap()]].concat());
+        assert!(told.code != 0 && told.talk.contains("TG145"), "{command:?}: {told:?}");
     }
     let mut since = world.log().into_iter().skip(before).map(|entry| entry.fact);
     assert!(

@@ -22,6 +22,7 @@ mod folders;
 mod instances;
 mod pages;
 mod regions;
+mod self_update;
 mod sim;
 mod simulate;
 mod sources;

@@ -61,13 +61,11 @@ fn simulate(dir: &TempDir, more: &[&str]) -> Told {
 
 #[test]
 fn the_example_s_change_goes_everywhere() {
-    let files = [example("organisation.json"), example("pipeline.json")];
-    let [organisation, pipeline] = files.each_ref().map(|path| path.to_str().unwrap());
+    let folder = example("pipelines");
     let dir = tempfile::tempdir().unwrap();
     let svg = dir.path().join("waves.svg");
     let args = [
-        organisation,
-        pipeline,
+        folder.to_str().unwrap(),
         "--commits",
         "1",
         "--length",
@@ -85,6 +83,19 @@ fn the_example_s_change_goes_everywhere() {
     let burn: Value = serde_json::from_str(&fs::read_to_string(example("slow-burn.json")).unwrap()).unwrap();
     assert_eq!(burn["schema"], "tidegate.scenario/1");
     serde_json::from_value::<tidegate_sim::forecast::Scenario>(burn).unwrap();
+}
+
+/// K4, of what a folder of TypeScript makes: ten changes a day, time counted without Saturdays and Sundays.
+#[test]
+fn a_change_of_the_example_takes_four_to_five_business_days() {
+    let dir = tempfile::tempdir().unwrap();
+    let args = [example("pipelines").to_str().unwrap(), "--commits", "10", "--json"].map(str::to_owned);
+    let told = tidegate(dir.path(), &args.each_ref().map(String::as_str)).well();
+    let forecast: Forecast = serde_json::from_str(&told).unwrap();
+    assert!(forecast.stuck.is_none(), "{told}");
+    let day = 86_400_000;
+    let median = forecast.totals.business_time_median.unwrap().millis();
+    assert!((4 * day..=5 * day).contains(&median), "{:?}", forecast.totals);
 }
 
 #[test]

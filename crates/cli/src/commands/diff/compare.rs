@@ -63,21 +63,30 @@ fn compare(property: &str, from: Option<&Value>, to: Option<&Value>, found: &mut
         }
         _ => return found.push(change(property, from.cloned(), to.cloned())),
     };
-    let before_count = found.len();
+    if let (Some(Value::Array(from)), Some(Value::Array(to))) = (from, to) {
+        let names = |list: &[Value]| list.iter().filter_map(name).map(str::to_owned).collect::<Vec<_>>();
+        let (from, to) = (names(from), names(to));
+        let kept = |list: &[String], other: &[String]| -> Vec<Value> {
+            list.iter().filter(|name| other.contains(name)).map(|name| Value::from(name.as_str())).collect()
+        };
+        let (was, is) = (kept(&from, &to), kept(&to, &from));
+        if was != is {
+            let order = format!("{property} (their order)");
+            found.push(Change { property: order, ..change(property, Some(was.into()), Some(is.into())) });
+        }
+    }
     let names: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
     names.into_iter().for_each(|name| compare(name, before.get(name), after.get(name), found));
-    if found.len() == before_count {
-        // The same things in another order.
-        found.push(change(property, from.cloned(), to.cloned()));
-    }
+}
+
+/// What an element of a list is called.
+fn name(value: &Value) -> Option<&str> {
+    value.get("name").or_else(|| value.get("environment"))?.as_str()
 }
 
 /// The elements of a list by what they are called; none if they are not, or twice the same.
 fn named(property: &str, list: &[Value]) -> Option<BTreeMap<String, Value>> {
-    let name = |value: &Value| {
-        let name = value.get("name").or_else(|| value.get("environment"))?.as_str()?;
-        Some((format!("{property}[{name}]"), value.clone()))
-    };
+    let name = |value: &Value| Some((format!("{property}[{}]", name(value)?), value.clone()));
     let all: BTreeMap<_, _> = list.iter().map(name).collect::<Option<_>>()?;
     (all.len() == list.len()).then_some(all)
 }
@@ -134,17 +143,36 @@ pub(super) fn steps(from: &Plan, to: &Plan) -> Vec<StepChange> {
 pub(super) fn in_flight(status: &PipelineStatus, to: &Plan) -> Vec<String> {
     let mut told = Vec::new();
     let planned: BTreeSet<&TargetId> = to.targets().map(|target| &target.id).collect();
+    let done: BTreeMap<&StepId, _> =
+        status.stages.iter().flat_map(|stage| &stage.steps).map(|step| (&step.name, step.done)).collect();
+    let before: BTreeMap<&StepId, &StepId> =
+        to.steps().zip(to.steps().skip(1)).map(|((_, one), (_, next))| (&next.id, &one.id)).collect();
     for step in status.stages.iter().flat_map(|stage| &stage.steps) {
-        let gone = to.step(&step.name).is_none();
+        let taken_back = matches!(step.work, WorkStatus::RollingBack { .. });
         let (what, release) = match &step.work {
             WorkStatus::Deploying { release, .. } => ("is being deployed in", release),
             WorkStatus::Testing { release, .. } => ("is tested in", release),
             WorkStatus::Baking { release, .. } => ("bakes in", release),
             WorkStatus::RollingBack { release, .. } => ("is being taken back in", release),
-            WorkStatus::Free | WorkStatus::Done { .. } | WorkStatus::RolledBack { .. } => continue,
+            WorkStatus::Free
+            | WorkStatus::Done { .. }
+            | WorkStatus::Recalled { .. }
+            | WorkStatus::RolledBack { .. } => continue,
         };
-        if gone {
-            told.push(format!("{release} {what} {}, which goes: the step's work ends there", step.name));
+        let Some((_, now)) = to.step(&step.name) else {
+            let means = if taken_back { "its boxes go on returning" } else { "the step's work ends there" };
+            told.push(format!("{release} {what} {}, which goes: {means}", step.name));
+            continue;
+        };
+        let first =
+            before.get(&step.name).filter(|before| done.get(*before).copied().flatten() < Some(*release));
+        if let Some(first) = first.filter(|_| !taken_back) {
+            told.push(format!("{release} {what} {}, and passes {first} first from now on", step.name));
+        }
+        let (was, is): (BTreeSet<_>, BTreeSet<_>) =
+            (step.targets.iter().map(|t| &t.name).collect(), now.targets.iter().map(|t| &t.id).collect());
+        if was != is {
+            told.push(format!("{release} {what} {}, whose targets are others from now on", step.name));
         }
     }
     let leaving: Vec<String> = (status.stages.iter().flat_map(|stage| &stage.steps))
@@ -156,4 +184,22 @@ pub(super) fn in_flight(status: &PipelineStatus, to: &Plan) -> Vec<String> {
         told.push(format!("boxes run on where no step deploys any more: {}", leaving.join(", ")));
     }
     told
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn another_order_shows_beside_another_change() {
+        let from = json!({"stages": [{"environment": "beta"}, {"environment": "gamma", "n": 1}]});
+        let to = json!({"stages": [{"environment": "gamma", "n": 2}, {"environment": "beta"}]});
+        let told: Vec<String> = changes(&from, &to)
+            .iter()
+            .map(|c| format!("{}: {} -> {}", c.property, c.from.clone().unwrap(), c.to.clone().unwrap()))
+            .collect();
+        let order = r#"stages (their order): ["beta","gamma"] -> ["gamma","beta"]"#;
+        assert_eq!(told, [order, "stages[gamma].n: 1 -> 2"]);
+    }
 }

@@ -43,12 +43,17 @@ impl Repo {
         }
         self.git(&["add", "--all"]);
         self.git(&["commit", "--quiet", "--allow-empty", "--message", message]);
-        self.git(&["rev-parse", "HEAD"])
+        self.head()
     }
 
     /// The mainline moves to this commit.
     pub(crate) fn merge(&self, commit: &str) {
         self.git(&["update-ref", "refs/heads/main", commit]);
+    }
+
+    /// The newest commit.
+    pub(crate) fn head(&self) -> String {
+        self.git(&["rev-parse", "HEAD"])
     }
 
     fn git(&self, arguments: &[&str]) -> String {

@@ -1,0 +1,41 @@
+import { ApplicationPipeline, type Build, type Stage, type Test, atLeast, beta, files, gamma, production, step, test } from "tidegate";
+
+/** What all of the team's pipelines share. */
+export abstract class TeamPipeline extends ApplicationPipeline {
+  get repository(): string {
+    return `https://git.example.com/${this.service}.git`;
+  }
+
+  get command(): string[] {
+    return [`./${this.service}`];
+  }
+
+  build(): Build {
+    return {
+      lockFiles: ["Cargo.lock"],
+      fetch: [step("dependencies", "cargo", "fetch", "--locked")],
+      steps: [
+        step("build", "cargo", "build", "--release", "--locked", "--offline"),
+        step("test", "cargo", "test", "--release", "--locked", "--offline"),
+      ],
+      package: [files(`target/release/${this.service}`, this.service), files("target/release/itest", "itest")],
+      environment: { CARGO_HOME: "/cache" },
+    };
+  }
+
+  tests(): Test[] {
+    return [test("integration", "./itest")];
+  }
+
+  dataRequirements() {
+    return [atLeast(100)];
+  }
+
+  stages(): Stage[] {
+    return [
+      beta({ regions: ["region-00"], boxesPerAz: 1 }),
+      gamma({ regions: ["region-00", "region-01"] }),
+      production(),
+    ];
+  }
+}

@@ -1,0 +1,9 @@
+import { ShopCommands } from "./team";
+
+class Assets extends ShopCommands {
+  kind = "assets";
+  folder = "static-assets";
+  content = "assets";
+}
+
+export default new Assets();

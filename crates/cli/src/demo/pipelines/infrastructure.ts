@@ -1,0 +1,9 @@
+import { ShopCommands } from "./team";
+
+class Infrastructure extends ShopCommands {
+  kind = "infrastructure";
+  folder = "infrastructure";
+  content = "stack.conf";
+}
+
+export default new Infrastructure();
