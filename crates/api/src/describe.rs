@@ -8,7 +8,7 @@ use tidegate_core::decision::Fact;
 use tidegate_core::ids::ReleaseNo;
 use tidegate_core::lease::LeaseFact;
 use tidegate_core::organisation::OrganisationFact;
-use tidegate_core::pipeline::{Capacity, Change, PipelineFact, Reason};
+use tidegate_core::pipeline::{ADOPTED, Capacity, Change, PipelineFact, Reason};
 use tidegate_core::team::TeamFact;
 
 /// The most commits that one line names.
@@ -90,6 +90,14 @@ fn pipeline(fact: &PipelineFact) -> String {
         F::BuildStarted { release, by, reason, .. } => {
             format!("the build of {release} is tried again by {by}: {reason}")
         }
+        F::Adopted { adoption, .. } => format!(
+            "{ADOPTED} is what runs on {} targets, handed over by {} from {} (package {}): {}; nothing was deployed",
+            adoption.targets.len(),
+            adoption.by,
+            adoption.from,
+            adoption.package.short(),
+            adoption.reason
+        ),
         F::Built { release, package, .. } => format!("{release} built: package {}", package.short()),
         F::RunSpecsMade { release, run_specs } => {
             let environments: Vec<&str> = run_specs.keys().map(|environment| environment.as_str()).collect();
@@ -194,6 +202,11 @@ fn pipeline(fact: &PipelineFact) -> String {
         F::RollbackOrdered { release, by, reason } => {
             format!("rollback of {release} ordered by {by}: {reason}")
         }
+        F::ObservingBegan { .. } => {
+            "it only observes from now on: it says what it would do, and moves nothing".to_owned()
+        }
+        F::ObservingEnded { .. } => "it acts from now on, and goes on from what is really so".to_owned(),
+        F::Pretended { fact } => format!("WOULD BE: {}", pipeline(fact)),
         F::ReleasesForgotten { before } => {
             format!("releases before {before} that nothing refers to are forgotten")
         }

@@ -2,9 +2,12 @@
 
 use crate::Finding;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use tidegate_core::definition::{OrganisationDef, PipelineDef};
-use tidegate_core::ids::{EnvironmentId, RegionId, ReleaseNo, SecretName, StageId, TeamId, UserId};
+use tidegate_core::ids::{
+    EnvironmentId, PackageDigest, PipelineId, RegionId, ReleaseNo, SecretName, StageId, TargetId, TeamId,
+    UserId,
+};
 use tidegate_core::pipeline::Blocker;
 use tidegate_core::plan::StepId;
 use tidegate_core::units::Span;
@@ -242,4 +245,62 @@ pub struct TokenCreated {
     pub user: UserId,
     /// To be sent as `Authorization: Bearer <token>`.
     pub token: String,
+}
+
+/// Hands over a service that runs already.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AdoptRequest {
+    /// The folder on the server's machine that has what runs, laid out as a package of the pipeline is.
+    pub folder: String,
+    /// Of a pipeline with processes: which run on which target, each as `PID` or `PID:PORT`.
+    #[serde(default)]
+    #[schema(value_type = BTreeMap<String, Vec<String>>)]
+    pub processes: BTreeMap<TargetId, Vec<String>>,
+    /// Of a pipeline with commands: all targets of these environments; without any, of all.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub environments: BTreeSet<EnvironmentId>,
+    /// Take it on the requester's word that the processes run what the folder has, where the server cannot see it.
+    #[serde(default)]
+    pub unproven: bool,
+    /// Why.
+    pub reason: String,
+    /// Only look.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// What was handed over, or would be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Adopted {
+    /// Always 1.
+    pub version: u32,
+    /// The pipeline.
+    #[schema(value_type = String)]
+    pub pipeline: PipelineId,
+    /// Always release 0.
+    #[schema(value_type = u64)]
+    pub release: ReleaseNo,
+    /// What runs, as it is returned to.
+    #[schema(value_type = String)]
+    pub package: PackageDigest,
+    /// It was only looked at.
+    pub dry_run: bool,
+    /// Where it runs.
+    pub targets: Vec<AdoptedTarget>,
+    /// What to know about it, for people.
+    pub notes: Vec<String>,
+}
+
+/// A target that was handed over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AdoptedTarget {
+    /// Which.
+    #[schema(value_type = String)]
+    pub target: TargetId,
+    /// Each of its boxes, for people: the process, its port and program, or what the team's command calls it.
+    pub boxes: Vec<String>,
 }

@@ -146,6 +146,10 @@ pub struct PipelineStatus {
     /// It was deleted.
     #[serde(default)]
     pub retirement: Option<RetirementStatus>,
+    /// Since when it only observes: its steps and targets are then what would be, and nothing moves.
+    #[serde(default)]
+    #[schema(value_type = Option<i64>)]
+    pub observes_since: Option<Timestamp>,
     /// How the estimates in steps and releases were made; none if nothing is on its way, or if there was no time to make them.
     #[serde(default)]
     pub estimates: Option<EstimatesStatus>,
@@ -222,6 +226,9 @@ pub struct ReleaseStatus {
     /// When it is everywhere, if it is on its way; also if a newer one takes its changes along.
     #[serde(default)]
     pub everywhere: Option<Eta>,
+    /// Of release 0, which was not built but ran before: by whom, from where and why it was handed over.
+    #[serde(default)]
+    pub adopted: Option<String>,
 }
 
 /// A reviewed commit in a release.

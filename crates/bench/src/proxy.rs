@@ -294,6 +294,7 @@ async fn start_fleet(scene: &Scene, dir: &Path) -> Result<(Contender, SocketAddr
         run_specs: vec![run_spec],
         secrets: BTreeMap::new(),
         rollback: false,
+        takes_up: None,
     };
     fleet.set_slot(&set).await.context("failed to start the upstream")?;
     let endpoint = fleet.set_endpoint(&SetEndpoint { endpoint: key, listen: None }).await?;

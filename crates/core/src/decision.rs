@@ -2,7 +2,7 @@
 //! look again (wakes). The runtime commits all of it in one transaction, or nothing.
 
 use crate::definition::{BuildDef, PageTarget, SourceDef, TestSpec};
-use crate::engine::Desired;
+use crate::engine::{Desired, RunningProcess};
 use crate::ids::{CommitId, PipelineId, ReleaseNo, RunSpecDigest, SlotId, SourceId, TeamId, UserId};
 use crate::ids::{EnvironmentId, PackageDigest, RegionId, ServiceId};
 use crate::lease::{LeaseFact, LeaseId};
@@ -181,6 +181,9 @@ pub struct SlotOrder {
     pub generation: u64,
     /// The split; its RunSpecs are documents of the store.
     pub desired: Desired,
+    /// It is there already: the engine takes it up and moves nothing. The processes of a fleet; none of a team's commands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub takes_up: Option<Vec<RunningProcess>>,
 }
 
 /// What to build.

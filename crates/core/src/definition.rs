@@ -201,6 +201,26 @@ pub struct PipelineDef {
     /// What a rejection returns.
     #[serde(default)]
     pub rollback: RollbackScope,
+    /// Whether it moves anything.
+    #[serde(default, skip_serializing_if = "Mode::is_act")]
+    pub mode: Mode,
+}
+
+/// Whether a pipeline moves anything.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// It does what it decides.
+    #[default]
+    Act,
+    /// It decides and records what it would do, and moves nothing: to be watched beside the tool that deploys today.
+    ObserveOnly,
+}
+
+impl Mode {
+    fn is_act(&self) -> bool {
+        *self == Mode::Act
+    }
 }
 
 impl PipelineDef {

@@ -52,6 +52,18 @@ pub struct Desired {
     pub rest: Option<Rest>,
 }
 
+/// A process that runs already, and that an engine takes up as a box instead of starting one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunningProcess {
+    /// The leader of its session.
+    pub pid: u32,
+    /// In clock ticks after boot: with the pid it names the process for ever.
+    pub start_time: u64,
+    /// Where it listens, on this machine.
+    pub port: u16,
+}
+
 /// What boxes beyond a split have.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]

@@ -230,7 +230,8 @@ pub fn one_az<'a>(
     type Place<'a> = (&'a ServiceId, &'a EnvironmentId, &'a RegionId);
     let violation = |subject, evidence| Err(Violation::new(Rule::OneAz, subject, evidence));
     let mut moving: BTreeMap<Place<'_>, BTreeSet<(&PipelineId, &TargetId)>> = BTreeMap::new();
-    for (id, pipeline) in pipelines {
+    // What only observes moves nothing.
+    for (id, pipeline) in pipelines.into_iter().filter(|(_, pipeline)| !pipeline.observes()) {
         let mut steps = BTreeMap::new();
         for (target, slot) in &pipeline.slots {
             let Motion::Forward { release, .. } = &slot.motion else { continue };

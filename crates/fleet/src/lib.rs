@@ -32,6 +32,7 @@ mod procfs;
 pub mod protocol;
 mod proxy;
 mod route;
+pub mod running;
 mod shared;
 mod slots;
 mod start;

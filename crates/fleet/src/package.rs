@@ -13,8 +13,8 @@ mod tests;
 
 pub use archive::{PackItem, pack};
 pub use provenance::{
-    BUILD_TYPE, BuildDefinition, BuildMetadata, Builder, ExternalParameters, PREDICATE_TYPE, Provenance,
-    ResourceDescriptor, RunDetails, STATEMENT_TYPE, Statement, StepRecord,
+    BUILD_TYPE, BuildDefinition, BuildMetadata, Builder, ExternalParameters, IMPORT_TYPE, PREDICATE_TYPE,
+    Provenance, ResourceDescriptor, RunDetails, STATEMENT_TYPE, Statement, StepRecord,
 };
 pub use signing::{EnvelopeError, PAYLOAD_TYPE, SigningKey, TrustedKeys};
 

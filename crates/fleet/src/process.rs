@@ -35,7 +35,7 @@ pub(crate) const BOX_VARIABLE: &str = "TIDEGATE_BOX";
 pub(crate) const INCARNATION_VARIABLE: &str = "TIDEGATE_INCARNATION";
 
 /// Names a process for ever, also after its pid was given to another one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ProcessName {
     pub(crate) pid: u32,

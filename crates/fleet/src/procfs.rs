@@ -108,24 +108,41 @@ pub(crate) fn session_listens(session: u32, port: u16) -> Option<bool> {
     Some(others.into_iter().any(|stat| holds_socket(stat.pid, &inodes)))
 }
 
+/// The TCP ports that a process listens on.
+pub(crate) fn listening_ports(pid: u32) -> Vec<u16> {
+    let mut ports = std::collections::BTreeSet::new();
+    for (port, inode) in listening().unwrap_or_default() {
+        if holds_socket(pid, &[inode]) {
+            ports.insert(port);
+        }
+    }
+    ports.into_iter().collect()
+}
+
 fn listening_inodes(port: u16) -> Option<Vec<String>> {
+    let all = listening()?.into_iter();
+    Some(all.filter(|(other, _)| *other == port).map(|(_, inode)| inode).collect())
+}
+
+/// Every TCP port that somebody listens on, with its socket.
+fn listening() -> Option<Vec<(u16, String)>> {
     const LISTEN: &str = "0A";
     let tables: Vec<String> =
         ["/proc/net/tcp", "/proc/net/tcp6"].iter().filter_map(|path| fs::read_to_string(path).ok()).collect();
     if tables.is_empty() {
         return None;
     }
-    let port = format!(":{port:04X}");
-    let mut inodes = Vec::new();
+    let mut found = Vec::new();
     for line in tables.iter().flat_map(|table| table.lines().skip(1)) {
         let fields: Vec<&str> = line.split_ascii_whitespace().collect();
         if let (Some(local), Some(&LISTEN), Some(inode)) = (fields.get(1), fields.get(3), fields.get(9))
-            && local.ends_with(&port)
+            && let Some(port) =
+                local.rsplit_once(':').and_then(|(_, port)| u16::from_str_radix(port, 16).ok())
         {
-            inodes.push(format!("socket:[{inode}]"));
+            found.push((port, format!("socket:[{inode}]")));
         }
     }
-    Some(inodes)
+    Some(found)
 }
 
 fn holds_socket(pid: u32, inodes: &[String]) -> bool {

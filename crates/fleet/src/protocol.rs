@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use tidegate_core::engine::{Desired, Fence, Observation};
+use tidegate_core::engine::{Desired, Fence, Observation, RunningProcess};
 use tidegate_core::ids::{EnvironmentId, RegionId, SecretName, ServiceId, SlotId};
 use tidegate_core::metrics::{Cell, UnroutedCell};
 use tidegate_core::run_spec::RunSpec;
@@ -37,6 +37,10 @@ pub struct SetSlot {
     /// Whether this is a rollback: it may use the disk space that is kept for rollbacks.
     #[serde(default)]
     pub rollback: bool,
+    /// Processes that run already and become the slot's boxes, as many as the split has: none is started. A team's own
+    /// commands are only asked what they see.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub takes_up: Option<Vec<RunningProcess>>,
 }
 
 /// Answer to `PUT /v1/slots`.

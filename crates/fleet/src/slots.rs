@@ -12,9 +12,10 @@ use crate::endpoints::Place;
 use crate::error::FleetError;
 use crate::metrics::{BoxMeter, lock};
 use crate::plan::{Present, Standing, plan};
-use crate::process::{self, Found, Process};
+use crate::process::{self, Found, Process, ProcessName};
 use crate::protocol::{Accepted, Code, EndpointKey, Refusal, SetSlot};
 use crate::route::Route;
+use crate::running;
 use crate::shared::{Shared, now};
 use crate::validate;
 use std::collections::{BTreeMap, BTreeSet};
@@ -184,6 +185,7 @@ impl Supervisor {
             }
         }
         validate::complete(&mut set, before.as_deref())?;
+        running::check(&set)?;
         let route = self.endpoints_of(&set)?;
         let path = self.slot_path(&set.slot, if configures { CONFIGURATIONS } else { PROCESSES });
         self.shared.data.write_json_with_reserve(&path, &set, set.rollback).map_err(|e| refusal(&e))?;
@@ -341,6 +343,7 @@ fn spawn_slot(
         signals: Arc::default(),
         route,
         boxes: BTreeMap::new(),
+        taken_up: adopted.iter().filter_map(|(record, _)| record.process).collect(),
     };
     for (record, process) in adopted {
         let had = configuration::on_disk(&shared.box_folder(&record));
@@ -360,6 +363,8 @@ struct Actor {
     signals: Arc<SlotSignals>,
     route: Arc<Route>,
     boxes: BTreeMap<String, BoxHandle>,
+    /// Processes that are boxes already, or have been.
+    taken_up: BTreeSet<ProcessName>,
 }
 
 impl Drop for Actor {
@@ -407,6 +412,7 @@ impl Actor {
         let none = OfTarget::default();
         let is_mine = configuration.boxes_of.as_ref() == Some(&set.slot);
         let commands = if is_mine { &configuration.commands } else { &none.commands };
+        self.take_up(&set);
         let next = plan(&set.desired, &self.present());
         for id in &next.leave {
             if let Some(handle) = self.boxes.get(id) {
@@ -455,6 +461,21 @@ impl Actor {
             self.report_configuration(set, &present, wanted);
         }
         set.fence
+    }
+
+    /// Makes boxes of processes that the command takes up, each once.
+    fn take_up(&mut self, set: &SetSlot) {
+        let lead = set.desired.split.first().map(|share| &share.run_spec);
+        let Some(run_spec) = set.run_specs.iter().find(|s| Some(&s.digest()) == lead) else { return };
+        for process in set.takes_up.iter().flatten() {
+            if !self.taken_up.insert(running::name(process)) {
+                continue;
+            }
+            let id = self.new_id(&[]);
+            if let Some((record, process)) = running::take_up(&self.shared, set, run_spec, process, id) {
+                self.add(record, Some(process), Wanted::new());
+            }
+        }
     }
 
     /// What each box that stays is to have of each configuration pipeline, those included that are about to be made.

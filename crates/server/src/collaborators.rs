@@ -1,13 +1,15 @@
 //! What the HTTP API needs of the hands.
 
+use crate::adopt::NotAdopted;
 use crate::hands::{Hands, Poller};
 use crate::http::Collaborators;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use std::path::PathBuf;
 use std::sync::Arc;
-use tidegate_api::{BadPackage, Endpoint, PackagesVerified, VERSION, WorkTrouble};
+use tidegate_api::{AdoptRequest, Adopted, BadPackage, Endpoint, PackagesVerified, VERSION, WorkTrouble};
 use tidegate_core::causes;
+use tidegate_core::decision::Actor;
 use tidegate_core::ids::{PipelineId, ReleaseNo};
 use tidegate_workers::secrets::SecretStore;
 
@@ -48,6 +50,15 @@ impl Collaborators for HandsForApi {
 
     fn secrets(&self) -> &SecretStore {
         &self.hands.secrets
+    }
+
+    fn adopt<'a>(
+        &'a self,
+        pipeline: &'a PipelineId,
+        request: &'a AdoptRequest,
+        by: &'a Actor,
+    ) -> BoxFuture<'a, Result<Adopted, NotAdopted>> {
+        crate::adopt::adopt(&self.hands, pipeline, request, by).boxed()
     }
 
     fn verify_packages(&self) -> BoxFuture<'_, Result<PackagesVerified, String>> {

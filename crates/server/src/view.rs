@@ -82,6 +82,7 @@ pub fn pipeline(name: &PipelineId, state: &Pipeline, team: &Team, now: Timestamp
             reason: r.reason.clone(),
             since: r.since,
         }),
+        observes_since: state.reality.as_ref().map(|reality| reality.since),
         estimates: None,
     }
 }
@@ -155,6 +156,7 @@ fn release(no: ReleaseNo, state: &Release, taint: Option<&Taint>) -> ReleaseStat
         standing,
         taint,
         everywhere: None,
+        adopted: state.origin.as_ref().map(|o| format!("{} from {}: {}", o.by, o.from, o.reason)),
     }
 }
 

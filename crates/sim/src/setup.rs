@@ -252,6 +252,7 @@ fn pipeline(name: &str, service: &str, shape: u64) -> PipelineDef {
             ..RollingDef::default()
         },
         rollback: Default::default(),
+        mode: Default::default(),
         name: id,
     }
 }

@@ -104,7 +104,7 @@ export function slips(pipeline: Pipeline): { own: string[]; known: string[] } | 
 }
 
 const fields: [abstract new () => Pipeline, string[]][] = [
-  [Pipeline, ["boxesPerAz", "rollbackAll", "kind"]],
+  [Pipeline, ["boxesPerAz", "rollbackAll", "observeOnly", "kind"]],
   [ApplicationPipeline, ["health", "limits", "drainTimeout", "stopTimeout"]],
   [CommandPipeline, ["manyBoxes", "undo", "timeLimit"]],
   [ConfigurationPipeline, ["reload", "timeout"]],
@@ -141,6 +141,7 @@ export function draft(subject: Pipeline | Organisation): object {
     stages: stages(get),
     rolling: get("rolling"),
     rollback: get("rollbackAll") ? "production" : "unfinished-waves",
+    mode: get("observeOnly") ? "observe-only" : "act",
   };
 }
 

@@ -215,6 +215,8 @@ export declare abstract class Pipeline {
     boxesPerAz: number;
     /** Whether a rejected release leaves all of production at once; otherwise waves whose bake has ended keep it. */
     rollbackAll: boolean;
+    /** Whether it only says what it would do, and moves nothing: to be watched beside the tool that deploys today. */
+    observeOnly: boolean;
     /** What its name ends with. */
     abstract kind: string;
     /** Where its changes come from. */

@@ -307,6 +307,8 @@ export abstract class Pipeline {
   boxesPerAz: number = 3;
   /** Whether a rejected release leaves all of production at once; otherwise waves whose bake has ended keep it. */
   rollbackAll: boolean = false;
+  /** Whether it only says what it would do, and moves nothing: to be watched beside the tool that deploys today. */
+  observeOnly: boolean = false;
   /** What its name ends with. */
   abstract kind: string;
 

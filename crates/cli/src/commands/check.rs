@@ -9,7 +9,7 @@ use serde_json::json;
 use std::path::PathBuf;
 use tidegate_api::document::{FINDINGS_MAX, placed, read};
 use tidegate_api::{Code, ErrorBody, Finding, VERSION};
-use tidegate_core::definition::{EngineDef, OrganisationDef, PipelineDef, RollbackScope};
+use tidegate_core::definition::{EngineDef, Mode, OrganisationDef, PipelineDef, RollbackScope};
 use tidegate_core::explore;
 use tidegate_core::ids::Role;
 use tidegate_core::lint;
@@ -200,6 +200,9 @@ fn words(written: &Written, organisation: Option<&OrganisationDef>, paint: Paint
             RollbackScope::Production => "it is taken back from all of production",
         },
     );
+    if pipeline.mode == Mode::ObserveOnly {
+        line("for now", "it only observes: it says what it would do, and moves nothing");
+    }
     out
 }
 

@@ -1,5 +1,6 @@
 //! One command per file: its options with their manual, and what it does.
 
+pub(crate) mod adopt;
 pub(crate) mod alarm;
 pub(crate) mod apply;
 pub(crate) mod approve;

@@ -95,6 +95,10 @@ fn of_pipeline(pipeline: &PipelineStatus, now: Timestamp, paint: Paint) -> Strin
         let text = format!("by {} {since} ago: {}; its boxes run on", retired.by, retired.reason);
         out.push_str(&line(2, &paint.bad(head), head.len(), &text));
     }
+    if let Some(since) = pipeline.observes_since {
+        let text = format!("for {}: what follows is what it would do; nothing moves", between(now, since));
+        out.push_str(&line(2, &paint.waits("OBSERVES ONLY"), 13, &text));
+    }
     for hold in &pipeline.holds {
         let stage = hold.stage.as_ref().map(|s| format!("{s} ")).unwrap_or_default();
         let until = hold.until.map(|u| format!(", ends in {}", between(u, now))).unwrap_or_default();
@@ -194,7 +198,12 @@ fn release(release: &ReleaseStatus, now: Timestamp, paint: Paint) -> String {
             let (since, left) = (between(now, *since), between(*deadline, now));
             ("building", paint.moving("building"), format!("for {since}, given up in {left}"))
         }
-        (BuildStatus::Built { .. }, StandingStatus::Good) => ("built", paint.good("built"), String::new()),
+        (BuildStatus::Built { .. }, StandingStatus::Good) => match &release.adopted {
+            Some(adopted) => {
+                ("adopted", paint.good("adopted"), format!("ran before; handed over by {adopted}"))
+            }
+            None => ("built", paint.good("built"), String::new()),
+        },
     };
     let changes: Vec<String> = release
         .changes

@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
-use tidegate_api::{BadPackage, Endpoint, PackagesVerified, VERSION};
-use tidegate_core::decision::AggregateId;
+use tidegate_api::{AdoptRequest, Adopted, BadPackage, Endpoint, PackagesVerified, VERSION};
+use tidegate_core::decision::{Actor, AggregateId};
 use tidegate_core::ids::{PipelineId, ReleaseNo};
 use tidegate_core::units::Timestamp;
 use tidegate_runtime::{Lane, Listener, Options, Runtime, SystemClock};
+use tidegate_server::adopt::NotAdopted;
 use tidegate_server::apply::Applier;
 use tidegate_server::auth::Tokens;
 use tidegate_server::http::{Api, Collaborators, router};
@@ -56,6 +57,15 @@ impl Collaborators for Outside {
 
     fn secrets(&self) -> &SecretStore {
         &self.1
+    }
+
+    fn adopt<'a>(
+        &'a self,
+        _: &'a PipelineId,
+        _: &'a AdoptRequest,
+        _: &'a Actor,
+    ) -> BoxFuture<'a, Result<Adopted, NotAdopted>> {
+        Box::pin(async { Err(NotAdopted::Failed("there is no machine here".to_owned())) })
     }
 
     fn verify_packages(&self) -> BoxFuture<'_, Result<PackagesVerified, String>> {

@@ -6,6 +6,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap fails the test, also in its helpers")]
 
+mod adopt;
 mod box_server;
 mod boxes;
 mod builds;
@@ -20,6 +21,7 @@ mod disk;
 mod estimates;
 mod folders;
 mod instances;
+mod observing;
 mod pages;
 mod regions;
 mod self_update;

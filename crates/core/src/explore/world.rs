@@ -9,7 +9,7 @@ use crate::change::{Commit, SourceObservation};
 use crate::decision::{
     AggregateId, Decision, Effect, Event, Fact, ForwardEffect, NewEffect, RollbackEffect, SlotOrder,
 };
-use crate::definition::{OrganisationDef, PipelineDef};
+use crate::definition::{Mode, OrganisationDef, PipelineDef};
 use crate::ids::{CommitId, PackageDigest, PipelineId, RunSpecDigest, TargetId, TeamId, UserId};
 use crate::invariants::{self, Violation};
 use crate::organisation::OrganisationEvent;
@@ -56,6 +56,8 @@ impl World {
         switches: Switches,
     ) -> Result<Option<World>, Box<Counterexample>> {
         let (mut definition, organisation) = (definition.clone(), organisation.clone());
+        // What only observes breaks nothing now, and may act later.
+        definition.mode = Mode::Act;
         for stage in &mut definition.stages {
             stage.boxes_per_az = stage.boxes_per_az.min(BOXES_MAX);
         }

@@ -26,6 +26,7 @@ pub(super) fn advance(d: &mut Deciding<'_>) {
         d.heed_alarms();
         d.end_holds();
     }
+    d.pretend();
     d.time_out();
     d.complete_steps();
     if d.p.life.is_active() {
@@ -163,8 +164,8 @@ impl Deciding<'_> {
             match &state.work {
                 Work::Deploying { release, .. } if all_settled() => {
                     let release = *release;
-                    let order =
-                        if stage.tests.is_empty() { None } else { self.order_tests(stage, step, release) };
+                    let none = stage.tests.is_empty() || self.p.observes();
+                    let order = if none { None } else { self.order_tests(stage, step, release) };
                     match order {
                         Some((effect, awaited)) => {
                             self.look_again(awaited.deadline);
@@ -196,6 +197,8 @@ impl Deciding<'_> {
             .definition
             .as_ref()
             .and_then(|d| d.stages.iter().find(|s| s.environment == stage.environment))
+            // No box that runs the release gets requests where it only would.
+            .filter(|_| !self.p.observes())
             .map(|s| s.bake.data.clone())
             .unwrap_or_default();
         let clock =
@@ -316,7 +319,8 @@ impl Deciding<'_> {
             return;
         }
         let kept = self.p.releases.keys().rev().nth(RELEASES_KEPT).copied();
-        let in_slots = self.p.slots.values().flat_map(|s| s.history.iter().copied().chain(s.running())).min();
+        let slots = self.p.slots.values().chain(self.p.real_slots().values());
+        let in_slots = slots.flat_map(|s| s.history.iter().copied().chain(s.running())).min();
         let in_steps = self
             .p
             .steps

@@ -44,8 +44,12 @@ impl Pipeline {
                     standing: Standing::Good,
                     suspected: 0,
                     masks: BTreeMap::new(),
+                    origin: None,
                 };
                 self.releases.insert(*release, new.into());
+            }
+            PipelineFact::Adopted { adoption, run_specs, at } => {
+                self.really(|p| p.take_over(adoption, run_specs, *at));
             }
             PipelineFact::BuildStarted { release, effect, awaited, .. } => {
                 self.set_build(*release, Build::Building { effect: effect.clone(), awaited: *awaited });
@@ -151,6 +155,9 @@ impl Pipeline {
                 }
             }
             PipelineFact::Revived { .. } => self.life = Life::Active,
+            PipelineFact::ObservingBegan { at } => self.begin_observing(*at),
+            PipelineFact::ObservingEnded { .. } => self.end_observing(),
+            PipelineFact::Pretended { fact } => self.apply(fact),
             PipelineFact::RollbackOrdered { .. } => {}
             PipelineFact::ReleasesForgotten { before } => {
                 self.releases = self.releases.split_off(before).into();

@@ -8,7 +8,7 @@ use super::{Build, Life, Pipeline, PipelineEvent, PipelineFact, Retirement, Swit
 use crate::Shared;
 use crate::alarm::AlarmName;
 use crate::decision::{AggregateId, Decision, EffectId, Fact, Illegal};
-use crate::definition::PipelineDef;
+use crate::definition::{Mode, PipelineDef};
 use crate::ids::{PipelineId, ReleaseNo, TargetId, TeamId};
 use crate::lease::{Lease, LeaseFact, LeaseId};
 use crate::lint;
@@ -89,6 +89,7 @@ pub(crate) fn decide(
 impl Deciding<'_> {
     /// Records a fact of this pipeline.
     pub(super) fn fact(&mut self, fact: PipelineFact) {
+        let fact = self.as_recorded(fact);
         self.p.apply(&fact);
         self.out.facts.push((AggregateId::Pipeline(self.id.clone()), Fact::Pipeline(fact)));
     }
@@ -138,6 +139,8 @@ impl Deciding<'_> {
     fn take(&mut self, event: &PipelineEvent) -> Result<(), Illegal> {
         match event {
             PipelineEvent::Applied { definition } => self.applied(definition),
+            // What engines have is not what this is about now.
+            PipelineEvent::SlotsObserved { .. } if self.p.observes() => Ok(()),
             PipelineEvent::SlotsObserved { observations } => {
                 observations.iter().for_each(|observation| self.slot_observed(observation));
                 Ok(())
@@ -188,13 +191,18 @@ impl Deciding<'_> {
         {
             return Err(Illegal::new(format!("{}; {}", found.message, found.hint)));
         }
+        self.may_observe(definition)?;
         let (plan, team) = (crate::plan::plan(definition, organisation), service.team.clone());
         if !self.p.life.is_active() {
             self.revive();
         }
+        if definition.mode == Mode::Act {
+            self.end_observing();
+        }
         if self.p.definition.as_deref() != Some(definition) || *self.p.plan != plan {
             self.define(definition.clone().into(), team, plan);
         }
+        self.begin_to_observe();
         if !self.team.pipelines.contains(self.id) {
             self.team_fact(TeamFact::PipelineAdded { pipeline: self.id.clone() });
         }
@@ -204,8 +212,9 @@ impl Deciding<'_> {
     /// Whatever may yet be deployed, or returned to, can run in environments that are new; `also` may come again.
     pub(super) fn complete_run_specs(&mut self, also: Option<ReleaseNo>) {
         let Some(definition) = self.p.definition.clone() else { return };
-        let in_slots =
-            self.p.slots.values().flat_map(|slot| slot.history.iter().copied().chain(slot.running()));
+        let slots =
+            self.p.slots.values().chain(self.p.reality.iter().flat_map(|reality| reality.slots.values()));
+        let in_slots = slots.flat_map(|slot| slot.history.iter().copied().chain(slot.running()));
         let in_steps = self.p.steps.values().flat_map(|step| {
             step.candidate
                 .into_iter()

@@ -68,7 +68,9 @@ impl Deciding<'_> {
     fn newest_built(&self) -> Option<ReleaseNo> {
         let built = |release: &Release| matches!(release.build, Build::Built { .. });
         let mut newest_first = self.p.releases.iter().rev();
-        newest_first.find(|(no, release)| built(release) && is_good(&self.p, **no)).map(|(no, _)| *no)
+        let may =
+            |no: ReleaseNo| self.p.observed.is_none_or(|observed| no > observed) && is_good(&self.p, no);
+        newest_first.find(|(no, release)| built(release) && may(**no)).map(|(no, _)| *no)
     }
 
     /// Calls a release to a step where none waits: the newest good one that has passed the step before, and that is new
@@ -125,10 +127,12 @@ impl Deciding<'_> {
         let overrides = self.p.overrides.iter().filter(|(_, o)| in_force(o)).map(|(n, _)| *n).collect();
         if matches!(self.p.releases.get(&release).map(|r| &r.standing), Some(Standing::Suspect { .. })) {
             self.fact(PipelineFact::SuspectReturned { release });
-            self.team_fact(TeamFact::SuspectTurnTaken { pipeline: self.id.clone() });
+            if !self.p.observes() {
+                self.team_fact(TeamFact::SuspectTurnTaken { pipeline: self.id.clone() });
+            }
         }
         let mut leases = super::orders::leases_of(&self.p, &movers);
-        if self.switches.has(Break::NoLease) {
+        if self.switches.has(Break::NoLease) || self.p.observes() {
             leases.clear();
         }
         for lease in leases {

@@ -1,5 +1,6 @@
 //! What a pipeline can be told.
 
+use super::adopt::Adoption;
 use super::gates::Blocker;
 use crate::alarm::AlarmName;
 use crate::change::SourceObservation;
@@ -21,6 +22,11 @@ pub enum PipelineEvent {
     Applied {
         /// All of it.
         definition: Box<PipelineDef>,
+    },
+    /// A person hands over what runs already.
+    Adopted {
+        /// What, from where, by whom.
+        adoption: Adoption,
     },
     /// Time has passed, or something that the pipeline relies on has changed.
     Tick,

@@ -1,6 +1,8 @@
 //! What happened to a pipeline; how that changes the state is in [`super::apply`]. Facts are stored for ever: a variant's shape is a contract.
 
-use super::{Blind, Capacity, Cause, Change, Cleared, Hold, Override, Reason, Retirement, Skip, Trouble};
+use super::{
+    Adoption, Blind, Capacity, Cause, Change, Cleared, Hold, Override, Reason, Retirement, Skip, Trouble,
+};
 use crate::Shared;
 use crate::alarm::AlarmName;
 use crate::bake::BakeClock;
@@ -79,6 +81,15 @@ pub enum PipelineFact {
         by: Actor,
         /// Why.
         reason: String,
+    },
+    /// What ran before tidegate is release 0 now. Nothing was deployed.
+    Adopted {
+        /// What, from where, by whom.
+        adoption: Adoption,
+        /// What targets of each environment run, so that it can be returned to.
+        run_specs: BTreeMap<EnvironmentId, RunSpecDigest>,
+        /// When.
+        at: Timestamp,
     },
     /// A release is built.
     Built {
@@ -375,6 +386,21 @@ pub enum PipelineFact {
         by: Actor,
         /// Why.
         reason: String,
+    },
+    /// It only observes from now on.
+    ObservingBegan {
+        /// When.
+        at: Timestamp,
+    },
+    /// It acts from now on, from what is really so.
+    ObservingEnded {
+        /// When.
+        at: Timestamp,
+    },
+    /// What would have happened if it did not only observe.
+    Pretended {
+        /// That.
+        fact: Box<PipelineFact>,
     },
     /// Releases that nothing refers to any more were forgotten.
     ReleasesForgotten {

@@ -1,6 +1,7 @@
 //! A pipeline: its sources, its releases, and what every step and target does. This file is the state and how facts change
 //! it; [`decide`](super::decide) and the files beside this one decide.
 
+mod adopt;
 mod advance;
 mod apply;
 mod decide;
@@ -9,6 +10,7 @@ mod event;
 mod facts;
 mod gates;
 mod observed;
+mod observing;
 mod orders;
 mod part;
 mod people;
@@ -21,11 +23,14 @@ mod switches;
 mod watch;
 mod why;
 
+pub use adopt::{ADOPTED, Adoption};
 pub use decide::Snapshots;
 pub(crate) use decide::decide;
 pub use event::{Grant, Observed, PipelineEvent};
 pub use facts::PipelineFact;
 pub use gates::{Blocker, Gate, Reason};
+pub use observing::Reality;
+pub use orders::run_specs;
 pub use part::LeftOut;
 pub use review::{Review, Unreviewed, unreviewed};
 pub use slot::{Capacity, Motion, SlotState};
@@ -87,6 +92,12 @@ pub struct Pipeline {
     /// Whether it goes on, or was deleted.
     #[serde(default)]
     pub life: Life,
+    /// While it only observes, what is really so; steps, slots and taints are what would be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reality: Option<Shared<Reality>>,
+    /// Releases up to this one were made while it only observed: they start only when a person says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed: Option<ReleaseNo>,
 }
 
 /// Whether a pipeline goes on.
@@ -184,6 +195,21 @@ pub struct Release {
     /// Metric alarms that were firing when it entered under an override, by Region: they do not roll it back until they
     /// have been OK once.
     pub masks: BTreeMap<Scope, BTreeSet<AlarmName>>,
+    /// Of release 0, which was not built but ran before: who handed it over, from where, and why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
+}
+
+/// Where a release comes from that nobody reviewed: the one exception to rule 4, by name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Origin {
+    /// Who.
+    pub by: Actor,
+    /// The folder that its package was made of.
+    pub from: String,
+    /// Why.
+    pub reason: String,
 }
 
 /// A reviewed commit in a release.

@@ -228,7 +228,7 @@ impl Deciding<'_> {
     /// Whether the lease that the target's deployment took is still its own, or is it again.
     pub(super) fn holds_lease(&self, target: &TargetId) -> bool {
         let id = LeaseId::new(&target.service, Scope::of(target));
-        self.leases.get(&id).is_some_and(|lease| lease.is_deploying(self.id))
+        self.p.observes() || self.leases.get(&id).is_some_and(|lease| lease.is_deploying(self.id))
     }
 
     pub(super) fn note_capacity(&mut self, seen: &Observation) {

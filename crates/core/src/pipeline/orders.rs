@@ -14,6 +14,7 @@ use crate::ids::{
 use crate::plan::{Stage, Step, Target};
 use crate::rollout::{Direction, minimum_healthy, surges};
 use crate::run_spec::{RunSpec, Workload};
+use crate::team::Team;
 use crate::units::{Percent, Span};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -39,6 +40,9 @@ impl Deciding<'_> {
     /// Orders an engine to bring a slot to the split that its motion asks for now. The order before it need not be performed
     /// any more, and must not be: repeated after a restart it would come with a newer epoch, so that engines would take it.
     pub(super) fn order_slot(&mut self, target: &TargetId) {
+        if self.p.observes() {
+            return self.look_again(self.now);
+        }
         let Some(order) = self.order(target) else { return };
         let generation = order.generation;
         let back = matches!(self.p.slots.get(target).map(|s| &s.motion), Some(Motion::Back { .. }));
@@ -62,7 +66,8 @@ impl Deciding<'_> {
     /// Tells the team's on-call engineer, if the team says where.
     pub(super) fn page(&mut self, key: &str, severity: Severity, title: String, text: String) {
         let to = self.team.definition.as_ref().map(|d| d.pages.clone()).unwrap_or_default();
-        if to.is_empty() {
+        // Nobody is woken for what would be. What cannot be built is really so, and is told in the log.
+        if to.is_empty() || self.p.observes() {
             return;
         }
         let page = Page { key: format!("{}/{key}", self.id), severity, title, text, at: self.now, to };
@@ -141,7 +146,7 @@ impl Deciding<'_> {
             }),
         };
         let slot_id = SlotId { target: target.clone(), pipeline: self.id.clone() };
-        Some(SlotOrder { slot: slot_id, generation: slot.generation, desired })
+        Some(SlotOrder { slot: slot_id, generation: slot.generation, desired, takes_up: None })
     }
 
     pub(super) fn order_build(
@@ -183,22 +188,12 @@ impl Deciding<'_> {
             service: definition.service.clone(),
             environment: stage.environment.clone(),
             regions: regions.into_iter().collect(),
-            endpoints: self.endpoints(&definition, stage_def),
+            endpoints: endpoints(&definition, stage_def, &self.team),
             tests: stage.tests.clone(),
         };
         let name = format!("{}/test/{release}/{}", step.id, self.now.0);
         let effect = self.effect(name, Effect::Forward(ForwardEffect::Test(order)));
         Some((effect, Awaited::new(self.now, limit.plus(TEST_GRACE))))
-    }
-
-    /// Which environment's endpoints are called (T5): the stage's own for the team's services, production for others'.
-    fn endpoints(&self, definition: &PipelineDef, stage: &StageDef) -> BTreeMap<ServiceId, EnvironmentId> {
-        let production = EnvironmentId::new("production").expect("a word is a valid environment name");
-        let own = stage.own.clone().unwrap_or_else(|| stage.environment.clone());
-        let others = stage.others.clone().unwrap_or(production);
-        let team_owns = |service: &ServiceId| self.team.services.iter().any(|s| &s.name == service);
-        let environment = |service: &ServiceId| if team_owns(service) { own.clone() } else { others.clone() };
-        definition.run.calls.iter().map(|service| (service.clone(), environment(service))).collect()
     }
 
     /// What targets run of a release, of each environment that is not known: made once, when it is built or the environment
@@ -209,7 +204,7 @@ impl Deciding<'_> {
         package: &PackageDigest,
         known: &BTreeMap<EnvironmentId, RunSpecDigest>,
     ) -> BTreeMap<EnvironmentId, RunSpecDigest> {
-        let mut specs = self.run_specs(definition, package);
+        let mut specs = run_specs(definition, package, &self.team);
         specs.retain(|environment, _| !known.contains_key(environment));
         let digests = specs.iter().map(|(e, spec)| (e.clone(), spec.digest())).collect();
         // Environments that call the same endpoints share one.
@@ -217,28 +212,40 @@ impl Deciding<'_> {
         self.out.run_specs.extend(unique);
         digests
     }
+}
 
-    fn run_specs(
-        &self,
-        definition: &PipelineDef,
-        package: &PackageDigest,
-    ) -> BTreeMap<EnvironmentId, RunSpec> {
-        let workload = match &definition.run.engine {
-            EngineDef::Process(process) => Workload::Process(process.clone()),
-            EngineDef::Command(command) => Workload::Command(command.clone()),
-            EngineDef::Configuration(configuration) => Workload::Configuration(configuration.clone()),
-            EngineDef::Definitions(definitions) => Workload::Definitions(definitions.clone()),
-        };
-        let spec = |stage: &StageDef| RunSpec {
-            service: definition.service.clone(),
-            package: package.clone(),
-            environment: definition.run.environment.clone(),
-            secrets: definition.run.secrets.clone(),
-            endpoints: self.endpoints(definition, stage),
-            workload: workload.clone(),
-        };
-        definition.stages.iter().map(|stage| (stage.environment.clone(), spec(stage))).collect()
-    }
+/// What targets of each environment run of a package, by a definition and what its team owns.
+#[must_use]
+pub fn run_specs(
+    definition: &PipelineDef,
+    package: &PackageDigest,
+    team: &Team,
+) -> BTreeMap<EnvironmentId, RunSpec> {
+    let workload = match &definition.run.engine {
+        EngineDef::Process(process) => Workload::Process(process.clone()),
+        EngineDef::Command(command) => Workload::Command(command.clone()),
+        EngineDef::Configuration(configuration) => Workload::Configuration(configuration.clone()),
+        EngineDef::Definitions(definitions) => Workload::Definitions(definitions.clone()),
+    };
+    let spec = |stage: &StageDef| RunSpec {
+        service: definition.service.clone(),
+        package: package.clone(),
+        environment: definition.run.environment.clone(),
+        secrets: definition.run.secrets.clone(),
+        endpoints: endpoints(definition, stage, team),
+        workload: workload.clone(),
+    };
+    definition.stages.iter().map(|stage| (stage.environment.clone(), spec(stage))).collect()
+}
+
+/// Which environment's endpoints are called (T5): the stage's own for the team's services, production for others'.
+fn endpoints(definition: &PipelineDef, stage: &StageDef, team: &Team) -> BTreeMap<ServiceId, EnvironmentId> {
+    let production = EnvironmentId::new("production").expect("a word is a valid environment name");
+    let own = stage.own.clone().unwrap_or_else(|| stage.environment.clone());
+    let others = stage.others.clone().unwrap_or(production);
+    let team_owns = |service: &ServiceId| team.services.iter().any(|s| &s.name == service);
+    let environment = |service: &ServiceId| if team_owns(service) { own.clone() } else { others.clone() };
+    definition.run.calls.iter().map(|service| (service.clone(), environment(service))).collect()
 }
 
 /// The leases that targets need to move.

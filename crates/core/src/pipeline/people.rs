@@ -1,6 +1,7 @@
 //! What people order: holds, overrides, skips, rollbacks, and another try. Each order is checked, and recorded with who
 //! gave it and why.
 
+use super::adopt::ADOPTED;
 use super::decide::Deciding;
 use super::{Build, Cause, Cleared, Hold, Override, PipelineEvent, PipelineFact, Skip, Standing};
 use crate::decision::{Actor, Illegal};
@@ -64,6 +65,7 @@ impl Deciding<'_> {
             }
             PipelineEvent::Retried { release, by, reason } => self.retried(*release, by, reason)?,
             PipelineEvent::RetireOrdered { by, reason } => self.retire(by, reason),
+            PipelineEvent::Adopted { adoption } => self.adopt(adoption)?,
             PipelineEvent::Applied { .. }
             | PipelineEvent::Tick
             | PipelineEvent::SourceObserved { .. }
@@ -114,6 +116,12 @@ impl Deciding<'_> {
         if let Some(Standing::Rejected { cause, .. }) = self.p.releases.get(&release).map(|r| &r.standing) {
             return Err(Illegal::new(format!("{release} is rejected already: {cause}")));
         }
+        if release == ADOPTED {
+            let text = format!(
+                "{release} is what ran before, and there is nothing to return to; merge a change instead"
+            );
+            return Err(Illegal::new(text));
+        }
         self.fact(PipelineFact::RollbackOrdered { release, by: by.clone(), reason: reason.to_owned() });
         let cause = Cause::Person { by: by.clone(), reason: reason.to_owned() };
         self.reject(release, cause, everywhere);
@@ -142,6 +150,16 @@ impl Deciding<'_> {
                 });
                 if let Some(step) = behind {
                     self.candidate(&step, release);
+                }
+                Ok(())
+            }
+            // What was made while the pipeline only observed waits for a person's word.
+            (Build::Built { .. }, Standing::Good)
+                if self.p.observed >= Some(release) && release != ADOPTED =>
+            {
+                let first = self.p.plan.steps().next().map(|(_, step)| step.id.clone());
+                if let Some(first) = first {
+                    self.candidate(&first, release);
                 }
                 Ok(())
             }

@@ -12,6 +12,7 @@ use crate::team::TeamFact;
 impl Deciding<'_> {
     /// Ends the pipeline.
     pub(super) fn retire(&mut self, by: &Actor, reason: &str) {
+        self.end_observing();
         let builds = self.p.releases.values().filter_map(|release| match &release.build {
             Build::Building { effect, .. } => Some(effect.clone()),
             Build::Failed { .. } | Build::Built { .. } => None,

@@ -269,6 +269,9 @@ impl Deciding<'_> {
     }
 
     fn seize(&mut self, scope: &Scope) {
+        if self.p.observes() {
+            return;
+        }
         let Some(service) = self.p.definition.as_ref().map(|d| d.service.clone()) else { return };
         let id = LeaseId::new(&service, scope.clone());
         if !self.leases.get(&id).is_some_and(|lease| lease.is_rolling_back(self.id)) {

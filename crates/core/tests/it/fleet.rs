@@ -31,6 +31,11 @@ struct Configuration {
 }
 
 impl Fleet {
+    /// Whether no engine was ever told anything.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.slots.is_empty() && self.configurations.is_empty()
+    }
+
     /// As [`Fleet::obey`], for configuration: boxes that are there take up values, at once or never.
     fn configure(&mut self, order: &SlotOrder) -> Vec<Observation> {
         let boxes: Vec<String> = self.boxes_on(&order.slot).iter().map(|b| b.id.clone()).collect();

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a scenario that cannot be told is a failed test")]
 
+mod adopting;
 mod configuration;
 mod definitions;
 mod edits;
@@ -11,6 +12,7 @@ mod fleet;
 mod following;
 mod lint;
 mod looking;
+mod observing;
 mod overrides;
 mod peers;
 mod retiring;

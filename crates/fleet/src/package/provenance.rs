@@ -15,6 +15,9 @@ pub const PREDICATE_TYPE: &str = "https://slsa.dev/provenance/v1";
 /// Says how `externalParameters` are to be read: as [`ExternalParameters`].
 pub const BUILD_TYPE: &str = "urn:tidegate:build:v1";
 
+/// Instead of [`BUILD_TYPE`] for what was not built: somebody's word is all that speaks for it.
+pub const IMPORT_TYPE: &str = "urn:tidegate:import:v1";
+
 /// Ties a predicate to the artefacts that it speaks of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Statement {
@@ -110,11 +113,26 @@ impl Provenance {
     }
 }
 
+impl Provenance {
+    /// What was not built but ran before tidegate, by the word of `by`, who handed it over from the folder `from`.
+    #[must_use]
+    pub fn imported(by: &str, from: &str, key_id: &str, at: Timestamp) -> Provenance {
+        let from = ResourceDescriptor {
+            name: Some(format!("handed over by {by}")),
+            uri: Some(format!("file://{from}")),
+            digest: BTreeMap::new(),
+        };
+        let mut provenance = Provenance::new(ExternalParameters::default(), vec![from], key_id, at, at);
+        IMPORT_TYPE.clone_into(&mut provenance.build_definition.build_type);
+        provenance
+    }
+}
+
 /// What went into a build.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BuildDefinition {
-    /// Always [`BUILD_TYPE`].
+    /// [`BUILD_TYPE`] or [`IMPORT_TYPE`].
     pub build_type: String,
     /// What the pipeline's definition asked for.
     pub external_parameters: ExternalParameters,

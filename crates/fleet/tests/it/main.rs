@@ -12,6 +12,7 @@ mod load;
 mod metrics;
 mod proxy;
 mod support;
+mod taking_up;
 mod upgrade;
 
 /// The fleet process, when the environment says so.

@@ -209,6 +209,7 @@ impl Fleet {
             run_specs: split.iter().map(|(s, _)| (*s).clone()).collect(),
             secrets: BTreeMap::new(),
             rollback: false,
+            takes_up: None,
         }
     }
 

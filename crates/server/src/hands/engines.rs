@@ -90,6 +90,7 @@ impl Engines {
                     run_specs,
                     secrets,
                     rollback,
+                    takes_up: order.takes_up,
                 })
             })
             .await

@@ -115,7 +115,7 @@ fn note_shortage(hands: &Hands, seen: &Observation) {
 
 fn shortage(hands: &Hands, seen: &Observation) -> Option<(usize, u32)> {
     let pipeline = hands.runtime.pipeline(&seen.slot.pipeline).ok().flatten()?;
-    let slot = pipeline.slots.get(&seen.slot.target).filter(|s| s.motion == Motion::Settled)?;
+    let slot = pipeline.real_slots().get(&seen.slot.target).filter(|s| s.motion == Motion::Settled)?;
     slot.current()?;
     let minimum = tidegate_core::rollout::minimum_healthy(
         &pipeline.definition.as_deref()?.rolling,
@@ -129,6 +129,9 @@ fn shortage(hands: &Hands, seen: &Observation) -> Option<(usize, u32)> {
 /// the pipeline decides again in any case.
 fn matters(hands: &Hands, seen: &Observation) -> bool {
     let Ok(Some(pipeline)) = hands.runtime.pipeline(&seen.slot.pipeline) else { return false };
+    if pipeline.observes() {
+        return false;
+    }
     let Some(slot) = pipeline.slots.get(&seen.slot.target) else { return false };
     if matches!(slot.motion, Motion::Forward { .. } | Motion::Back { .. })
         || pipeline.size(slot, seen) != slot.boxes

@@ -81,7 +81,7 @@ fn summary(pipeline: &Pipeline) -> Summary {
         |source: &SourceDef| pipeline.sources.get(&source.name).and_then(|s: &SourceState| s.head.clone());
     let active = definition.sources.iter().filter(|_| pipeline.life.is_active());
     let is_process = matches!(definition.run.engine, EngineDef::Process(_));
-    let ran = pipeline.slots.iter().filter(|(_, slot)| is_process && !slot.history.is_empty());
+    let ran = pipeline.real_slots().iter().filter(|(_, slot)| is_process && !slot.history.is_empty());
     Summary {
         team: pipeline.team.clone(),
         service: Some(definition.service.clone()),

@@ -1,5 +1,6 @@
 //! From what went wrong to what is told of it. What is the server's own affair is logged in full and told in short.
 
+use crate::adopt::NotAdopted;
 use crate::apply::ApplyError;
 use crate::auth::AuthError;
 use axum::Json;
@@ -73,6 +74,16 @@ impl From<SubmitError> for ApiError {
             }
             SubmitError::Busy { .. } => ApiError::new(Code::Busy, message, "try again"),
             SubmitError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<NotAdopted> for ApiError {
+    fn from(error: NotAdopted) -> ApiError {
+        match error {
+            NotAdopted::Refused { message, hint } => ApiError::new(Code::Illegal, message, hint),
+            NotAdopted::Submit(error) => error.into(),
+            NotAdopted::Failed(why) => ApiError::internal(why),
         }
     }
 }

@@ -15,6 +15,7 @@ mod tests;
 
 pub use error::ApiError;
 
+use crate::adopt::NotAdopted;
 use crate::apply::Applier;
 use crate::auth::Tokens;
 use crate::estimates::Estimator;
@@ -26,7 +27,8 @@ use futures_util::future::BoxFuture;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tidegate_api::{Code, Endpoint, PackagesVerified, WorkTrouble};
+use tidegate_api::{AdoptRequest, Adopted, Code, Endpoint, PackagesVerified, WorkTrouble};
+use tidegate_core::decision::Actor;
 use tidegate_core::ids::{PipelineId, ReleaseNo};
 use tidegate_runtime::Runtime;
 use tidegate_workers::secrets::SecretStore;
@@ -60,6 +62,13 @@ pub trait Collaborators: Send + Sync {
     fn endpoints(&self) -> BoxFuture<'_, Result<Vec<Endpoint>, String>>;
     /// The secrets that definitions name.
     fn secrets(&self) -> &SecretStore;
+    /// Takes over what a request names, or only looks.
+    fn adopt<'a>(
+        &'a self,
+        pipeline: &'a PipelineId,
+        request: &'a AdoptRequest,
+        by: &'a Actor,
+    ) -> BoxFuture<'a, Result<Adopted, NotAdopted>>;
     /// Reads every package and compares it with its digest and signature.
     fn verify_packages(&self) -> BoxFuture<'_, Result<PackagesVerified, String>>;
 }
@@ -150,6 +159,7 @@ pub fn router(api: Api) -> axum::Router {
         .routes(routes!(orders::skip_region))
         .routes(routes!(orders::lift_skip))
         .routes(routes!(orders::retire))
+        .routes(routes!(orders::adopt))
         .routes(routes!(orders::roll_back))
         .routes(routes!(orders::retry))
         .routes(routes!(orders::raise_alarm, orders::clear_alarm))

@@ -6,8 +6,9 @@ use crate::auth::Rights;
 use axum::Json;
 use axum::extract::{Path, State};
 use tidegate_api::{
-    AlarmRequest, ApprovalRequest, Done, ErrorAnswer, HoldRequest, NotifyRequest, OverrideRequest,
-    RetireRequest, RetryRequest, RollbackRequest, SkipRequest, TokenCreated, TokenRequest, VERSION,
+    AdoptRequest, Adopted, AlarmRequest, ApprovalRequest, Done, ErrorAnswer, HoldRequest, NotifyRequest,
+    OverrideRequest, RetireRequest, RetryRequest, RollbackRequest, SkipRequest, TokenCreated, TokenRequest,
+    VERSION,
 };
 use tidegate_core::alarm::AlarmName;
 use tidegate_core::ids::{EnvironmentId, PipelineId};
@@ -267,4 +268,22 @@ pub(super) async fn create_token(
         Ok(TokenCreated { version: VERSION, user, token })
     });
     created.await.map(Json)
+}
+
+/// Hands over a service that runs already: it is release 0 from then on, and nothing is deployed. Administrators may: the server
+/// reads the folder and the processes that the request names.
+#[utoipa::path(post, path = "/v1/pipelines/{pipeline}/adopt", request_body = AdoptRequest, security(("token" = [])),
+    params(("pipeline" = String, Path)),
+    responses((status = 200, body = Adopted), (status = 403, body = ErrorAnswer), (status = 409, body = ErrorAnswer)))]
+pub(super) async fn adopt(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(id): Path<String>,
+    Body(mut request): Body<AdoptRequest>,
+) -> Result<Json<Adopted>, ApiError> {
+    let id = PipelineId::new(id)?;
+    request.reason = act::reason(&request.reason)?;
+    let by = caller.actor();
+    api.run(move |runtime| act::administrator(runtime, &caller)).await?;
+    Ok(Json(api.collaborators.adopt(&id, &request, &by).await?))
 }

@@ -246,7 +246,7 @@ impl World<'_> {
     /// What the world has to know of what was decided.
     pub(super) fn learn(&mut self, fact: &Fact) {
         let Fact::Pipeline(fact) = fact else { return };
-        match fact {
+        match fact.plain() {
             PipelineFact::ReleaseCreated { release, changes, .. } => {
                 let before = self.flawed.range(..*release).next_back();
                 let mut flaws = before.map(|(_, flaws)| flaws.clone()).unwrap_or_default();

@@ -44,7 +44,7 @@ impl Journal {
     pub(super) fn note(&mut self, at: Timestamp, fact: &Fact, last: Option<&StepId>) {
         self.facts += 1;
         let Fact::Pipeline(fact) = fact else { return };
-        match fact {
+        match fact.plain() {
             PipelineFact::ReleaseCreated { release, changes, at, .. } => {
                 let new = Release::new(*release, *at, changes);
                 self.releases.insert(*release, new);

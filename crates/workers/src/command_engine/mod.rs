@@ -31,6 +31,7 @@ mod state;
 mod target;
 
 pub use definitions::{Definitions, Given};
+pub use observe::difference;
 pub use state::SetError;
 
 use reserve::Reserve;
@@ -41,7 +42,8 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use target::Target;
-use tidegate_core::engine::Observation;
+use tidegate_core::causes;
+use tidegate_core::engine::{BoxObservation, Observation};
 use tidegate_core::ids::{SlotId, TargetId};
 use tidegate_fleet::package::{PackageStore, TrustedKeys};
 use tidegate_fleet::protocol::SetSlot;
@@ -167,6 +169,22 @@ impl CommandEngine {
         // A refused command must leave nothing behind.
         SlotState::accept(None, set)?;
         self.target(id).map_err(|source| SetError::Persist { path: self.target_dir(id), source })?.set(set)
+    }
+
+    /// Runs a command's `observe` once for a slot that the engine does not know, and leaves nothing behind: what would be found
+    /// if it were told that the split is there already.
+    ///
+    /// # Errors
+    /// For people: the slot is known, the command is not valid, or `observe` failed.
+    pub async fn look(&self, set: &SetSlot) -> Result<Vec<BoxObservation>, String> {
+        if self.targets().known.get(&set.slot.target).is_some_and(|target| target.knows(&set.slot)) {
+            return Err(format!("{} is known to the engine already", set.slot));
+        }
+        let dir = tempfile::Builder::new().prefix("look-").tempdir_in(&self.dir);
+        let dir = dir.map_err(|error| format!("cannot make a folder in {}: {error}", self.dir.display()))?;
+        let target = Arc::new(Target::new(dir.path().to_owned()));
+        target.set(&SetSlot { takes_up: Some(Vec::new()), ..set.clone() }).map_err(|error| causes(&error))?;
+        target::look_once(&target, &self.shared).await
     }
 
     /// What is known of a slot. `None` when the slot is not, or when it was not looked at since the engine was opened

@@ -76,7 +76,8 @@ fn observed(printed: PrintedBox, before: &[BoxObservation], now: Timestamp) -> B
 }
 
 /// How the boxes differ from the split, for people; `None` when they do not.
-pub(super) fn difference(boxes: &[BoxObservation], desired: &Desired) -> Option<String> {
+#[must_use]
+pub fn difference(boxes: &[BoxObservation], desired: &Desired) -> Option<String> {
     let mut counts: BTreeMap<&RunSpecDigest, (u32, u32)> = BTreeMap::new();
     for found in boxes {
         counts.entry(&found.run_spec).or_default().0 += 1;

@@ -99,6 +99,8 @@ impl SlotState {
             }
             applied = same && old.applied;
         }
+        // What is there already is only looked at.
+        applied |= set.takes_up.is_some();
         let known = old.map(|o| &o.run_specs[..]).unwrap_or_default();
         let mut state = SlotState {
             version: VERSION,

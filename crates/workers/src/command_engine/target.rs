@@ -176,6 +176,10 @@ impl Target {
         Ok(())
     }
 
+    pub(super) fn knows(&self, slot: &SlotId) -> bool {
+        self.slots().contains_key(&slot.pipeline)
+    }
+
     pub(super) fn observe(&self, slot: &SlotId) -> Option<Observation> {
         self.slots().get(&slot.pipeline).and_then(SlotWork::observation)
     }
@@ -349,18 +353,35 @@ async fn commanded(target: &Arc<Target>, shared: &Shared, task: &Arc<Task>, resu
     });
 }
 
-fn looked(target: &Target, shared: &Shared, task: &Task, result: Result<Outcome, String>) {
-    let boxes = match result {
+/// Looks at a target that nobody works for.
+pub(super) async fn look_once(
+    target: &Arc<Target>,
+    shared: &Arc<Shared>,
+) -> Result<Vec<BoxObservation>, String> {
+    let task = target.next().map_err(|_| "there is nothing to look at".to_owned())?;
+    let _permit = shared.observes.acquire().await.map_err(|_| "the engine is closed".to_owned())?;
+    let task = Arc::new(task);
+    let result = run::run(target, shared, &task, true).await;
+    seen(&task, result).unwrap_or_else(|| Err("the look was ended early".to_owned()))
+}
+
+/// What a look found; `None` if it made room for a rollback.
+fn seen(task: &Task, result: Result<Outcome, String>) -> Option<Result<Vec<BoxObservation>, String>> {
+    Some(match result {
         Ok(Outcome::Nothing | Outcome::Done) => Ok(Vec::new()),
         Ok(Outcome::Seen(boxes)) => Ok(boxes),
-        Ok(Outcome::Cancelled) => return,
+        Ok(Outcome::Cancelled) => return None,
         Ok(Outcome::Ended(finished)) => success(task, &finished).and_then(|()| {
             let shape = run::spec_and_means(&task.state).map_or(Shape::ManyBoxes, |(_, means)| means.shape());
             observe::read(&finished.captured, shape, &task.before, run::now())
                 .map_err(|why| format!("observe: {why}"))
         }),
         Err(why) => Err(why),
-    };
+    })
+}
+
+fn looked(target: &Target, shared: &Shared, task: &Task, result: Result<Outcome, String>) {
+    let Some(boxes) = seen(task, result) else { return };
     target.record(task, shared, |work| match boxes {
         Err(why) => {
             work.look_due = Instant::now() + retry_after(work.look_failures);

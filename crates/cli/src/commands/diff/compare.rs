@@ -103,6 +103,7 @@ fn counts(property: &str) -> Option<&'static str> {
         "run" => Some("for releases that are built from now on; those that are built keep theirs"),
         "rolling" => Some("at once, also for deployments under way"),
         "rollback" => Some("at once"),
+        "mode" => Some("at once; nothing is deployed for it"),
         "stages" if property.ends_with(".boxes_per_az") => {
             Some("with the next deployment to each target; fleets that run keep their size")
         }

@@ -7,6 +7,7 @@ mod orders;
 mod reading;
 
 use super::{Api, Collaborators, router};
+use crate::adopt::NotAdopted;
 use crate::apply::Applier;
 use crate::auth::{ADMIN_TOKEN_FILE, Tokens};
 use axum::Router;
@@ -18,7 +19,7 @@ use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
-use tidegate_api::{Endpoint, PackagesVerified, VERSION};
+use tidegate_api::{AdoptRequest, Adopted, Endpoint, PackagesVerified, VERSION};
 use tidegate_core::change::{Commit, SourceObservation};
 use tidegate_core::decision::{Actor, AggregateId, Event};
 use tidegate_core::ids::{CommitId, PipelineId, ReleaseNo, UserId};
@@ -79,6 +80,15 @@ impl Collaborators for Outside {
 
     fn secrets(&self) -> &SecretStore {
         self.secrets.as_ref().unwrap()
+    }
+
+    fn adopt<'a>(
+        &'a self,
+        _: &'a PipelineId,
+        _: &'a AdoptRequest,
+        _: &'a Actor,
+    ) -> BoxFuture<'a, Result<Adopted, NotAdopted>> {
+        Box::pin(async { Err(NotAdopted::Failed("there is no machine here".to_owned())) })
     }
 
     fn verify_packages(&self) -> BoxFuture<'_, Result<PackagesVerified, String>> {

@@ -1,0 +1,230 @@
+//! A service that ran before tidegate is handed over, with real processes and commands that nobody of tidegate's started.
+
+use crate::world::{Repo, World, alive, definitions, get, words};
+use serde_json::json;
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use tidegate_core::ids::ReleaseNo;
+
+const TARGET: &str = "shop/beta/eu/a/main";
+
+/// Stays the leader of the session that the program runs in, so that what runs can be seen to be this script.
+const RUN: &str = r#"#!/bin/sh
+here=$(dirname "$0")
+BEHAVIOUR=good VERSION=$(cat "$here/version") "$TEST_EXE" role_box --exact --nocapture &
+wait
+"#;
+
+/// A folder as the pipeline's package is, in which this version is.
+fn folder(world: &World, name: &str, version: &str) -> PathBuf {
+    let folder = world.dir().join(name);
+    fs::create_dir_all(folder.join("app")).unwrap();
+    fs::write(folder.join("app/run"), RUN).unwrap();
+    fs::set_permissions(folder.join("app/run"), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(folder.join("app/version"), version).unwrap();
+    folder
+}
+
+/// A process that serves and was not started by tidegate; the processes of its session end with it.
+struct Old(Child, u16);
+
+impl Old {
+    fn start(folder: &Path, session: bool) -> Old {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let mut command = if session { Command::new("setsid") } else { Command::new("env") };
+        command.arg("app/run").current_dir(folder).stdin(Stdio::null()).stdout(Stdio::null());
+        command.env("TEST_EXE", std::env::current_exe().unwrap());
+        command
+            .env("TIDEGATE_ADDRESS", format!("127.0.0.1:{port}"))
+            .env("TIDEGATE_CONFIGURATION", "/nowhere");
+        let old = Old(command.spawn().unwrap(), port);
+        crate::world::wait_for(|| TcpStream::connect(("127.0.0.1", port)).ok()).expect("it serves");
+        old
+    }
+
+    fn named(&self) -> String {
+        format!("{TARGET}={}:{}", self.0.id(), self.1)
+    }
+}
+
+impl Drop for Old {
+    fn drop(&mut self) {
+        if let Ok(None) = self.0.try_wait() {
+            let pid = rustix::process::Pid::from_child(&self.0);
+            let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+}
+
+fn adopt<'a>(folder: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
+    let mut words =
+        vec!["adopt", "app", "--folder", folder.to_str().unwrap(), "--reason", "it ran for years"];
+    words.extend(more);
+    words
+}
+
+#[test]
+fn processes_that_run_become_release_0_and_what_is_returned_to() {
+    let world = World::start();
+    let repo = world.repo("shop");
+    // The first merge comes later: nothing is reviewed yet, so nothing is built or deployed.
+    let first = repo.commit(&[("version", "1")], "first");
+    repo.merge(&first);
+    world.apply("app", &definitions::application(&repo)).well();
+    let folder = folder(&world, "running", "0");
+    let mut old = Old::start(&folder, true);
+    let (pid, named) = (old.0.id(), old.named());
+
+    let dry = world.cli(&adopt(&folder, &["--box", &named, "--dry-run"])).well();
+    assert!(
+        dry.contains(&format!("process {pid} on port {}", old.1)) && dry.contains("would be r0"),
+        "{dry}"
+    );
+    assert_eq!(world.pipeline("app").releases, [], "nothing has changed");
+    let told = world.cli(&adopt(&folder, &["--box", &named])).well();
+    assert!(told.contains("this is r0 of app") && told.contains("nothing was deployed"), "{told}");
+    world.until_everywhere("app", 0);
+    world.until("the box is looked after", || world.box_records().into_iter().next());
+    let process = |world: &World| world.box_records()[0].1["process"]["pid"].clone();
+    assert_eq!(process(&world), json!(pid));
+    let answers = |version: &str| {
+        let endpoint = world.endpoint("shop", "beta", "eu");
+        world.until(&format!("version {version} answers"), || {
+            get(&endpoint, "/", None).filter(|(status, body)| *status == 200 && body == version)
+        });
+    };
+    answers("0");
+    let status = world.cli(&["status", "--pipeline", "app"]).well();
+    let handed = format!("ran before; handed over by admin from {}: it ran for years", folder.display());
+    assert!(words(&status).contains(&handed), "{status}");
+    assert!(
+        world
+            .told()
+            .iter()
+            .any(|line| line.starts_with("r0 is what runs on 1 targets, handed over by admin"))
+    );
+    let again = world.cli(&adopt(&folder, &["--box", &named]));
+    assert!(again.code == 3 && again.talk.contains("was adopted already"), "{again:?}");
+
+    // Whatever dies, the process goes on.
+    world.kill_server();
+    let fleet = world.fleet_pid().unwrap();
+    rustix::process::kill_process(
+        rustix::process::Pid::from_raw(i32::try_from(fleet).unwrap()).unwrap(),
+        rustix::process::Signal::KILL,
+    )
+    .unwrap();
+    world.restart_server();
+    answers("0");
+    assert!(alive(pid));
+    assert_eq!(process(&world), json!(pid));
+
+    // The first release replaces it, and a rollback starts what was handed over.
+    world.bob(&["approve", &first]);
+    world.land(&repo, &[("version", "2")]);
+    // A parent hears of its child's end.
+    old.0.wait().unwrap();
+    world.until_passed("app", 1);
+    answers("2");
+    world.cli(&["rollback", "r1", "--pipeline", "app", "--reason", "a drill"]).well();
+    world.until_everywhere("app", 0);
+    answers("0");
+    assert_eq!(world.pipeline("app").releases[0].release, ReleaseNo(0));
+}
+
+#[test]
+fn what_could_not_be_returned_to_is_refused() {
+    let world = World::start();
+    let repo: Repo = world.repo("shop");
+    world.apply("app", &definitions::application(&repo)).well();
+    let right = folder(&world, "right", "0");
+    let old = Old::start(&right, true);
+    let ours = Old::start(&right, false);
+    let named = old.named();
+    let refused = |folder: &Path, boxes: &[&str], part: &str| {
+        let told = world.cli(&adopt(folder, boxes));
+        assert!(told.code != 0 && words(&told.talk).contains(part), "{boxes:?}: {told:?}");
+    };
+    let wrong = folder(&world, "wrong", "0");
+    fs::write(wrong.join("app/run"), "#!/bin/sh\nexec other\n").unwrap();
+    refused(&wrong, &["--box", &named], "and not the bytes of");
+    fs::remove_file(wrong.join("app/run")).unwrap();
+    refused(&wrong, &["--box", &named], "the folder has no app/run, which the definition's command runs");
+    refused(&world.dir().join("nothing"), &["--box", &named], "cannot use");
+    refused(&right, &[], "0 processes are named");
+    refused(&right, &["--box", "shop/beta/eu=1"], "target");
+    refused(&right, &["--box", &format!("{TARGET}=soon")], "'soon' names no process");
+    refused(&right, &["--box", &format!("{TARGET}=4194304")], "there is no process 4194304");
+    refused(&right, &["--box", &format!("{TARGET}={}:1", old.0.id())], "does not listen on port 1");
+    refused(&right, &["--box", &ours.named()], "does not lead a session of its own");
+    refused(&right, &["--box", &named, "--box", &named], "is named for shop/beta/eu/a/main already");
+    refused(&right, &["--box", &named.replace("/a/", "/z/")], "app has no target 'shop/beta/eu/z/main'");
+    let second = Old::start(&right, true);
+    refused(
+        &right,
+        &["--box", &named, "--box", &second.named()],
+        "has 1 boxes by its definition, and 2 are handed over",
+    );
+    let member = world.bob(&adopt(&right, &["--box", &named]));
+    assert!(member.code == 3 && member.talk.contains("bob is not an administrator"), "{member:?}");
+    assert_eq!(world.pipeline("app").releases, []);
+    assert!([&old, &ours, &second].iter().all(|each| alive(each.0.id())), "all of them go on");
+}
+
+/// What a team's command looks after: one file. It says of itself what it was made from.
+const TOOL: &str = r#"#!/bin/sh
+echo "$1" >> "$CONTROL/journal"
+case $1 in
+    deploy) cp "$TIDEGATE_PACKAGE_DIR/tools/version" "$CONTROL/live" ;;
+    observe)
+        if cmp -s "$TIDEGATE_PACKAGE_DIR/tools/version" "$CONTROL/live"; then
+            echo "{\"boxes\": [{\"id\": \"live\", \"run_spec\": \"$TIDEGATE_RUN_SPEC\", \"healthy\": true}]}"
+        else
+            echo '{"boxes": []}'
+        fi ;;
+esac
+"#;
+
+#[test]
+fn what_commands_look_after_is_observed_and_not_deployed() {
+    let world = World::start();
+    let (repo, control) = (world.repo("assets"), world.dir().join("control"));
+    fs::create_dir(&control).unwrap();
+    let mut definition = definitions::application(&repo);
+    let command = |kind: &str| json!(["tools/tool.sh", kind]);
+    definition["build"]["package"] = json!([{"from": "out", "to": "tools"}]);
+    definition["run"] = json!({
+        "engine": {"command": {"shape": "one-unit", "deploy": command("deploy"), "observe": command("observe"),
+            "time_limit": "20s"}},
+        "environment": {"CONTROL": control}
+    });
+    world.apply("app", &definition).well();
+    let build = "set -e; mkdir out; cp tool.sh version out; chmod +x out/tool.sh\n";
+    let folder = world.dir().join("live-folder");
+    fs::create_dir_all(folder.join("tools")).unwrap();
+    fs::write(folder.join("tools/tool.sh"), TOOL).unwrap();
+    fs::set_permissions(folder.join("tools/tool.sh"), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(folder.join("tools/version"), "0").unwrap();
+
+    fs::write(control.join("live"), "something else").unwrap();
+    let other = world.cli(&adopt(&folder, &[]));
+    assert!(other.code == 3 && other.talk.contains("observe shows 0 instead of 1"), "{other:?}");
+    fs::write(control.join("live"), "0").unwrap();
+    world.cli(&adopt(&folder, &["--environment", "beta"])).well();
+    world.until_everywhere("app", 0);
+    let journal = || fs::read_to_string(control.join("journal")).unwrap();
+    world.until("the engine has looked for itself", || (journal().lines().count() > 2).then_some(()));
+    assert!(journal().lines().all(|line| line == "observe"), "{}", journal());
+
+    world.land(&repo, &[("tool.sh", TOOL), ("build.sh", build), ("version", "1")]);
+    world.until_passed("app", 1);
+    assert_eq!(fs::read_to_string(control.join("live")).unwrap(), "1");
+    world.cli(&["rollback", "r1", "--pipeline", "app", "--reason", "a drill"]).well();
+    world.until_everywhere("app", 0);
+    assert_eq!(fs::read_to_string(control.join("live")).unwrap(), "0", "deployed from what was handed over");
+}

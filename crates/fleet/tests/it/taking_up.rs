@@ -1,0 +1,124 @@
+//! Processes that ran before the fleet become its boxes without being started again.
+
+use crate::load::ask;
+use crate::support::{Fleet, alive, main_slot};
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+use tidegate_core::engine::RunningProcess;
+use tidegate_fleet::protocol::Code;
+use tidegate_fleet::running;
+
+/// A box's program that nobody supervises, in a session of its own or in ours.
+struct Alone(Child, u16);
+
+impl Alone {
+    fn start(version: &str, session: bool) -> Alone {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let exe = std::env::current_exe().unwrap();
+        let mut command = if session { Command::new("setsid") } else { Command::new("env") };
+        command.arg(exe).args(["role_box", "--exact", "--nocapture"]);
+        command.env("TEST_MODE", "ok").env("VERSION", version).env("TIDEGATE_BOX", "none");
+        command
+            .env("TIDEGATE_ADDRESS", format!("127.0.0.1:{port}"))
+            .env("TIDEGATE_CONFIGURATION", "/nowhere");
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+        let alone = Alone(child, port);
+        let end = std::time::Instant::now() + crate::support::PATIENCE;
+        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(std::time::Instant::now() < end, "the program does not listen");
+            std::thread::yield_now();
+        }
+        alone
+    }
+
+    fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    fn process(&self) -> RunningProcess {
+        running::look(self.pid(), Some(self.1)).unwrap().process
+    }
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn processes_go_on_as_boxes_over_restarts_and_are_replaced_and_returned_to_as_any_other() {
+    let mut fleet = Fleet::start().await;
+    let slot = main_slot();
+    let (adopted, new) = (fleet.run_spec("0", "ok"), fleet.run_spec("1", "ok"));
+    let mut alone: Vec<Alone> = (0..2).map(|_| Alone::start("0", true)).collect();
+    let mut set = fleet.command_for(&slot, &[(&adopted, 2)]);
+    set.takes_up = Some(alone.iter().map(Alone::process).collect());
+    fleet.set(&set).await.unwrap();
+    // A server that was killed before it noted the answer says it again, also as a newer one.
+    set.fence.epoch += 1;
+    fleet.set(&set).await.unwrap();
+    fleet.settled(&slot, &[(&adopted, 2)]).await;
+    let pids = |fleet: &Fleet, boxes: &[tidegate_core::engine::BoxObservation]| {
+        let mut pids: Vec<u32> = boxes.iter().map(|b| fleet.pid(&slot, b)).collect();
+        pids.sort_unstable();
+        pids
+    };
+    let mut known: Vec<u32> = alone.iter().map(Alone::pid).collect();
+    known.sort_unstable();
+    assert_eq!(pids(&fleet, &fleet.observe(&slot).await.boxes), known);
+    let port = fleet.port(&slot).await;
+    assert_eq!(ask(port, "GET", "/work").headers["x-version"], "0");
+
+    fleet.child.kill().unwrap();
+    fleet.child.wait().unwrap();
+    fleet.restart().await;
+    fleet.settled(&slot, &[(&adopted, 2)]).await;
+    assert_eq!(pids(&fleet, &fleet.observe(&slot).await.boxes), known, "the same processes");
+
+    let mut next = fleet.command_for(&slot, &[(&new, 2)]);
+    next.fence.epoch = set.fence.epoch;
+    fleet.set(&next).await.unwrap();
+    // Their parent is this test, which hears of their end.
+    let ended = tokio::task::spawn_blocking(move || {
+        for each in &mut alone {
+            each.0.wait().unwrap();
+        }
+    });
+    fleet.settled(&slot, &[(&new, 2)]).await;
+    ended.await.unwrap();
+    assert_eq!(ask(port, "GET", "/work").headers["x-version"], "1");
+    let mut back = fleet.command_for(&slot, &[(&adopted, 2)]);
+    (back.fence.epoch, back.rollback) = (set.fence.epoch, true);
+    fleet.set(&back).await.unwrap();
+    fleet.settled(&slot, &[(&adopted, 2)]).await;
+    assert_eq!(ask(port, "GET", "/work").headers["x-version"], "0", "started from the package this time");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_fleet_could_not_look_after_is_refused_and_left_alone() {
+    let fleet = Fleet::start().await;
+    let (slot, spec) = (main_slot(), fleet.run_spec("0", "ok"));
+    let (with, without) = (Alone::start("0", true), Alone::start("0", false));
+    let why = |error: running::NotTakenUp| error.to_string();
+    assert!(why(running::look(without.pid(), None).unwrap_err()).contains("does not lead a session"), "ours");
+    assert!(why(running::look(with.pid(), Some(1)).unwrap_err()).contains("does not listen on port 1"));
+    let mine = std::process::id();
+    assert!(running::look(mine, None).is_err(), "this test leads no session or listens nowhere");
+    assert_eq!(running::look(with.pid(), None).unwrap().process, with.process(), "the only port is found");
+
+    let refused = async |processes: Vec<RunningProcess>, part: &str| {
+        let mut set = fleet.command_for(&slot, &[(&spec, 1)]);
+        set.takes_up = Some(processes);
+        let error = fleet.set(&set).await.unwrap_err();
+        assert_eq!(error.code(), Some(Code::BadCommand));
+        assert!(error.to_string().contains(part), "{error}");
+    };
+    refused(vec![with.process(), with.process()], "2 processes are no 1 boxes").await;
+    let other = RunningProcess { start_time: 1, ..with.process() };
+    refused(vec![other], "is another one by now").await;
+    refused(vec![RunningProcess { port: 1, ..with.process() }], "does not listen on port 1").await;
+    assert!(alive(with.pid()) && alive(without.pid()));
+    assert!(fleet.client.slots().await.unwrap().observations.is_empty(), "the slot is not known");
+}
