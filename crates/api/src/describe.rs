@@ -137,6 +137,9 @@ fn pipeline(fact: &PipelineFact) -> String {
         F::SlotProgressed { target, settled, .. } => format!("{target}: {settled} boxes settled"),
         F::SlotTroubled { target, trouble: Some(trouble) } => format!("{target}: in the way: {trouble}"),
         F::SlotTroubled { target, trouble: None } => format!("{target}: nothing is in the way any more"),
+        F::GlassBroken { target, glass, .. } => {
+            format!("{target} was PUT BACK by {} at the machine: {}", glass.by, glass.reason)
+        }
         F::SlotStuck { target, .. } => {
             format!("{target}: the rollback makes no progress; it goes on, and the on-call was paged")
         }

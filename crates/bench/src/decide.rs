@@ -276,7 +276,8 @@ impl World {
             }
         }
         for boxes in told {
-            let observation = Observation { slot: order.slot.clone(), fence, boxes, trouble: None };
+            let observation =
+                Observation { slot: order.slot.clone(), fence, boxes, trouble: None, glass: None };
             self.send(Event::Pipeline(
                 self.pipeline.clone(),
                 PipelineEvent::SlotsObserved { observations: vec![observation] },

@@ -105,7 +105,7 @@ impl Slot {
             }
         }
         let fence = Fence { epoch, generation: self.generation };
-        Observation { slot: slot.clone(), fence, boxes: self.boxes.clone(), trouble: None }
+        Observation { slot: slot.clone(), fence, boxes: self.boxes.clone(), trouble: None, glass: None }
     }
 }
 

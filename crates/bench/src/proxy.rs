@@ -295,6 +295,8 @@ async fn start_fleet(scene: &Scene, dir: &Path) -> Result<(Contender, SocketAddr
         secrets: BTreeMap::new(),
         rollback: false,
         takes_up: None,
+        acknowledges: None,
+        glass: None,
     };
     fleet.set_slot(&set).await.context("failed to start the upstream")?;
     let endpoint = fleet.set_endpoint(&SetEndpoint { endpoint: key, listen: None }).await?;

@@ -24,6 +24,8 @@ pub enum Actor {
     User(UserId),
     /// tidegate itself: a timer, an observation, an alarm.
     Tidegate,
+    /// Somebody at a machine of the fleet, by the name that its system knows.
+    Machine(String),
     /// Definitions that were deployed by a pipeline: whoever wrote and approved its commits.
     Release {
         /// The pipeline.
@@ -38,6 +40,7 @@ impl fmt::Display for Actor {
         match self {
             Actor::User(user) => write!(f, "{user}"),
             Actor::Tidegate => f.write_str("tidegate"),
+            Actor::Machine(user) => write!(f, "{user} at the machine"),
             Actor::Release { pipeline, release } => write!(f, "{pipeline} {release}"),
         }
     }
@@ -184,6 +187,9 @@ pub struct SlotOrder {
     /// It is there already: the engine takes it up and moves nothing. The processes of a fleet; none of a team's commands.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub takes_up: Option<Vec<RunningProcess>>,
+    /// What somebody did at the machine that this order knows of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acknowledges: Option<String>,
 }
 
 /// What to build.

@@ -135,4 +135,23 @@ pub struct Observation {
     /// Why the command cannot be carried out at present (the package does not verify, no port is free, the team's
     /// command failed); the engine goes on trying. `None` when nothing is in the way.
     pub trouble: Option<String>,
+    /// Somebody at the machine has put the slot back; no command is taken that does not know of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub glass: Option<BrokenGlass>,
+}
+
+/// Somebody has put a slot back at the machine itself, because the server could not be asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BrokenGlass {
+    /// Names the deed; never used again.
+    pub id: String,
+    /// What was put back.
+    pub run_spec: RunSpecDigest,
+    /// The user of the machine's system.
+    pub by: String,
+    /// Why.
+    pub reason: String,
+    /// When, by the machine's clock.
+    pub at: Timestamp,
 }

@@ -3,8 +3,8 @@
 use crate::FleetEnd;
 use crate::error::FleetError;
 use crate::protocol::{
-    CONTROL_BODY_MAX_BYTES, Code, Endpoints, LOG_TAIL_BYTES, PROTOCOL_VERSION, Refusal, SOCKET_NAME,
-    SetEndpoint, SetSlot, Status, Stop, Upgrading, WATCH_HOLD_MAX_MS,
+    BreakGlass, CONTROL_BODY_MAX_BYTES, Code, Endpoints, LOG_TAIL_BYTES, PROTOCOL_VERSION, Refusal,
+    SOCKET_NAME, SetEndpoint, SetSlot, Status, Stop, Upgrading, WATCH_HOLD_MAX_MS,
 };
 use crate::shared::Shared;
 use crate::slots::{self, Supervisor};
@@ -121,6 +121,15 @@ async fn route(api: &Api, request: Request<Incoming>) -> Result<Answer, Refusal>
             let set: SetSlot = read(body).await?;
             let supervisor = Arc::clone(&api.supervisor);
             json(&blocking(move || supervisor.set(set)).await?)
+        }
+        (&Method::POST, "/v1/glass") => {
+            let order: BreakGlass = read(body).await?;
+            let supervisor = Arc::clone(&api.supervisor);
+            json(&blocking(move || supervisor.break_glass(&order)).await?)
+        }
+        (&Method::GET, "/v1/before/packages") => {
+            let shared = Arc::clone(shared);
+            json(&blocking(move || Ok(crate::glass::packages(&shared))).await?)
         }
         (&Method::GET, "/v1/slots") => json(&shared.board.observations(0)),
         (&Method::GET, "/v1/watch") => watch(shared, number(&query, "after")?).await,

@@ -7,7 +7,7 @@ use crate::route::{Route, Table, Upstream, weights};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
-use tidegate_core::engine::{BoxHealth, BoxObservation, Fence, Observation};
+use tidegate_core::engine::{BoxHealth, BoxObservation, BrokenGlass, Fence, Observation};
 use tidegate_core::ids::{Role, RunSpecDigest, SlotId};
 use tokio::sync::watch;
 
@@ -28,12 +28,14 @@ pub(crate) struct SlotView {
     pub(crate) fence: Fence,
     pub(crate) boxes: Vec<BoxView>,
     pub(crate) trouble: Option<String>,
+    /// What somebody did at the machine.
+    pub(crate) glass: Option<BrokenGlass>,
 }
 
 impl SlotView {
     /// Of a slot that has accepted this command and has no boxes.
     pub(crate) fn empty(fence: Fence) -> SlotView {
-        SlotView { fence, boxes: Vec::new(), trouble: None }
+        SlotView { fence, boxes: Vec::new(), trouble: None, glass: None }
     }
 }
 
@@ -100,6 +102,7 @@ impl Board {
                 fence: Fence::default(),
                 boxes: Vec::new(),
                 trouble: None,
+                glass: None,
             },
             version: 0,
         };
@@ -218,7 +221,13 @@ fn observe(slot: &SlotId, view: &SlotView, weight_of: impl Fn(&Option<Arc<Upstre
         })
         .collect();
     boxes.sort_by(|a, b| a.id.cmp(&b.id));
-    Observation { slot: slot.clone(), fence: view.fence, boxes, trouble: view.trouble.clone() }
+    Observation {
+        slot: slot.clone(),
+        fence: view.fence,
+        boxes,
+        trouble: view.trouble.clone(),
+        glass: view.glass.clone(),
+    }
 }
 
 #[cfg(test)]

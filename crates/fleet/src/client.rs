@@ -2,8 +2,8 @@
 //! restarted or upgraded in between is simply found again at the socket's path.
 
 use crate::protocol::{
-    Accepted, CONTROL_BODY_MAX_BYTES, Code, Endpoint, Endpoints, MetricsPage, Observations, Refusal,
-    SetEndpoint, SetSlot, Status, Stop, Upgrading, WATCH_HOLD_MAX_MS,
+    Accepted, BreakGlass, CONTROL_BODY_MAX_BYTES, Code, Endpoint, Endpoints, MetricsPage, Observations,
+    PutBack, Refusal, SetEndpoint, SetSlot, Status, Stop, Upgrading, WATCH_HOLD_MAX_MS,
 };
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
@@ -11,9 +11,10 @@ use hyper::Request;
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tidegate_core::ids::TargetId;
+use tidegate_core::ids::{PackageDigest, TargetId};
 use tokio::net::UnixStream;
 
 /// How long a call may take, in milliseconds; a watch has [`WATCH_HOLD_MAX_MS`] more.
@@ -98,6 +99,16 @@ impl FleetClient {
     /// Brings a slot to a split. Returns as soon as the command is on disk.
     pub async fn set_slot(&self, set: &SetSlot) -> Result<Accepted, ClientError> {
         self.call("PUT", "/v1/slots", Some(set), CALL_LIMIT_MS).await
+    }
+
+    /// Puts a slot back without the server.
+    pub async fn break_glass(&self, order: &BreakGlass) -> Result<PutBack, ClientError> {
+        self.call("POST", "/v1/glass", Some(order), CALL_LIMIT_MS).await
+    }
+
+    /// The packages that slots may be put back to without the server: they are not to be collected.
+    pub async fn packages_before(&self) -> Result<BTreeSet<PackageDigest>, ClientError> {
+        self.call("GET", "/v1/before/packages", None::<&()>, CALL_LIMIT_MS).await
     }
 
     /// All observations.

@@ -34,7 +34,7 @@ impl DataDir {
     pub(crate) fn open(root: &Path, reserve_bytes: u64) -> Result<DataDir, FleetError> {
         private_dir(root).map_err(FleetError::disk("create", root))?;
         let root = root.canonicalize().map_err(FleetError::disk("read", root))?;
-        for name in ["slots", "configurations", "boxes"] {
+        for name in ["slots", "configurations", "boxes", "before"] {
             let path = root.join(name);
             private_dir(&path).map_err(FleetError::disk("create", &path))?;
         }

@@ -20,6 +20,7 @@ mod configuration;
 mod disk;
 mod endpoints;
 mod error;
+mod glass;
 mod handover;
 mod health;
 mod listen;

@@ -3,8 +3,10 @@
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use tidegate_core::engine::{Desired, Fence, Observation, RunningProcess};
-use tidegate_core::ids::{EnvironmentId, RegionId, SecretName, ServiceId, SlotId};
+use tidegate_core::engine::{BrokenGlass, Desired, Fence, Observation, RunningProcess};
+use tidegate_core::ids::{
+    EnvironmentId, PipelineId, RegionId, RunSpecDigest, SecretName, ServiceId, SlotId, TargetId,
+};
 use tidegate_core::metrics::{Cell, UnroutedCell};
 use tidegate_core::run_spec::RunSpec;
 
@@ -41,6 +43,47 @@ pub struct SetSlot {
     /// commands are only asked what they see.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub takes_up: Option<Vec<RunningProcess>>,
+    /// What somebody did at the machine that this command knows of: without it a command to a slot that was put back there is
+    /// refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acknowledges: Option<String>,
+    /// The fleet's own: this command was put in place of the server's by somebody at the machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub glass: Option<BrokenGlass>,
+}
+
+/// Body of `POST /v1/glass`: puts a slot back to what its target ran before, without the server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BreakGlass {
+    /// The target.
+    pub target: TargetId,
+    /// Its slot of this pipeline; may be left out where there is only one.
+    #[serde(default)]
+    pub pipeline: Option<PipelineId>,
+    /// To this RunSpec; without it, to the newest before the present one whose package verifies.
+    #[serde(default)]
+    pub to: Option<RunSpecDigest>,
+    /// The user of the system.
+    pub by: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// Answer to `POST /v1/glass`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PutBack {
+    /// The slot.
+    pub slot: SlotId,
+    /// What was done.
+    pub glass: BrokenGlass,
+    /// What ran, and leaves.
+    pub from: Vec<RunSpecDigest>,
+    /// How many boxes there are.
+    pub boxes: u32,
+    /// Newer ones that were passed over, and why.
+    pub passed_over: Vec<String>,
 }
 
 /// Answer to `PUT /v1/slots`.
@@ -180,6 +223,8 @@ pub enum Code {
     FenceReused,
     /// Another pipeline's slot already runs processes on this target.
     SlotTaken,
+    /// Somebody at the machine has put the slot back, and the command does not know of it.
+    GlassBroken,
     /// The command contradicts itself or asks for what the fleet cannot do.
     BadCommand,
     /// The body is not the JSON that was expected.
@@ -215,7 +260,7 @@ impl Refusal {
     #[must_use]
     pub fn status(&self) -> u16 {
         match self.code {
-            Code::StaleFence | Code::FenceReused | Code::SlotTaken => 409,
+            Code::StaleFence | Code::FenceReused | Code::SlotTaken | Code::GlassBroken => 409,
             Code::BadCommand | Code::BadJson => 400,
             Code::NotFound => 404,
             Code::DiskFull => 507,

@@ -10,10 +10,11 @@ use crate::configuration::{self, OfTarget, Wanted, WantedValues};
 use crate::disk::{self, DataDir};
 use crate::endpoints::Place;
 use crate::error::FleetError;
+use crate::glass;
 use crate::metrics::{BoxMeter, lock};
 use crate::plan::{Present, Standing, plan};
 use crate::process::{self, Found, Process, ProcessName};
-use crate::protocol::{Accepted, Code, EndpointKey, Refusal, SetSlot};
+use crate::protocol::{Accepted, BreakGlass, Code, EndpointKey, PutBack, Refusal, SetSlot};
 use crate::route::Route;
 use crate::running;
 use crate::shared::{Shared, now};
@@ -53,6 +54,34 @@ impl Slots {
     fn newest(&self, id: &SlotId) -> Option<Arc<SetSlot>> {
         let process = self.processes.get(id).map(|slot| Arc::clone(&slot.set.borrow()));
         process.or_else(|| self.configurations.get(&id.target)?.borrow().commands.get(&id.pipeline).cloned())
+    }
+
+    /// The command of the slot that somebody at the machine means.
+    fn of(&self, order: &BreakGlass) -> Result<Arc<SetSlot>, Refusal> {
+        let processes = self.processes.iter().filter(|(id, _)| id.target == order.target);
+        let mut all: Vec<Arc<SetSlot>> = processes.map(|(_, slot)| Arc::clone(&slot.set.borrow())).collect();
+        if let Some(of_target) = self.configurations.get(&order.target) {
+            all.extend(of_target.borrow().commands.values().cloned());
+        }
+        let pipelines: Vec<&str> = all.iter().map(|set| set.slot.pipeline.as_str()).collect();
+        let pipelines = pipelines.join(", ");
+        let wanted = |set: &Arc<SetSlot>| {
+            order.pipeline.as_ref().is_none_or(|pipeline| *pipeline == set.slot.pipeline)
+        };
+        let mut meant: Vec<Arc<SetSlot>> = all.into_iter().filter(wanted).collect();
+        match (meant.pop(), meant.is_empty(), pipelines.is_empty()) {
+            (Some(set), true, _) => Ok(set),
+            (Some(_), false, _) => Err(Refusal::new(
+                Code::BadCommand,
+                format!("{} has slots of {pipelines}; name the pipeline", order.target),
+            )),
+            (None, _, true) => {
+                Err(Refusal::new(Code::NotFound, format!("this fleet has no target {}", order.target)))
+            }
+            (None, _, false) => {
+                Err(Refusal::new(Code::NotFound, format!("{} has slots of {pipelines} only", order.target)))
+            }
+        }
     }
 
     fn configuration(&mut self, target: &TargetId) -> &watch::Sender<Arc<OfTarget>> {
@@ -144,7 +173,19 @@ impl Supervisor {
         }
         let before = slots.newest(&set.slot);
         let configures = set.desired.rest.is_some();
+        set.glass = None;
         if let Some(before) = &before {
+            if let Some(glass) =
+                before.glass.as_ref().filter(|glass| set.acknowledges.as_ref() != Some(&glass.id))
+            {
+                return Err(Refusal::new(
+                    Code::GlassBroken,
+                    format!(
+                        "slot {} was put back by {} at the machine ({}), and this command does not know of it",
+                        set.slot, glass.by, glass.reason
+                    ),
+                ));
+            }
             if configures != before.desired.rest.is_some() {
                 return Err(Refusal::new(
                     Code::BadCommand,
@@ -187,6 +228,35 @@ impl Supervisor {
         validate::complete(&mut set, before.as_deref())?;
         running::check(&set)?;
         let route = self.endpoints_of(&set)?;
+        let fence = set.fence;
+        if let Some(before) = &before {
+            glass::remember(&self.shared, before, &set);
+        }
+        self.accept(&mut slots, set, route)?;
+        Ok(Accepted { fence })
+    }
+
+    /// Puts a slot back to what its target ran before, in place of the server's command. It is on disk when this returns.
+    pub(crate) fn break_glass(&self, order: &BreakGlass) -> Result<PutBack, Refusal> {
+        let mut slots = lock(&self.slots);
+        if self.shared.is_frozen() {
+            return Err(Refusal::new(Code::HandedOver, "another process takes over this fleet"));
+        }
+        let had = slots.of(order)?;
+        let (set, passed_over) = glass::put_back(&self.shared, &had, order)?;
+        let route = self.endpoints_of(&set)?;
+        let from = set.desired.condemned.clone();
+        let boxes = set.desired.split.iter().map(|share| share.boxes).sum();
+        let (slot, glass) = (set.slot.clone(), set.glass.clone());
+        let glass = glass.ok_or_else(|| Refusal::new(Code::Internal, "the deed has no name"))?;
+        self.accept(&mut slots, set, route)?;
+        tracing::warn!(%slot, by = glass.by, reason = glass.reason, run_spec = %glass.run_spec, "a slot was put back at the machine");
+        Ok(PutBack { slot, glass, from, boxes, passed_over })
+    }
+
+    /// Keeps a command on disk, and lets its slot begin with it.
+    fn accept(&self, slots: &mut Slots, set: SetSlot, route: Arc<Route>) -> Result<(), Refusal> {
+        let configures = set.desired.rest.is_some();
         let path = self.slot_path(&set.slot, if configures { CONFIGURATIONS } else { PROCESSES });
         self.shared.data.write_json_with_reserve(&path, &set, set.rollback).map_err(|e| refusal(&e))?;
         let (fence, id) = (set.fence, set.slot.clone());
@@ -195,7 +265,7 @@ impl Supervisor {
             if slots.configuration(&id.target).borrow().boxes_of.is_none() {
                 self.shared.board.publish(&id, &route, SlotView::empty(fence));
             }
-            return Ok(Accepted { fence });
+            return Ok(());
         }
         if !set.desired.split.is_empty() {
             slots.has_boxes(&id);
@@ -210,7 +280,7 @@ impl Supervisor {
                 slots.processes.insert(id, slot);
             }
         }
-        Ok(Accepted { fence })
+        Ok(())
     }
 
     /// Makes the endpoints that a command needs: the target's own and those that its RunSpecs call.
@@ -354,6 +424,13 @@ fn spawn_slot(
     Slot { set: set_sender, halt: halt_sender, task: tokio::spawn(actor.run()) }
 }
 
+/// Tells commands to a slot apart: what somebody does at the machine has the server's fence.
+type Command = (Fence, Option<String>);
+
+fn command_of(set: &SetSlot) -> Command {
+    (set.fence, set.glass.as_ref().map(|glass| glass.id.clone()))
+}
+
 /// One slot's reconciler.
 struct Actor {
     shared: Arc<Shared>,
@@ -388,7 +465,7 @@ impl Actor {
             let mut configuration = self.configuration.clone();
             tokio::select! {
                 () = self.signals.changed.notified() => {}
-                _ = set.wait_for(|set| set.fence != seen) => {}
+                _ = set.wait_for(|set| command_of(set) != seen) => {}
                 _ = configuration.changed() => {}
                 _ = halt.wait_for(|halt| *halt), if !halted => {}
             }
@@ -396,7 +473,7 @@ impl Actor {
     }
 
     /// Looks at what is wanted and what is there, does the next thing, and reports. Returns the command it looked at.
-    fn look(&mut self) -> Fence {
+    fn look(&mut self) -> Command {
         let set = Arc::clone(&self.set.borrow());
         let configuration = Arc::clone(&self.configuration.borrow_and_update());
         self.signals.rollback.store(set.rollback, Ordering::SeqCst);
@@ -406,7 +483,7 @@ impl Actor {
                 handle.order.send_replace(Order::Halt);
             }
             self.report(&set, &self.present(), &BTreeSet::new());
-            return set.fence;
+            return command_of(&set);
         }
         // Configuration is for the slot that has, or is to have, the target's boxes.
         let none = OfTarget::default();
@@ -460,7 +537,7 @@ impl Actor {
             let wanted = commanded.desired.split.iter().map(|share| share.boxes as usize).sum();
             self.report_configuration(set, &present, wanted);
         }
-        set.fence
+        command_of(&set)
     }
 
     /// Makes boxes of processes that the command takes up, each once.
@@ -576,7 +653,7 @@ impl Actor {
             let (id, incarnation) = (b.id.clone(), state.incarnation);
             views.push(BoxView { id, incarnation, run_spec, health, serves: None });
         }
-        let view = SlotView { boxes: views, ..SlotView::empty(set.fence) };
+        let view = SlotView { boxes: views, glass: set.glass.clone(), ..SlotView::empty(set.fence) };
         self.shared.board.publish(&set.slot, &self.route, view);
     }
 
@@ -601,7 +678,7 @@ impl Actor {
         self.shared.board.publish(
             &set.slot,
             &self.route,
-            SlotView { fence: set.fence, boxes: views, trouble },
+            SlotView { fence: set.fence, boxes: views, trouble, glass: set.glass.clone() },
         );
     }
 }

@@ -362,6 +362,8 @@ fn observed_as(
         secrets,
         rollback: false,
         takes_up: Some(Vec::new()),
+        acknowledges: None,
+        glass: None,
     };
     Ok((set, desired))
 }

@@ -112,7 +112,13 @@ impl Fleet {
             },
             weight: b.weight,
         });
-        Observation { slot: slot.clone(), fence: state.fence, boxes: boxes.collect(), trouble: None }
+        Observation {
+            slot: slot.clone(),
+            fence: state.fence,
+            boxes: boxes.collect(),
+            trouble: None,
+            glass: None,
+        }
     }
 
     /// Lets time pass.

@@ -2,15 +2,17 @@
 
 use crate::Global;
 use crate::error::CliError;
-use crate::text::print;
+use crate::text::{clean, print};
 use clap::{Args, Subcommand};
 use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use tidegate_core::engine::BoxObservation;
+use tidegate_core::ids::{PipelineId, RunSpecDigest, TargetId};
 use tidegate_fleet::FleetConfig;
 use tidegate_fleet::client::FleetClient;
-use tidegate_fleet::protocol::{Status, Stop};
+use tidegate_fleet::protocol::{BreakGlass, PutBack, Status, Stop};
 use tracing_subscriber::EnvFilter;
 
 /// The local fleet: supervises boxes and is the proxy to them. A process of its own that outlives the server.
@@ -29,6 +31,9 @@ enum Action {
     /// Let the program that is on disk now take over, without a failed request. To be run after a new binary was put in
     /// its place.
     Upgrade,
+    /// Break glass: put a target back to what it ran before, at the machine, with the server dead or its disk lost. See
+    /// 'tidegate fleet rollback --help'.
+    Rollback(RollbackOptions),
     /// End the fleet of a server's data directory (--data); a server that still runs starts it again. Boxes run on without
     /// their proxy, and the next fleet finds them; with --boxes they are drained and end as well.
     Stop {
@@ -36,6 +41,27 @@ enum Action {
         #[arg(long)]
         boxes: bool,
     },
+}
+
+/// Put a target back to what it ran before, at the machine itself: with the server dead, or its disk lost.
+///
+/// The fleet remembers what each target was whole with, and its packages are kept near. The newest whose signature and checksum are
+/// right goes back to all boxes, each new box healthy before an old one leaves. The deed is recorded, survives restarts, and no
+/// command of a server undoes it that has not seen it: when a server returns it takes the deed as your word against the release
+/// that was there, which is rejected, and goes on from what you put back. While the server is well, use 'tidegate rollback'.
+#[derive(Debug, Args)]
+struct RollbackOptions {
+    /// The target, such as web/production/north/a/main.
+    target: TargetId,
+    /// Its slot of this pipeline, where it has several.
+    #[arg(long)]
+    pipeline: Option<PipelineId>,
+    /// To this RunSpec instead of the newest before.
+    #[arg(long, value_name = "DIGEST")]
+    to: Option<RunSpecDigest>,
+    /// Why; it stands in the log when the server returns.
+    #[arg(long)]
+    reason: String,
 }
 
 /// How long a fleet may take until it has ended, or until the next one has taken over: boxes are drained meanwhile.
@@ -63,6 +89,7 @@ pub(crate) async fn run(global: &Global, options: Options) -> Result<(), CliErro
         Action::Run(options) => run_fleet(data, options).await,
         Action::Status => status(global, data).await,
         Action::Upgrade => upgrade(data).await,
+        Action::Rollback(options) => roll_back(global, data, options).await,
         Action::Stop { boxes } => stop(data, boxes).await,
     }
 }
@@ -114,6 +141,58 @@ async fn upgrade(data: PathBuf) -> Result<(), CliError> {
     }
     let why = format!("process {} has not taken over; the old one goes on", next.pid);
     Err(CliError::failed("upgrade the fleet", std::io::Error::other(why)))
+}
+
+async fn roll_back(global: &Global, data: PathBuf, options: RollbackOptions) -> Result<(), CliError> {
+    let (client, _) = reach(&data).await?;
+    let RollbackOptions { target, pipeline, to, reason } = options;
+    let reason = reason.trim().to_owned();
+    if reason.is_empty() {
+        return Err(CliError::Usage("a reason is missing: say why, it stands in the log".to_owned()));
+    }
+    let order = BreakGlass { target, pipeline, to, by: user(), reason };
+    let done: PutBack =
+        client.break_glass(&order).await.map_err(|error| CliError::failed("put the target back", error))?;
+    for passed in &done.passed_over {
+        eprintln!("note: passed over {}", clean(passed));
+    }
+    let observed = settled(&client, &done).await?;
+    if global.json {
+        let answer =
+            serde_json::json!({ "version": tidegate_api::VERSION, "put_back": done, "healthy": observed });
+        return print(&format!("{answer}\n"));
+    }
+    let short = |digest: &RunSpecDigest| digest.as_str().chars().take(12).collect::<String>();
+    print(&format!(
+        "{} runs RunSpec {} again, {observed} of {} boxes are healthy\n",
+        done.slot.target,
+        short(&done.glass.run_spec),
+        done.boxes
+    ))
+}
+
+/// Waits until the boxes are those that were put back, for as long as a change may take; how many are healthy.
+async fn settled(client: &FleetClient, done: &PutBack) -> Result<usize, CliError> {
+    let begun = Instant::now();
+    loop {
+        let seen = client.slots().await.map_err(|error| CliError::failed("look at the fleet", error))?;
+        let slot = seen.observations.into_iter().find(|seen| seen.slot == done.slot);
+        let boxes = slot.map(|seen| seen.boxes).unwrap_or_default();
+        let right = |b: &&BoxObservation| b.run_spec == done.glass.run_spec && b.health.is_healthy();
+        let healthy = boxes.iter().filter(right).count();
+        let whole = healthy == done.boxes as usize && boxes.len() == healthy;
+        if whole || begun.elapsed() > CHANGE_MAX {
+            return Ok(healthy);
+        }
+        tokio::time::sleep(CHANGE_LOOK).await;
+    }
+}
+
+/// Who sits at the machine: behind `sudo` the person, and not root.
+fn user() -> String {
+    let name = |variable: &str| std::env::var(variable).ok().filter(|name| !name.is_empty());
+    let named = name("SUDO_USER").or_else(|| name("USER")).or_else(|| name("LOGNAME"));
+    clean(&named.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw())))
 }
 
 async fn stop(data: PathBuf, boxes: bool) -> Result<(), CliError> {

@@ -20,6 +20,7 @@ mod demo;
 mod disk;
 mod estimates;
 mod folders;
+mod glass;
 mod instances;
 mod observing;
 mod pages;

@@ -101,6 +101,6 @@ impl Boxes {
         let mut boxes = self.all();
         boxes.sort_by(|a, b| a.id.cmp(&b.id));
         let fence = Fence { epoch: 1, generation: self.generation };
-        Observation { slot: order.slot.clone(), fence, boxes, trouble: None }
+        Observation { slot: order.slot.clone(), fence, boxes, trouble: None, glass: None }
     }
 }

@@ -106,7 +106,7 @@ impl Deciding<'_> {
             rest: None,
         };
         let slot = SlotId { target: target.clone(), pipeline: self.id.clone() };
-        let order = SlotOrder { slot, generation, desired, takes_up: Some(running) };
+        let order = SlotOrder { slot, generation, desired, takes_up: Some(running), acknowledges: None };
         self.effect(format!("{target}/{generation}"), Effect::Forward(ForwardEffect::Deploy(order)));
     }
 }

@@ -88,6 +88,7 @@ impl Pipeline {
             | PipelineFact::SlotTroubled { .. }
             | PipelineFact::SlotStuck { .. }
             | PipelineFact::SlotSettled { .. }
+            | PipelineFact::GlassBroken { .. }
             | PipelineFact::CapacityChanged { .. } => self.apply_to_slot(fact),
             PipelineFact::TestsStarted { .. }
             | PipelineFact::BakeStarted { .. }
@@ -203,6 +204,7 @@ impl Pipeline {
                 motion: Motion::Settled,
                 capacity: Capacity::Unknown,
                 detached: false,
+                glass: None,
             };
             let slot = self.slots.entry(target.id.clone()).or_insert_with(|| new().into());
             slot.detached = false;
@@ -329,6 +331,11 @@ impl Pipeline {
                 slot.generation = *generation;
                 let (from, to, asked, awaited) = (from.clone(), *to, *asked, *awaited);
                 slot.motion = Motion::Back { from, to, asked, settled: 0, awaited, trouble: None };
+            }
+            PipelineFact::GlassBroken { target, glass, generation } => {
+                if let Some(slot) = self.slots.get_mut(target) {
+                    (slot.glass, slot.generation) = (Some(glass.id.clone()), *generation);
+                }
             }
             PipelineFact::SlotResized { target, boxes } => {
                 if let Some(slot) = self.slots.get_mut(target) {

@@ -9,6 +9,7 @@ use crate::bake::BakeClock;
 use crate::change::Commit;
 use crate::decision::{Actor, Awaited, EffectId};
 use crate::definition::PipelineDef;
+use crate::engine::BrokenGlass;
 use crate::ids::{
     CommitId, EnvironmentId, PackageDigest, RegionId, ReleaseNo, RunSpecDigest, SourceId, TargetId, TeamId,
 };
@@ -207,6 +208,15 @@ pub enum PipelineFact {
         target: TargetId,
         /// What.
         trouble: Option<String>,
+    },
+    /// Somebody at the machine has put a slot back, without the server.
+    GlassBroken {
+        /// The target.
+        target: TargetId,
+        /// What was put back, by whom, why, when.
+        glass: BrokenGlass,
+        /// The number of the command that knows of it.
+        generation: u64,
     },
     /// A rollback made no progress for too long; it goes on, and the on-call engineer was paged.
     SlotStuck {

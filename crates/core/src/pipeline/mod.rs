@@ -9,6 +9,7 @@ mod enter;
 mod event;
 mod facts;
 mod gates;
+mod glass;
 mod observed;
 mod observing;
 mod orders;

@@ -121,6 +121,9 @@ impl Deciding<'_> {
     pub(super) fn slot_observed(&mut self, seen: &Observation) {
         let target = &seen.slot.target;
         let Some(slot) = self.p.slots.get(target).filter(|_| &seen.slot.pipeline == self.id) else { return };
+        if let Some(glass) = seen.glass.as_ref().filter(|glass| slot.glass.as_ref() != Some(&glass.id)) {
+            return self.glass_broken(target, glass);
+        }
         if seen.fence.generation < slot.generation && !self.switches.has(Break::OldGenerations) {
             return;
         }

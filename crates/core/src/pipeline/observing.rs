@@ -116,6 +116,7 @@ impl PipelineFact {
             | PipelineFact::SlotProgressed { .. }
             | PipelineFact::SlotTroubled { .. }
             | PipelineFact::SlotStuck { .. }
+            | PipelineFact::GlassBroken { .. }
             | PipelineFact::SlotSettled { .. }
             | PipelineFact::CapacityChanged { .. }
             | PipelineFact::TestsStarted { .. }
@@ -254,6 +255,7 @@ impl Deciding<'_> {
             fence: Fence { epoch: 0, generation: slot.generation },
             boxes: boxes.collect(),
             trouble: None,
+            glass: None,
         })
     }
 }

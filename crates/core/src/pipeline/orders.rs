@@ -146,7 +146,13 @@ impl Deciding<'_> {
             }),
         };
         let slot_id = SlotId { target: target.clone(), pipeline: self.id.clone() };
-        Some(SlotOrder { slot: slot_id, generation: slot.generation, desired, takes_up: None })
+        Some(SlotOrder {
+            slot: slot_id,
+            generation: slot.generation,
+            desired,
+            takes_up: None,
+            acknowledges: slot.glass.clone(),
+        })
     }
 
     pub(super) fn order_build(

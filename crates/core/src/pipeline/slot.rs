@@ -24,6 +24,9 @@ pub struct SlotState {
     pub capacity: Capacity,
     /// It is in no step of the definition any more: its boxes run on, and nothing moves it.
     pub detached: bool,
+    /// What somebody did last at the machine, by its name there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub glass: Option<String>,
 }
 
 impl SlotState {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use tidegate_core::decision::SlotOrder;
-use tidegate_core::engine::{BoxHealth, BoxObservation, Fence, Observation, Rest};
+use tidegate_core::engine::{BoxHealth, BoxObservation, BrokenGlass, Fence, Observation, Rest};
 use tidegate_core::ids::{RunSpecDigest, SlotId};
 use tidegate_core::units::Timestamp;
 
@@ -20,6 +20,7 @@ struct Boxes {
     generation: u64,
     boxes: Vec<BoxObservation>,
     started: u32,
+    glass: Option<BrokenGlass>,
 }
 
 /// What the boxes of the slots on a target are to have of a configuration slot.
@@ -31,6 +32,18 @@ struct Configuration {
 }
 
 impl Fleet {
+    /// Somebody at the machine puts a slot back to this RunSpec.
+    pub(crate) fn break_glass(&mut self, id: &SlotId, to: &RunSpecDigest, now: Timestamp) -> Observation {
+        let slot = self.slots.get_mut(id).unwrap();
+        for each in &mut slot.boxes {
+            each.run_spec = to.clone();
+        }
+        let (by, reason) = ("carol".to_owned(), "the site is down".to_owned());
+        slot.glass =
+            Some(BrokenGlass { id: format!("deed-{now}"), run_spec: to.clone(), by, reason, at: now });
+        slot.tell(id, &[])
+    }
+
     /// Whether no engine was ever told anything.
     pub(crate) fn is_empty(&self) -> bool {
         self.slots.is_empty() && self.configurations.is_empty()
@@ -85,7 +98,7 @@ impl Fleet {
             }
         }
         let fence = Fence { epoch: 1, generation: state.generation };
-        Observation { slot: slot.clone(), fence, boxes, trouble: None }
+        Observation { slot: slot.clone(), fence, boxes, trouble: None, glass: None }
     }
 
     /// Does what it is told, and returns what it tells: first the boxes as they start, then once for each that becomes
@@ -96,10 +109,12 @@ impl Fleet {
         }
         let sick = self.sick.clone();
         let slot = self.slots.entry(order.slot.clone()).or_default();
-        if order.generation <= slot.generation {
+        let unknowing =
+            slot.glass.as_ref().is_some_and(|glass| order.acknowledges.as_ref() != Some(&glass.id));
+        if order.generation <= slot.generation || unknowing {
             return Vec::new();
         }
-        slot.generation = order.generation;
+        (slot.generation, slot.glass) = (order.generation, None);
         let mut rest = std::mem::take(&mut slot.boxes);
         let mut kept = Vec::new();
         for share in &order.desired.split {
@@ -200,6 +215,6 @@ impl Boxes {
         let fence = Fence { epoch: 1, generation: self.generation };
         let mut boxes: Vec<BoxObservation> = self.boxes.iter().chain(leaving).cloned().collect();
         boxes.sort_by(|a, b| a.id.cmp(&b.id));
-        Observation { slot: slot.clone(), fence, boxes, trouble: None }
+        Observation { slot: slot.clone(), fence, boxes, trouble: None, glass: self.glass.clone() }
     }
 }

@@ -279,7 +279,7 @@ impl Scenario {
         self.stopped.iter().any(|stopped| name.contains(stopped))
     }
 
-    fn tell(&mut self, observation: Observation) {
+    pub(crate) fn tell(&mut self, observation: Observation) {
         let pipeline = observation.slot.pipeline.clone();
         self.send(Event::Pipeline(
             pipeline,

@@ -8,6 +8,7 @@ mod configuration;
 mod crash;
 mod deploy;
 mod failure;
+mod glass;
 mod load;
 mod metrics;
 mod proxy;

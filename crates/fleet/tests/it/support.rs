@@ -210,6 +210,8 @@ impl Fleet {
             secrets: BTreeMap::new(),
             rollback: false,
             takes_up: None,
+            acknowledges: None,
+            glass: None,
         }
     }
 

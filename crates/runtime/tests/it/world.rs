@@ -215,6 +215,7 @@ impl World {
             fence: Fence { epoch: self.runtime.epoch(), generation },
             boxes: (0..boxes).map(one).collect(),
             trouble: None,
+            glass: None,
         };
         event(PipelineEvent::SlotsObserved { observations: vec![observation] })
     }

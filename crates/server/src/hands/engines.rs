@@ -39,7 +39,10 @@ impl Engines {
         match self.kind(hands, &set) {
             Kind::Fleet => match self.fleet.set_slot(&set).await {
                 Ok(_) => Performed::Done,
-                Err(error) if error.code() == Some(Code::StaleFence) => superseded(order, &error.to_string()),
+                // What somebody did at the machine is seen by whoever looks, and ordered anew with that in mind.
+                Err(error) if matches!(error.code(), Some(Code::StaleFence | Code::GlassBroken)) => {
+                    superseded(order, &error.to_string())
+                }
                 Err(error) => Performed::Failed(causes(&error)),
             },
             Kind::Commands => {
@@ -91,6 +94,8 @@ impl Engines {
                     secrets,
                     rollback,
                     takes_up: order.takes_up,
+                    acknowledges: order.acknowledges,
+                    glass: None,
                 })
             })
             .await

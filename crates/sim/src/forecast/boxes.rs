@@ -169,6 +169,6 @@ impl Boxes {
         };
         let boxes = slot.all().map(tell).collect();
         let fence = Fence { epoch, generation: slot.generation };
-        Observation { slot: id.clone(), fence, boxes, trouble: None }
+        Observation { slot: id.clone(), fence, boxes, trouble: None, glass: None }
     }
 }

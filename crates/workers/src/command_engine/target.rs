@@ -94,7 +94,13 @@ impl SlotWork {
             return None;
         }
         let boxes = self.boxes.clone().unwrap_or_default();
-        Some(Observation { slot: self.state.slot.clone(), fence: self.state.fence, boxes, trouble })
+        Some(Observation {
+            slot: self.state.slot.clone(),
+            fence: self.state.fence,
+            boxes,
+            trouble,
+            glass: None,
+        })
     }
 
     fn rollback_due(&self) -> Option<Instant> {

@@ -204,6 +204,8 @@ fn set(generation: u64, split: &[(&RunSpec, u32)], rollback: bool) -> SetSlot {
         secrets: BTreeMap::from([("cloud-token".parse().unwrap(), "hunter2hunter2".to_owned())]),
         rollback,
         takes_up: None,
+        acknowledges: None,
+        glass: None,
     }
 }
 
