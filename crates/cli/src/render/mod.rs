@@ -393,7 +393,7 @@ pub(crate) fn entry(entry: &LogEntry, moment: Moment, paint: Paint) -> String {
     };
     let by = match &entry.by {
         Actor::User(user) => format!("  [{user}]"),
-        by @ Actor::Release { .. } => format!("  [{by}]"),
+        by @ (Actor::Release { .. } | Actor::Machine(_)) => format!("  [{by}]"),
         Actor::Tidegate => String::new(),
     };
     let aggregate = entry.aggregate.strip_prefix("pipeline/").unwrap_or(&entry.aggregate);

@@ -5,6 +5,7 @@ use serde_json::json;
 use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use tidegate_core::ids::ReleaseNo;
@@ -37,6 +38,10 @@ impl Old {
         let mut command = if session { Command::new("setsid") } else { Command::new("env") };
         command.arg("app/run").current_dir(folder).stdin(Stdio::null()).stdout(Stdio::null());
         command.env("TEST_EXE", std::env::current_exe().unwrap());
+        if !session {
+            // A group of its own is not enough.
+            command.process_group(0);
+        }
         command
             .env("TIDEGATE_ADDRESS", format!("127.0.0.1:{port}"))
             .env("TIDEGATE_CONFIGURATION", "/nowhere");
@@ -99,7 +104,7 @@ fn processes_that_run_become_release_0_and_what_is_returned_to() {
         });
     };
     answers("0");
-    let status = world.cli(&["status", "--pipeline", "app"]).well();
+    let status = world.cli(&["status", "app"]).well();
     let handed = format!("ran before; handed over by admin from {}: it ran for years", folder.display());
     assert!(words(&status).contains(&handed), "{status}");
     assert!(
@@ -131,7 +136,7 @@ fn processes_that_run_become_release_0_and_what_is_returned_to() {
     old.0.wait().unwrap();
     world.until_passed("app", 1);
     answers("2");
-    world.cli(&["rollback", "r1", "--pipeline", "app", "--reason", "a drill"]).well();
+    world.cli(&["rollback", "app", "r1", "--reason", "a drill"]).well();
     world.until_everywhere("app", 0);
     answers("0");
     assert_eq!(world.pipeline("app").releases[0].release, ReleaseNo(0));
@@ -224,7 +229,7 @@ fn what_commands_look_after_is_observed_and_not_deployed() {
     world.land(&repo, &[("tool.sh", TOOL), ("build.sh", build), ("version", "1")]);
     world.until_passed("app", 1);
     assert_eq!(fs::read_to_string(control.join("live")).unwrap(), "1");
-    world.cli(&["rollback", "r1", "--pipeline", "app", "--reason", "a drill"]).well();
+    world.cli(&["rollback", "app", "r1", "--reason", "a drill"]).well();
     world.until_everywhere("app", 0);
     assert_eq!(fs::read_to_string(control.join("live")).unwrap(), "0", "deployed from what was handed over");
 }

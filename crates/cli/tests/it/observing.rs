@@ -16,7 +16,7 @@ fn releases_are_built_and_nothing_is_deployed_until_it_acts() {
     assert!(told.iter().any(|line| line == "WOULD BE: r1 passed beta/az-1"), "{told:#?}");
     assert!(!told.iter().any(|line| line == "r1 passed beta/az-1"));
     assert_eq!(world.box_records(), [], "no box was started");
-    let status = words(&world.cli(&["status", "--pipeline", "app"]).well());
+    let status = words(&world.cli(&["status", "app"]).well());
     assert!(
         status.contains("OBSERVES ONLY") && status.contains("what follows is what it would do"),
         "{status}"

@@ -92,7 +92,7 @@ impl Deciding<'_> {
         let at = self.now;
         self.fact(PipelineFact::BuildFailed { release, why: why.to_owned(), at });
         let title = format!("{}: {release} cannot be built", self.id);
-        let text = format!("{why}\nNext: push a fix, or tidegate retry {release} --pipeline {}", self.id);
+        let text = format!("{why}\nNext: push a fix, or tidegate retry {} {release} --reason ...", self.id);
         self.page(&format!("build/{release}"), crate::decision::Severity::Low, title, text);
     }
 

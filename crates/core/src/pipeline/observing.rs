@@ -5,7 +5,7 @@
 //! the change of modes.
 
 use super::decide::Deciding;
-use super::{Motion, Pipeline, PipelineFact, SlotState, Standing, StepState, Taint, Work};
+use super::{Capacity, Motion, Pipeline, PipelineFact, SlotState, Standing, StepState, Taint, Work};
 use crate::Shared;
 use crate::decision::Illegal;
 use crate::definition::{Mode, PipelineDef};
@@ -57,6 +57,14 @@ impl Pipeline {
             taints: self.taints.clone(),
         };
         self.reality = Some(reality.into());
+        // Nobody tells of boxes from now on, so what they were short of would stay for ever.
+        let slots: Vec<TargetId> = self.slots.keys().cloned().collect();
+        for target in slots {
+            if let Some(slot) = self.slots.get_mut(&target).filter(|slot| slot.capacity != Capacity::Unknown)
+            {
+                slot.capacity = Capacity::Unknown;
+            }
+        }
     }
 
     /// What was made meanwhile does not start by itself, and what was rejected in pretence was not.

@@ -189,7 +189,7 @@ impl Deciding<'_> {
         if !returned.is_empty() {
             let places: Vec<String> = returned.iter().map(ToString::to_string).collect();
             let text = format!(
-                "{release} of {} is being rolled back.\nWhy: {cause}\nWhere: {}\nSince: {}\nNext: tidegate status --pipeline {}",
+                "{release} of {} is being rolled back.\nWhy: {cause}\nWhere: {}\nSince: {}\nNext: tidegate status {}",
                 self.id,
                 places.join(", "),
                 self.now,

@@ -133,7 +133,9 @@ fn matters(hands: &Hands, seen: &Observation) -> bool {
         return false;
     }
     let Some(slot) = pipeline.slots.get(&seen.slot.target) else { return false };
-    if matches!(slot.motion, Motion::Forward { .. } | Motion::Back { .. })
+    let new_deed = seen.glass.as_ref().is_some_and(|glass| slot.glass.as_ref() != Some(&glass.id));
+    if new_deed
+        || matches!(slot.motion, Motion::Forward { .. } | Motion::Back { .. })
         || pipeline.size(slot, seen) != slot.boxes
     {
         return true;
