@@ -18,6 +18,8 @@ use tidegate_runtime::{Runtime, RuntimeError, SubmitError};
 /// The most layouts that are explored ([`explore`]) when definitions are taken: with 24 Regions and 76 AZs each takes some
 /// 0.1 s of CPU. Pipelines of one layout are explored once; all of them pass the static checks.
 pub const EXPLORED_MAX: usize = 64;
+/// How many explored layouts are remembered: pipelines that come one by one are mostly of a few.
+const LAYOUTS_KEPT_MAX: usize = 1_024;
 
 /// Something that keeps definitions from being taken.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,7 +61,25 @@ pub enum ApplyError {
 #[derive(Clone)]
 pub struct Applier {
     runtime: Arc<Runtime>,
-    turn: Arc<Mutex<()>>,
+    turn: Arc<Mutex<Explored>>,
+}
+
+/// What was found in layouts, within one definition of the organisation.
+#[derive(Default)]
+struct Explored {
+    organisation: Option<OrganisationDef>,
+    layouts: BTreeMap<String, Vec<Finding>>,
+}
+
+impl Explored {
+    /// Keeps what still holds within this organisation.
+    fn within(&mut self, organisation: &OrganisationDef) -> &mut BTreeMap<String, Vec<Finding>> {
+        if self.organisation.as_ref() != Some(organisation) || self.layouts.len() > LAYOUTS_KEPT_MAX {
+            self.organisation = Some(organisation.clone());
+            self.layouts.clear();
+        }
+        &mut self.layouts
+    }
 }
 
 impl Applier {
@@ -88,9 +108,9 @@ impl Applier {
         dry_run: bool,
         may: impl FnOnce(&Runtime) -> Result<Vec<Wrong>, RuntimeError>,
     ) -> Result<Vec<bool>, ApplyError> {
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let mut wrong = may(&self.runtime)?;
-        wrong.extend(self.judge(given)?);
+        wrong.extend(self.judge(given, &mut turn)?);
         if !wrong.is_empty() {
             wrong.truncate(FINDINGS_MAX);
             return Err(ApplyError::Wrong(wrong));
@@ -109,7 +129,7 @@ impl Applier {
     }
 
     /// What is wrong with definitions, as if all of them were there.
-    fn judge(&self, given: &[Definition]) -> Result<Vec<Wrong>, ApplyError> {
+    fn judge(&self, given: &[Definition], explored: &mut Explored) -> Result<Vec<Wrong>, ApplyError> {
         let new = given.iter().find_map(|definition| match definition {
             Definition::Organisation(organisation) => Some(&**organisation),
             Definition::Pipeline(_) => None,
@@ -118,7 +138,7 @@ impl Applier {
         let Some(organisation) = new.or(known.definition.as_deref()) else {
             return if given.is_empty() { Ok(Vec::new()) } else { Err(ApplyError::NoOrganisation) };
         };
-        let mut judge = Judge { organisation, layouts: BTreeMap::new() };
+        let mut judge = Judge { organisation, layouts: explored.within(organisation), explored: 0 };
         let mut wrong = twice(given);
         for (n, definition) in given.iter().enumerate() {
             let found = match definition {
@@ -169,7 +189,9 @@ impl Applier {
 struct Judge<'o> {
     organisation: &'o OrganisationDef,
     /// What the exploration of each layout found.
-    layouts: BTreeMap<String, Vec<Finding>>,
+    layouts: &'o mut BTreeMap<String, Vec<Finding>>,
+    /// How many were explored for this judgement.
+    explored: usize,
 }
 
 impl Judge<'_> {
@@ -190,12 +212,13 @@ impl Judge<'_> {
         let fleet = matches!(definition.run.engine, EngineDef::Configuration(_));
         let of = (team, sources, stages, rolling, rollback, fleet, definition.defines());
         let layout = serde_json::to_string(&of).unwrap_or_default();
-        let full = self.layouts.len() >= EXPLORED_MAX;
+        let full = self.explored >= EXPLORED_MAX;
         match self.layouts.get(&layout) {
             Some(found) => found.clone(),
             None if full => Vec::new(),
             None => {
                 let found = explore::findings(definition, self.organisation);
+                self.explored += 1;
                 self.layouts.insert(layout, found.clone());
                 found
             }

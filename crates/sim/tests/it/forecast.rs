@@ -73,18 +73,6 @@ fn with_the_article_s_defaults_a_change_takes_four_to_five_business_days() {
     println!("{totals:?}");
 }
 
-/// Run with `--release --ignored --nocapture`: the figure of `./run bench simulate` without the tool.
-#[test]
-#[ignore = "a measurement, not a check"]
-fn how_long_a_week_takes() {
-    let scenario =
-        json!({"schema": "tidegate.scenario/1", "length": "7d", "commits": {"per-business-day": 10}});
-    let input = input(&business_hours(), &pipeline(), &scenario);
-    let begun = std::time::Instant::now();
-    let forecast = simulate(&input).unwrap();
-    println!("{:?} {:?} {:?}", begun.elapsed(), forecast.end.since(forecast.start), forecast.cost);
-}
-
 /// Four Regions with two AZs each in three waves; windows that never close; bakes of the article.
 fn small(scenario: &Value) -> Input {
     let mut organisation = organisation(&json!("always"));
@@ -357,27 +345,4 @@ fn scenarios_are_checked() {
         let told = fault(wrong).unwrap_err().to_string();
         assert!(told.contains(why), "{told}");
     }
-}
-
-/// Run with `--ignored --nocapture`: what docs/simulate.md shows.
-#[test]
-#[ignore = "it prints, and checks nothing"]
-fn what_the_page_shows() {
-    let read = |name: &str| {
-        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/simulate").join(name);
-        std::fs::read_to_string(path).unwrap()
-    };
-    let with = |pipeline: &str, scenario: &str| Input {
-        organisation: serde_json::from_str(&read("organisation.json")).unwrap(),
-        pipeline: serde_json::from_str(&read(pipeline)).unwrap(),
-        scenario: serde_json::from_str(scenario).unwrap(),
-    };
-    println!("{}", text(&simulate(&with("pipeline.json", &read("slow-burn.json"))).unwrap()));
-    let fault = fault("regression,release=2,faults=20,region=us-west-2").unwrap();
-    let scenario = json!({
-        "schema": "tidegate.scenario/1", "length": "5d", "commits": {"per-business-day": 3}, "faults": [fault]
-    });
-    let [this, other] =
-        ["pipeline.json", "hasty.json"].map(|file| simulate(&with(file, &scenario.to_string())).unwrap());
-    println!("{}", compare(this, other).text("pipeline.json", "hasty.json"));
 }
