@@ -253,7 +253,7 @@ mod tests {
         let published = tokio::task::spawn_blocking(move || {
             for generation in 1..=ROUNDS {
                 let fence = Fence { epoch: 1, generation };
-                publisher.publish(&slot, &route, SlotView { fence, boxes: Vec::new(), trouble: None });
+                publisher.publish(&slot, &route, SlotView::empty(fence));
             }
         });
         tokio::time::timeout(Duration::from_secs(30), published).await.expect("publishing hangs").unwrap();

@@ -102,6 +102,7 @@ const fields = [
 	[Pipeline, [
 		"boxesPerAz",
 		"rollbackAll",
+		"observeOnly",
 		"kind"
 	]],
 	[ApplicationPipeline, [
@@ -152,7 +153,8 @@ export function draft(subject) {
 		run: run(subject, get),
 		stages: stages(get),
 		rolling: get("rolling"),
-		rollback: get("rollbackAll") ? "production" : "unfinished-waves"
+		rollback: get("rollbackAll") ? "production" : "unfinished-waves",
+		mode: get("observeOnly") ? "observe-only" : "act"
 	};
 }
 function run(subject, get) {

@@ -102,6 +102,7 @@ export class Pipeline {
 	constructor() {
 		this.boxesPerAz = 3;
 		this.rollbackAll = false;
+		this.observeOnly = false;
 	}
 	/** Where its changes come from. */
 	sources() {

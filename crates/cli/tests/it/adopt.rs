@@ -136,7 +136,7 @@ fn processes_that_run_become_release_0_and_what_is_returned_to() {
     old.0.wait().unwrap();
     world.until_passed("app", 1);
     answers("2");
-    world.cli(&["rollback", "app", "r1", "--reason", "a drill"]).well();
+    world.bob(&["rollback", "app", "r1", "--reason", "a drill"]).well();
     world.until_everywhere("app", 0);
     answers("0");
     assert_eq!(world.pipeline("app").releases[0].release, ReleaseNo(0));
@@ -229,7 +229,7 @@ fn what_commands_look_after_is_observed_and_not_deployed() {
     world.land(&repo, &[("tool.sh", TOOL), ("build.sh", build), ("version", "1")]);
     world.until_passed("app", 1);
     assert_eq!(fs::read_to_string(control.join("live")).unwrap(), "1");
-    world.cli(&["rollback", "app", "r1", "--reason", "a drill"]).well();
+    world.bob(&["rollback", "app", "r1", "--reason", "a drill"]).well();
     world.until_everywhere("app", 0);
     assert_eq!(fs::read_to_string(control.join("live")).unwrap(), "0", "deployed from what was handed over");
 }

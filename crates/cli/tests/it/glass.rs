@@ -59,7 +59,7 @@ fn a_target_is_put_back_without_the_server_which_learns_of_it_when_it_returns() 
         told.iter().rev().find(|line| line.starts_with("r3 waits for beta/az-1")).cloned()
     });
     assert!(waits.contains("r2"), "{waits}");
-    world.cli(&["retry", "app", "r2", "--reason", "it was the database"]).well();
+    world.bob(&["retry", "app", "r2", "--reason", "it was the database"]).well();
     world.until_passed("app", 3);
     assert_eq!(answer(), Some((200, "3".to_owned())));
 }

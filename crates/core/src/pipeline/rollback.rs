@@ -268,7 +268,7 @@ impl Deciding<'_> {
         true
     }
 
-    fn seize(&mut self, scope: &Scope) {
+    pub(super) fn seize(&mut self, scope: &Scope) {
         if self.p.observes() {
             return;
         }
