@@ -20,9 +20,10 @@ pub use error::{Code, ErrorAnswer, ErrorBody, Excerpt, Finding};
 pub use estimate::{ArrivalEta, EstimatesStatus, Eta, StepEta};
 pub use log::{LogEntry, LogPage, LogVerified};
 pub use orders::{
-    AlarmRequest, AllApplied, Applied, ApprovalRequest, Definitions, Done, HoldRequest, NotifyRequest,
-    OrganisationDefinition, OverrideRequest, PipelineDefinition, RetireRequest, RetryRequest,
-    RollbackRequest, SecretNames, SecretRequest, SkipRequest, TokenCreated, TokenRequest,
+    AlarmRequest, AlertsTaken, AllApplied, Applied, ApprovalRequest, Definitions, Done, HoldRequest,
+    IgnoredAlert, NotifyRequest, OrganisationDefinition, OverrideRequest, PipelineDefinition, ReportRequest,
+    RetireRequest, RetryRequest, RollbackRequest, SecretNames, SecretRequest, SkipRequest, TokenCreated,
+    TokenRequest,
 };
 pub use places::{BadPackage, Endpoint, Endpoints, Health, PackagesVerified};
 pub use status::{

@@ -10,6 +10,7 @@ mod facts;
 mod gates;
 mod observed;
 mod orders;
+mod paging;
 mod part;
 mod people;
 mod retire;
@@ -26,6 +27,8 @@ pub(crate) use decide::decide;
 pub use event::{Grant, Observed, PipelineEvent};
 pub use facts::PipelineFact;
 pub use gates::{Blocker, Gate, Reason};
+pub(crate) use paging::told_of_ends;
+pub use paging::{Matter, OpenPage};
 pub use part::LeftOut;
 pub use review::{Review, Unreviewed, unreviewed};
 pub use slot::{Capacity, Motion, SlotState};
@@ -87,6 +90,9 @@ pub struct Pipeline {
     /// Whether it goes on, or was deleted.
     #[serde(default)]
     pub life: Life,
+    /// Pages whose matter is not over, by their keys.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub pages: BTreeMap<String, OpenPage>,
 }
 
 /// Whether a pipeline goes on.
