@@ -3,6 +3,7 @@
 //! [`serve`] puts everything together. Handlers extract, convert, call and convert; the hands perform effects and bring
 //! observations in. Neither decides anything: that is `tidegate_core`'s.
 
+mod alertmanager;
 pub mod apply;
 pub mod auth;
 mod collaborators;
