@@ -56,6 +56,7 @@ struct Alarms {
     /// Where one is in ALARM, and where one ever was: until one changes.
     firing: OnceLock<Arc<BTreeSet<Scope>>>,
     fired: OnceLock<Arc<BTreeSet<Scope>>>,
+    unheard: OnceLock<Arc<BTreeSet<Scope>>>,
 }
 
 /// It follows from the definition, the services and the alarms' states, which are compared themselves.
@@ -89,6 +90,12 @@ pub struct AlarmStatus {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 fn is_false(value: &bool) -> bool {
     !*value
+}
+
+impl AlarmStatus {
+    fn is_unheard(&self) -> bool {
+        self.heard.is_some() && self.unsettled && self.state == AlarmState::InsufficientData
+    }
 }
 
 /// The last time that an alarm was in ALARM.
@@ -318,6 +325,18 @@ impl Team {
         self.alarms.firing.get_or_init(|| self.scopes_with(|alarm| alarm.state == AlarmState::Alarm))
     }
 
+    /// Where an alarm from outside has fired, and has run out since without a word that it is over.
+    #[must_use]
+    pub fn unheard(&self) -> &BTreeSet<Scope> {
+        self.alarms.unheard.get_or_init(|| self.scopes_with(AlarmStatus::is_unheard))
+    }
+
+    /// Whether this alarm is such a one.
+    #[must_use]
+    pub fn is_unheard(&self, scope: &Scope, alarm: &AlarmName) -> bool {
+        self.scopes.get(scope).and_then(|alarms| alarms.get(alarm)).is_some_and(AlarmStatus::is_unheard)
+    }
+
     /// Where an alarm has ever been in ALARM: nothing has fired elsewhere.
     #[must_use]
     pub fn fired(&self) -> &BTreeSet<Scope> {
@@ -437,6 +456,7 @@ impl Team {
             TeamFact::AlarmChanged { scope, alarm, status } => {
                 self.scopes.entry(scope.clone()).or_default().insert(alarm.clone(), status.clone());
                 (self.alarms.firing, self.alarms.fired) = (OnceLock::new(), OnceLock::new());
+                self.alarms.unheard = OnceLock::new();
             }
             TeamFact::AlarmRenewed { scope, alarm, why, heard } => {
                 let alarms = self.scopes.get_mut(scope);

@@ -134,6 +134,28 @@ fn a_word_rolls_back_what_is_under_way_and_closes_the_gate() {
 }
 
 #[test]
+fn an_alarm_that_ran_out_keeps_the_gate_closed_until_somebody_says_that_it_is_over() {
+    let mut s = with_outside();
+    said(&mut s, AlarmState::Alarm);
+    passes(&mut s, Span::minutes(6));
+    assert_eq!(state(&s), AlarmState::InsufficientData);
+    s.release("frontend");
+    assert_ne!(s.phase("frontend", "gamma/one-box"), "baking");
+    let waiting = s.pipeline("frontend").steps.values().flat_map(|step| step.waiting.clone()).next().unwrap();
+    assert_eq!(
+        waiting.to_string(),
+        "nobody outside has said that Frontend_Payments is over in gamma/north, which fired last"
+    );
+    said(&mut s, AlarmState::Ok);
+    s.work();
+    assert_eq!(s.phase("frontend", "gamma/one-box"), "baking");
+    // What was OK and ran out closes nothing: it only does not bake.
+    passes(&mut s, Span::minutes(6));
+    assert_eq!(state(&s), AlarmState::InsufficientData);
+    assert!(s.team().unheard().is_empty());
+}
+
+#[test]
 fn a_thousand_words_a_second_are_few_facts_and_wake_nobody() {
     let mut s = with_outside();
     said(&mut s, AlarmState::Ok);
