@@ -53,6 +53,10 @@ fn team(fact: &TeamFact) -> String {
         TeamFact::AlarmChanged { scope, alarm, status } => {
             format!("{alarm} in {scope} is {} ({})", status.state, status.why)
         }
+        TeamFact::AlarmRenewed { scope, alarm, why, heard } => match heard.expires {
+            Some(expires) => format!("{alarm} in {scope} stays as it is until {expires} ({why})"),
+            None => format!("{alarm} in {scope} stays as it is ({why})"),
+        },
         TeamFact::Approved { commit, approval } => {
             format!("{} approved by {}", commit.short(), approval.by)
         }
@@ -156,6 +160,8 @@ fn pipeline(fact: &PipelineFact) -> String {
         }
         F::TestsStarted { step, .. } => format!("tests of {step} start"),
         F::BakeStarted { step, clock } => format!("{step} bakes for {}", clock.minimum),
+        F::PageOpened { page, .. } => format!("paged: {}", page.title),
+        F::PageResolved { key } => format!("what was paged as {key} is over"),
         F::Watched { step, blind: Some(blind), .. } => {
             let alarms: Vec<&str> = blind.alarms.iter().map(AlarmName::as_str).collect();
             format!("{step}: monitoring is blind, and the bake does not count ({})", alarms.join(", "))

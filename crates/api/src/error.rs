@@ -68,6 +68,9 @@ pub enum Code {
     /// Something in the server failed: status 500.
     #[serde(rename = "TG012")]
     Internal,
+    /// The user sends more than the server takes of one: status 429.
+    #[serde(rename = "TG013")]
+    TooMany,
 }
 
 impl Code {
@@ -87,6 +90,7 @@ impl Code {
             Code::NoSpace => "TG010",
             Code::TimedOut => "TG011",
             Code::Internal => "TG012",
+            Code::TooMany => "TG013",
         }
     }
 
@@ -105,6 +109,7 @@ impl Code {
             Code::NoSpace => 507,
             Code::TimedOut => 504,
             Code::Internal => 500,
+            Code::TooMany => 429,
         }
     }
 }

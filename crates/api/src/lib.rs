@@ -20,8 +20,9 @@ pub use error::{Code, ErrorAnswer, ErrorBody, Excerpt, Finding};
 pub use estimate::{ArrivalEta, EstimatesStatus, Eta, StepEta};
 pub use log::{LogEntry, LogPage, LogVerified};
 pub use orders::{
-    AdoptRequest, Adopted, AdoptedTarget, AlarmRequest, AllApplied, Applied, ApprovalRequest, Definitions,
-    Done, HoldRequest, NotifyRequest, OrganisationDefinition, OverrideRequest, PipelineDefinition,
+    AdoptRequest, Adopted, AdoptedTarget, AlarmRequest, AlertsTaken, AllApplied, Applied, ApprovalRequest,
+    Definitions, Done, HoldRequest, IgnoredAlert, NotifyRequest, OrganisationDefinition, OverrideRequest,
+    PipelineDefinition, ReportRequest,
     RetireRequest, RetryRequest, RollbackRequest, SecretNames, SecretRequest, SkipRequest, TokenCreated,
     TokenRequest,
 };

@@ -3,6 +3,7 @@
 use crate::Finding;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use tidegate_core::alarm::AlarmState;
 use tidegate_core::definition::{OrganisationDef, PipelineDef};
 use tidegate_core::ids::{
     EnvironmentId, PackageDigest, PipelineId, RegionId, ReleaseNo, SecretName, StageId, TargetId, TeamId,
@@ -10,7 +11,7 @@ use tidegate_core::ids::{
 };
 use tidegate_core::pipeline::Blocker;
 use tidegate_core::plan::StepId;
-use tidegate_core::units::Span;
+use tidegate_core::units::{Span, Timestamp};
 use utoipa::ToSchema;
 
 /// Something was done.
@@ -190,6 +191,48 @@ pub struct RetryRequest {
 pub struct AlarmRequest {
     /// Why.
     pub reason: String,
+}
+
+/// Says in which state an alarm from outside is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReportRequest {
+    /// `ok`, `alarm` or `insufficient-data`.
+    #[schema(value_type = String)]
+    pub state: AlarmState,
+    /// Why, for people.
+    pub why: String,
+    /// When it was so, in milliseconds since 1970-01-01T00:00:00Z; now without one. What is not newer than what is known
+    /// changes nothing.
+    #[serde(default)]
+    #[schema(value_type = Option<i64>)]
+    pub at: Option<Timestamp>,
+    /// How long it counts, such as `2m`, if shorter than the alarm's time to live.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub ttl: Option<Span>,
+}
+
+/// What became of an Alertmanager's message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AlertsTaken {
+    /// Always 1.
+    pub version: u32,
+    /// Alerts that were understood.
+    pub taken: usize,
+    /// The others.
+    pub ignored: Vec<IgnoredAlert>,
+}
+
+/// An alert that says nothing to tidegate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct IgnoredAlert {
+    /// Its name.
+    pub alert: String,
+    /// Why it was ignored.
+    pub why: String,
 }
 
 /// A repository has new commits.

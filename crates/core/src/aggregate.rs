@@ -3,11 +3,12 @@
 
 use crate::alarm::AlarmState;
 use crate::decision::{
-    AggregateId, Decision, Effect, EffectId, Event, Fact, ForwardEffect, Illegal, NewEffect, Page, Severity,
+    AggregateId, Decision, Effect, EffectId, Event, Fact, ForwardEffect, Illegal, NewEffect, Page, PageKind,
+    Severity,
 };
 use crate::lease::Lease;
 use crate::organisation::{Organisation, OrganisationFact};
-use crate::pipeline::{Pipeline, Snapshots};
+use crate::pipeline::{Pipeline, Snapshots, told_of_ends};
 use crate::team::{Team, TeamFact, aggregate_name};
 use crate::units::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -95,13 +96,14 @@ pub fn decide(
         }
         (State::Team(mut state), Event::Team(id, event)) => {
             let facts = state.decide(event, now)?;
+            let effects =
+                facts.iter().filter_map(|fact| alarm_page(&state, id.as_str(), fact, now)).collect();
             facts.iter().for_each(|fact| state.apply(fact));
-            let mut decision = Decision::default();
-            if !facts.is_empty() {
+            let mut decision = Decision { effects, due: state.due(), ..Decision::default() };
+            // That a state lasts changes nothing for anybody.
+            if facts.iter().any(|fact| !matches!(fact, TeamFact::AlarmRenewed { .. })) {
                 decision.wake = state.pipelines.iter().cloned().map(AggregateId::Pipeline).collect();
             }
-            decision.effects =
-                facts.iter().filter_map(|fact| alarm_page(&state, id.as_str(), fact, now)).collect();
             decision.facts =
                 facts.into_iter().map(|f| (AggregateId::Team(id.clone()), Fact::Team(f))).collect();
             Ok((State::Team(state), decision))
@@ -116,25 +118,37 @@ pub fn decide(
     }
 }
 
-/// The aggregate alarm pages the on-call engineer when it fires (M6).
+/// The aggregate alarm pages the on-call engineer when it fires (M6), and says when it is over. `team` is as it was before.
 fn alarm_page(team: &Team, id: &str, fact: &TeamFact, now: Timestamp) -> Option<NewEffect> {
     let TeamFact::AlarmChanged { scope, alarm, status } = fact else { return None };
-    if *alarm != aggregate_name() || status.state != AlarmState::Alarm {
+    if *alarm != aggregate_name() {
         return None;
     }
-    let to = team.definition.as_ref().map(|d| d.pages.clone()).filter(|to| !to.is_empty())?;
-    let evidence = status.last_alarm.as_ref().map(|l| l.evidence.join("\n")).unwrap_or_default();
-    let page = Page {
-        key: format!("{id}/alarm/{scope}"),
-        severity: Severity::High,
-        title: format!("{id}: the aggregate alarm fires in {scope}"),
-        text: format!(
-            "{evidence}\nSince: {}\nDeployments of the team in this Region are rolled back.",
-            status.since
-        ),
-        at: now,
-        to,
+    let before = team.scopes.get(scope).and_then(|alarms| alarms.get(alarm));
+    let unsettled = before.is_some_and(|before| before.unsettled);
+    let pages = team.definition.as_ref().map(|d| d.pages.clone())?;
+    let (kind, severity, to, text) = match status.state {
+        AlarmState::Alarm => {
+            let evidence = status.last_alarm.as_ref().map(|l| l.evidence.join("\n")).unwrap_or_default();
+            let text = format!(
+                "{evidence}\nSince: {}\nDeployments of the team in this Region are rolled back.\nNext: tidegate status",
+                status.since
+            );
+            (PageKind::Opened, Severity::High, pages, text)
+        }
+        AlarmState::Ok if unsettled => {
+            let text = format!("Over: the aggregate alarm is OK since {}.", status.since);
+            (PageKind::Resolved, Severity::Low, told_of_ends(&pages), text)
+        }
+        AlarmState::Ok | AlarmState::InsufficientData => return None,
     };
-    let name = EffectId(format!("team/{id}/page/{scope}/{}/{}", status.since.0, now.0));
+    if to.is_empty() {
+        return None;
+    }
+    let title = format!("{id}: the aggregate alarm fires in {scope}");
+    let page =
+        Page { key: format!("{id}/alarm/{scope}"), severity, title, text, at: now, to, kind, about: None };
+    let over = if kind == PageKind::Resolved { "over/" } else { "" };
+    let name = EffectId(format!("team/{id}/page/{over}{scope}/{}/{}", status.since.0, now.0));
     Some(NewEffect { id: name, effect: Effect::Forward(ForwardEffect::Page(page)) })
 }

@@ -8,6 +8,7 @@
 mod aggregate;
 mod evaluate;
 mod metric;
+mod outside;
 mod standard;
 #[cfg(test)]
 mod tests;
@@ -15,6 +16,8 @@ mod tests;
 pub use aggregate::Aggregate;
 pub use evaluate::{EXTRA_PERIODS, Evaluated, Explanation, Point, evaluate};
 pub use metric::{InvalidPercentile, InvalidQuantity, Metric, Percentile, Quantity, Statistic};
+pub use outside::{Heard, OutsideAlarm, Source, Word};
+pub(crate) use outside::{Heeded, Known};
 pub use standard::{alarm_prefix, high_severity_name, standard_alarms};
 
 use crate::ids::{InvalidId, Text};

@@ -258,6 +258,39 @@ pub struct Page {
     pub at: Timestamp,
     /// Where it goes.
     pub to: Vec<PageTarget>,
+    /// Whether it begins or ends.
+    #[serde(default, skip_serializing_if = "PageKind::is_opened")]
+    pub kind: PageKind,
+    /// The release that it is about: what its boxes served is told as well, as far as metrics say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub about: Option<PageAbout>,
+}
+
+/// Whether a page calls somebody, or says that its matter is over.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PageKind {
+    /// It calls somebody.
+    #[default]
+    Opened,
+    /// What it was sent for is over.
+    Resolved,
+}
+
+impl PageKind {
+    fn is_opened(&self) -> bool {
+        *self == PageKind::Opened
+    }
+}
+
+/// A release of a pipeline.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PageAbout {
+    /// The pipeline.
+    pub pipeline: PipelineId,
+    /// The release.
+    pub release: ReleaseNo,
 }
 
 /// A new effect with its name.

@@ -4,7 +4,13 @@
 //! Reading checks shapes (unknown fields, units, names); what only shows over several values is checked by
 //! [`crate::lint`]; where a pipeline's steps come from is [`crate::plan`].
 
-use crate::alarm::MetricAlarm;
+mod connections;
+
+pub use connections::{
+    AlertmanagerDef, EmailDef, MailTls, PageTarget, PagerDutyDef, PrometheusDef, SlackDef,
+};
+
+use crate::alarm::{MetricAlarm, OutsideAlarm};
 use crate::expr::Expression;
 use crate::ids::{
     AzId, CommitId, EnvironmentId, PipelineId, RegionId, SecretName, ServiceId, SourceId, StageId, TeamId,
@@ -38,6 +44,9 @@ pub struct OrganisationDef {
     pub services: Vec<ServiceDef>,
     /// All Regions, in any order; the planner orders them by traffic.
     pub regions: Vec<RegionDef>,
+    /// The Prometheus that alarms' PromQL is asked of, unless a team has its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prometheus: Option<PrometheusDef>,
 }
 
 /// A person.
@@ -84,6 +93,9 @@ pub struct TeamDef {
     /// The high-severity aggregate alarm (M3); without one, any service's high-severity alarm or the canaries' alarm.
     #[serde(default)]
     pub aggregate: Option<Expression>,
+    /// The Prometheus that its alarms' PromQL is asked of; without one, the organisation's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prometheus: Option<PrometheusDef>,
 }
 
 /// What a team thinks of approvals that come after the merge.
@@ -95,14 +107,6 @@ pub enum LateApproval {
     Forbid,
     /// They count and are marked as late.
     Allow,
-}
-
-/// A destination for pages.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub enum PageTarget {
-    /// A URL that gets each page as a JSON POST.
-    Webhook(String),
 }
 
 /// A service.
@@ -117,6 +121,9 @@ pub struct ServiceDef {
     /// standard set. An alarm over canary failures belongs to the canaries' composite.
     #[serde(default)]
     pub alarms: Vec<MetricAlarm>,
+    /// Alarms beside these whose state comes from outside, in every environment and Region.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub outside: Vec<OutsideAlarm>,
     /// Synthetic tests that run continuously against every environment and Region.
     #[serde(default)]
     pub canaries: Vec<CanarySpec>,

@@ -1,9 +1,9 @@
 //! Checks a definition before it is taken (X7): names that do not resolve, values out of range, and layouts that could
 //! break a rule, with the counterexample. Each finding has a stable code and a place (a JSON pointer into the document).
 
+mod alarms;
 mod engine;
 
-use crate::alarm::MetricAlarm;
 use crate::definition::{
     BuildDef, ORGANISATION_SCHEMA, OrganisationDef, PIPELINE_SCHEMA, PageTarget, PipelineDef, WaveDef,
 };
@@ -11,9 +11,6 @@ use crate::ids::RegionId;
 use crate::plan::{Plan, plan};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-
-/// How far back monitoring keeps metrics, in seconds: an alarm that looks back further would never see all of its periods.
-const METRICS_KEPT_SECONDS: u64 = 900;
 
 /// Something that keeps a definition from being taken.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -74,6 +71,52 @@ fn is_web_address(url: &str) -> bool {
     host.is_some_and(|host| !host.is_empty()) && !url.contains(|c: char| c.is_whitespace() || c.is_control())
 }
 
+fn page_target(f: &mut Findings, place: &str, target: &PageTarget) {
+    let web = |f: &mut Findings, field: &str, url: &str| {
+        if !is_web_address(url) {
+            let message = "this is no address that can be called";
+            let hint = "write http://host/path or https://host/path, without spaces";
+            f.add("TG140", format!("{place}/{field}"), message, hint);
+        }
+    };
+    match target {
+        PageTarget::Webhook(url) => web(f, "webhook", url),
+        PageTarget::Pagerduty(def) => {
+            if let Some(url) = &def.url {
+                web(f, "pagerduty/url", url);
+            }
+        }
+        PageTarget::Slack(_) => {}
+        PageTarget::Alertmanager(def) => web(f, "alertmanager/url", &def.url),
+        PageTarget::Email(def) => {
+            for (field, text) in [("to", &def.to), ("from", &def.from)] {
+                let parts = text.split_once('@').filter(|(user, host)| !user.is_empty() && !host.is_empty());
+                if parts.is_none() || text.contains(|c: char| c.is_whitespace() || c.is_control()) {
+                    let message = format!("'{text}' is no mail address");
+                    f.add("TG140", format!("{place}/email/{field}"), message, "write name@host");
+                }
+            }
+            let port = def
+                .server
+                .rsplit_once(':')
+                .and_then(|(host, port)| (!host.is_empty()).then(|| port.parse::<u16>().ok()).flatten());
+            if port.is_none() {
+                let message = format!("'{}' is no mail server", def.server);
+                f.add(
+                    "TG140",
+                    format!("{place}/email/server"),
+                    message,
+                    "write host:port, such as smtp.acme.test:587",
+                );
+            }
+            if def.user.is_some() != def.secret.is_some() {
+                let hint = "write both 'user' and 'secret', or neither";
+                f.add("TG140", format!("{place}/email"), "a login is a name and a password", hint);
+            }
+        }
+    }
+}
+
 /// Findings in an organisation's definition; empty when it may be taken.
 #[must_use]
 pub fn organisation(def: &OrganisationDef) -> Vec<Finding> {
@@ -90,12 +133,8 @@ pub fn organisation(def: &OrganisationDef) -> Vec<Finding> {
                 f.add("TG111", format!("/teams/{n}/members/{m}"), message, "add the user, or mend the name");
             }
         }
-        for (m, PageTarget::Webhook(url)) in team.pages.iter().enumerate() {
-            if !is_web_address(url) {
-                let message = "this is no address that can be called";
-                let hint = "write http://host/path or https://host/path, without spaces";
-                f.add("TG140", format!("/teams/{n}/pages/{m}/webhook"), message, hint);
-            }
+        for (m, target) in team.pages.iter().enumerate() {
+            page_target(&mut f, &format!("/teams/{n}/pages/{m}"), target);
         }
         let services: Vec<_> = def.services.iter().filter(|s| s.team == team.name).collect();
         if let Some(expression) = &team.aggregate
@@ -105,22 +144,11 @@ pub fn organisation(def: &OrganisationDef) -> Vec<Finding> {
             f.add("TG112", format!("/teams/{n}/aggregate"), error.to_string(), hint);
         }
     }
+    alarms::organisation(&mut f, def);
     for (n, service) in def.services.iter().enumerate() {
         if def.team(&service.team).is_none() {
             let message = format!("'{}' is not among the teams", service.team);
             f.add("TG111", format!("/services/{n}/team"), message, "add the team, or mend the name");
-        }
-        let mut names = BTreeSet::new();
-        for (m, alarm) in service.alarms.iter().enumerate() {
-            if !names.insert(&alarm.name) {
-                f.add(
-                    "TG110",
-                    format!("/services/{n}/alarms/{m}/name"),
-                    format!("'{}' stands here a second time", alarm.name),
-                    "alarm names are unique within a service",
-                );
-            }
-            looks_back(&mut f, format!("/services/{n}/alarms/{m}/period"), alarm);
         }
         for (m, canary) in service.canaries.iter().enumerate() {
             if !canary.path.starts_with('/') {
@@ -153,18 +181,6 @@ pub fn organisation(def: &OrganisationDef) -> Vec<Finding> {
         f.unique_in(&format!("/regions/{n}/azs"), region.azs.iter());
     }
     f.0
-}
-
-fn looks_back(f: &mut Findings, place: String, alarm: &MetricAlarm) {
-    let seconds = alarm.period.seconds() * alarm.periods() as u64;
-    if seconds > METRICS_KEPT_SECONDS {
-        let message = format!(
-            "'{}' looks back {seconds} s ({} periods), and metrics are kept for {METRICS_KEPT_SECONDS} s",
-            alarm.name,
-            alarm.periods()
-        );
-        f.add("TG139", place, message, "use a shorter period or fewer data points");
-    }
 }
 
 impl Findings {

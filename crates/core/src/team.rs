@@ -1,14 +1,19 @@
 //! A team: its services, the states of its alarms in every environment and Region, the approvals that its members gave,
 //! and whose turn it is to come back after a rollback that it did not cause.
 
+mod changes;
+mod composites;
+mod outside;
+
+use self::changes::Changes;
+use self::composites::{Composite, composites};
 use crate::Shared;
 use crate::alarm::{
-    AlarmName, AlarmState, Comparison, Datapoints, Metric, MetricAlarm, MissingData, Period, Quantity,
-    Scope as Measured, alarm_prefix, high_severity_name, standard_alarms,
+    AlarmName, AlarmState, Comparison, Datapoints, Heard, Metric, MetricAlarm, MissingData, Period, Quantity,
+    Scope as Measured, Word, alarm_prefix, high_severity_name, standard_alarms,
 };
 use crate::decision::Illegal;
 use crate::definition::{LateApproval, ServiceDef, TeamDef};
-use crate::expr::Expression;
 use crate::ids::{CommitId, PipelineId, ServiceId, UserId};
 use crate::scope::Scope;
 use crate::units::Timestamp;
@@ -51,17 +56,7 @@ struct Alarms {
     /// Where one is in ALARM, and where one ever was: until one changes.
     firing: OnceLock<Arc<BTreeSet<Scope>>>,
     fired: OnceLock<Arc<BTreeSet<Scope>>>,
-}
-
-/// An alarm that is an expression over others.
-#[derive(Debug)]
-struct Composite {
-    name: AlarmName,
-    expression: Expression,
-    /// The metric alarms beneath it, also through other composites.
-    leaves: BTreeSet<AlarmName>,
-    /// Whether it is in ALARM when all of these are OK.
-    when_quiet: bool,
+    unheard: OnceLock<Arc<BTreeSet<Scope>>>,
 }
 
 /// It follows from the definition, the services and the alarms' states, which are compared themselves.
@@ -84,6 +79,23 @@ pub struct AlarmStatus {
     /// The last time that it was in ALARM and what fired then: an alarm that has come and gone still counts for whoever was
     /// under way.
     pub last_alarm: Option<LastAlarm>,
+    /// Of an alarm from outside: what was heard of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heard: Option<Heard>,
+    /// Whether it has been in ALARM and not been OK since.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub unsettled: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_false(value: &bool) -> bool {
+    !*value
+}
+
+impl AlarmStatus {
+    fn is_unheard(&self) -> bool {
+        self.heard.is_some() && self.unsettled && self.state == AlarmState::InsufficientData
+    }
 }
 
 /// The last time that an alarm was in ALARM.
@@ -128,6 +140,13 @@ pub enum TeamEvent {
         /// The metric alarms' states.
         alarms: BTreeMap<AlarmName, Report>,
     },
+    /// Somebody outside said something of alarms of which they may.
+    Reported {
+        /// By place and alarm.
+        words: BTreeMap<Scope, BTreeMap<AlarmName, Word>>,
+    },
+    /// Time has passed.
+    Tick,
     /// A member approves a commit.
     Approved {
         /// The exact commit.
@@ -178,6 +197,17 @@ pub enum TeamFact {
         alarm: AlarmName,
         /// Its state now.
         status: AlarmStatus,
+    },
+    /// What was heard of an alarm from outside counts for longer; its state is as it was.
+    AlarmRenewed {
+        /// Where.
+        scope: Scope,
+        /// Which.
+        alarm: AlarmName,
+        /// What was said last.
+        why: String,
+        /// Until when that counts.
+        heard: Heard,
     },
     /// A commit was approved.
     Approved {
@@ -248,60 +278,27 @@ fn standard_canary_alarm(service: &ServiceId) -> MetricAlarm {
     }
 }
 
-/// The names that a team's aggregate may be made of: every metric alarm and every composite below the aggregate.
+/// The names that a team's aggregate may be made of: every metric alarm, every one from outside, and every composite below
+/// the aggregate.
 #[must_use]
 pub fn known_names(services: &[&ServiceDef]) -> BTreeSet<AlarmName> {
-    let mut names = BTreeSet::from([canaries_name()]);
-    for service in services {
-        names.insert(high_severity_name(&service.name));
-        names.insert(one_box_name(&service.name));
-        names.extend(metric_alarms(service).into_iter().map(|a| a.name));
-    }
+    let mut names = composite_names(services);
+    names.extend(services.iter().flat_map(|service| leaf_names(service)));
     names
 }
 
-/// See [`Alarms`].
-fn composites(team: &Team) -> Vec<Composite> {
-    let mut all: Vec<Composite> = Vec::new();
-    for (name, expression) in expressions(team) {
-        let beneath = |part: &AlarmName| all.iter().find(|composite| &composite.name == part);
-        let leaves =
-            |part: &AlarmName| beneath(part).map_or_else(|| [part.clone()].into(), |c| c.leaves.clone());
-        let state = |part: &AlarmName| match beneath(part) {
-            Some(composite) if composite.when_quiet => AlarmState::Alarm,
-            _ => AlarmState::Ok,
-        };
-        let when_quiet = expression.state(state) == AlarmState::Alarm;
-        let leaves = expression.names().into_iter().flat_map(leaves).collect();
-        all.push(Composite { name, expression, leaves, when_quiet });
-    }
-    all
+/// The names of the composite alarms below a team's aggregate.
+#[must_use]
+pub fn composite_names(services: &[&ServiceDef]) -> BTreeSet<AlarmName> {
+    let of = |service: &&ServiceDef| [high_severity_name(&service.name), one_box_name(&service.name)];
+    services.iter().flat_map(of).chain([canaries_name()]).collect()
 }
 
-fn expressions(team: &Team) -> Vec<(AlarmName, Expression)> {
-    let any = |names: Vec<AlarmName>| {
-        Expression::any_in_alarm(names.iter())
-            .unwrap_or_else(|_| Expression::parse("TRUE").expect("a constant parses"))
-    };
-    let mut all = Vec::new();
-    let mut canaries = Vec::new();
-    for service in team.services.iter() {
-        let (canary, metric): (Vec<MetricAlarm>, Vec<MetricAlarm>) =
-            metric_alarms(service).into_iter().partition(is_canary);
-        canaries.extend(canary.into_iter().map(|a| a.name));
-        let (one_box, whole): (Vec<MetricAlarm>, Vec<MetricAlarm>) =
-            metric.into_iter().partition(|a| a.scope == Measured::OneBox);
-        all.push((high_severity_name(&service.name), any(whole.into_iter().map(|a| a.name).collect())));
-        all.push((one_box_name(&service.name), any(one_box.into_iter().map(|a| a.name).collect())));
-    }
-    all.push((canaries_name(), any(canaries)));
-    let aggregate = team.definition.as_ref().and_then(|d| d.aggregate.clone()).unwrap_or_else(|| {
-        let mut parts: Vec<AlarmName> = team.services.iter().map(|s| high_severity_name(&s.name)).collect();
-        parts.push(canaries_name());
-        any(parts)
-    });
-    all.push((aggregate_name(), aggregate));
-    all
+/// The names of a service's alarms that are no expressions: its metric alarms and those from outside.
+#[must_use]
+pub fn leaf_names(service: &ServiceDef) -> Vec<AlarmName> {
+    let outside = service.outside.iter().map(|alarm| alarm.name.clone());
+    metric_alarms(service).into_iter().map(|alarm| alarm.name).chain(outside).collect()
 }
 
 /// What a composite alarm says, down to the metric alarms beneath it.
@@ -326,6 +323,18 @@ impl Team {
     #[must_use]
     pub fn firing(&self) -> &BTreeSet<Scope> {
         self.alarms.firing.get_or_init(|| self.scopes_with(|alarm| alarm.state == AlarmState::Alarm))
+    }
+
+    /// Where an alarm from outside has fired, and has run out since without a word that it is over.
+    #[must_use]
+    pub fn unheard(&self) -> &BTreeSet<Scope> {
+        self.alarms.unheard.get_or_init(|| self.scopes_with(AlarmStatus::is_unheard))
+    }
+
+    /// Whether this alarm is such a one.
+    #[must_use]
+    pub fn is_unheard(&self, scope: &Scope, alarm: &AlarmName) -> bool {
+        self.scopes.get(scope).and_then(|alarms| alarms.get(alarm)).is_some_and(AlarmStatus::is_unheard)
     }
 
     /// Where an alarm has ever been in ALARM: nothing has fired elsewhere.
@@ -447,6 +456,14 @@ impl Team {
             TeamFact::AlarmChanged { scope, alarm, status } => {
                 self.scopes.entry(scope.clone()).or_default().insert(alarm.clone(), status.clone());
                 (self.alarms.firing, self.alarms.fired) = (OnceLock::new(), OnceLock::new());
+                self.alarms.unheard = OnceLock::new();
+            }
+            TeamFact::AlarmRenewed { scope, alarm, why, heard } => {
+                let alarms = self.scopes.get_mut(scope);
+                if let Some(status) = alarms.and_then(|alarms| alarms.get_mut(alarm)) {
+                    status.why.clone_from(why);
+                    status.heard = Some(*heard);
+                }
             }
             TeamFact::Approved { commit, approval } => {
                 self.approvals.entry(commit.clone()).or_default().push(approval.clone());
@@ -479,6 +496,8 @@ impl Team {
                 Ok(vec![TeamFact::Defined { definition, services, emails }])
             }
             TeamEvent::Evaluated { scope, at, alarms } => Ok(self.evaluated(scope, *at, alarms)),
+            TeamEvent::Reported { words } => self.reported(words, now),
+            TeamEvent::Tick => Ok(self.run_out(now)),
             TeamEvent::Approved { commit, by } => {
                 let member = self.definition.as_ref().is_some_and(|d| d.members.contains(by));
                 if !member {
@@ -501,39 +520,11 @@ impl Team {
         at: Timestamp,
         reports: &BTreeMap<AlarmName, Report>,
     ) -> Vec<TeamFact> {
-        let mut after = self.clone();
-        let mut facts = Vec::new();
-        let mut change = |after: &mut Team, alarm: &AlarmName, report: &Report, evidence: Vec<String>| {
-            let before = after.scopes.get(scope).and_then(|a| a.get(alarm));
-            if before.is_some_and(|b| b.state == report.state || b.since > at) {
-                return;
-            }
-            let last_alarm = if report.state == AlarmState::Alarm {
-                Some(LastAlarm { at, evidence })
-            } else {
-                before.and_then(|b| b.last_alarm.clone())
-            };
-            let status = AlarmStatus { state: report.state, since: at, why: report.why.clone(), last_alarm };
-            let fact = TeamFact::AlarmChanged { scope: scope.clone(), alarm: alarm.clone(), status };
-            after.apply(&fact);
-            facts.push(fact);
-        };
+        let mut changes = Changes::of(self);
         for (alarm, report) in reports {
-            change(&mut after, alarm, report, vec![report.why.clone()]);
+            changes.leaf(scope, alarm, report, at);
         }
-        for Composite { name, .. } in self.composites() {
-            let view = after.view(scope, name, &BTreeSet::new());
-            let list = |names: &BTreeSet<AlarmName>| {
-                names.iter().map(AlarmName::as_str).collect::<Vec<_>>().join(", ")
-            };
-            let (state, why) = match (view.in_alarm, view.blind.is_empty()) {
-                (true, _) => (AlarmState::Alarm, format!("firing: {}", list(&view.firing))),
-                (false, true) => (AlarmState::Ok, "all quiet".to_owned()),
-                (false, false) => (AlarmState::InsufficientData, format!("no data: {}", list(&view.blind))),
-            };
-            let evidence = after.describe(scope, &view.firing);
-            change(&mut after, name, &Report { state, why }, evidence);
-        }
-        facts
+        changes.roll_up(scope, at);
+        changes.facts
     }
 }

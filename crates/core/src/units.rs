@@ -19,6 +19,12 @@ impl Timestamp {
     pub fn since(self, earlier: Timestamp) -> Span {
         Span(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
+
+    /// Reads RFC 3339; `None` for anything else.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Timestamp> {
+        text.parse::<jiff::Timestamp>().ok().map(|at| Timestamp(at.as_millisecond()))
+    }
 }
 
 impl fmt::Display for Timestamp {

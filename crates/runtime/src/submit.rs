@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, PoisonError};
 use tidegate_core::aggregate::{self, State};
+use tidegate_core::alarm::Word;
 use tidegate_core::decision::{Actor, AggregateId, Decision, Effect, EffectId, Event, Fact, ForwardEffect};
 use tidegate_core::definition::PipelineDef;
 use tidegate_core::ids::TeamId;
@@ -350,9 +351,11 @@ fn lane(event: &Event, decision: &Decision, before: &Entry, after: &State) -> La
         || matches!(after, State::Pipeline(p) if back(p))
         || matches!(
             event,
-            Event::Team(_, TeamEvent::Evaluated { .. })
+            Event::Team(_, TeamEvent::Evaluated { .. } | TeamEvent::Tick)
                 | Event::Pipeline(_, PipelineEvent::RollbackOrdered { .. })
-        );
+        )
+        || matches!(event, Event::Team(_, TeamEvent::Reported { words })
+            if words.values().flat_map(BTreeMap::values).any(Word::is_bad));
     if rolls_back { Lane::Rollback } else { Lane::Forward }
 }
 

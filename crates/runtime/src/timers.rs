@@ -1,4 +1,4 @@
-//! Timers: one Tick for each pipeline whose time has come.
+//! Timers: one Tick for each pipeline, and each team, whose time has come.
 
 use crate::Runtime;
 use crate::codec::{encode, encode_state, parse_id};
@@ -6,15 +6,16 @@ use crate::error::{RuntimeError, SubmitError};
 use crate::submit::With;
 use tidegate_core::decision::{Actor, AggregateId, Event};
 use tidegate_core::pipeline::PipelineEvent;
+use tidegate_core::team::TeamEvent;
 use tidegate_core::units::{Span, Timestamp};
 use tidegate_store::{AggregateWrite, Commit, CommitError, Due, Lane, PAGE_MAX};
 use tracing::warn;
 
-/// A pipeline that refuses its Tick is told the time again after this.
+/// One that refuses its Tick is told the time again after this.
 const REFUSED_TICK_PAUSE: Span = Span::minutes(1);
 
 impl Runtime {
-    /// Tells each pipeline whose timer has fired the time, at most `limit` of them; returns how many were told.
+    /// Tells each aggregate whose timer has fired the time, at most `limit` of them; returns how many were told.
     ///
     /// # Errors
     /// The first thing that went wrong, after all others have had their turn: on a full disk pipelines that roll back
@@ -40,19 +41,22 @@ impl Runtime {
         failed.map_or(Ok(told), Err)
     }
 
-    /// Whether a pipeline was told the time.
+    /// Whether one was told the time.
     fn fire(&self, timer: &Due) -> Result<bool, RuntimeError> {
         let id = parse_id(&timer.id)?;
-        let AggregateId::Pipeline(pipeline) = &id else {
-            self.set_timer(&id, None)?;
-            return Ok(false);
+        let event = match &id {
+            AggregateId::Pipeline(pipeline) => Event::Pipeline(pipeline.clone(), PipelineEvent::Tick),
+            AggregateId::Team(team) => Event::Team(team.clone(), TeamEvent::Tick),
+            AggregateId::Organisation | AggregateId::Lease(_) => {
+                self.set_timer(&id, None)?;
+                return Ok(false);
+            }
         };
-        let event = Event::Pipeline(pipeline.clone(), PipelineEvent::Tick);
         let with = With { timer: Some(Timestamp(timer.at)), ..With::default() };
         match self.run(&event, &Actor::Tidegate, with) {
             Ok(_) => Ok(true),
             Err(SubmitError::Illegal(illegal)) => {
-                warn!(aggregate = %id, why = %illegal, "a pipeline refused to be told the time");
+                warn!(aggregate = %id, why = %illegal, "an aggregate refused to be told the time");
                 self.set_timer(&id, Some(self.now() + REFUSED_TICK_PAUSE))?;
                 Ok(false)
             }

@@ -127,6 +127,20 @@ impl Tokens {
         found.map(|k| k.user.clone())
     }
 
+    /// Forgets all tokens of a user; how many there were. They open nothing from the moment when this returns.
+    ///
+    /// # Errors
+    /// If the file cannot be written; then the tokens are as they were.
+    pub fn revoke(&self, user: &UserId) -> Result<usize, AuthError> {
+        let mut kept = self.lock();
+        let left: Vec<Kept> = kept.iter().filter(|k| &k.user != user).cloned().collect();
+        let revoked = kept.len() - left.len();
+        if revoked > 0 {
+            self.replace(&mut kept, left)?;
+        }
+        Ok(revoked)
+    }
+
     fn keep(&self, user: UserId, token: &str, now: Timestamp) -> Result<(), AuthError> {
         let mut kept = self.lock();
         if kept.len() >= TOKENS_MAX {
@@ -134,6 +148,10 @@ impl Tokens {
         }
         let mut all = kept.clone();
         all.push(Kept { user, sha256: hash(token), created_at: now });
+        self.replace(&mut kept, all)
+    }
+
+    fn replace(&self, kept: &mut Vec<Kept>, all: Vec<Kept>) -> Result<(), AuthError> {
         let file = TokensFile { version: 1, tokens: all };
         let bytes = serde_json::to_vec_pretty(&file)
             .map_err(|source| AuthError::Unreadable { path: self.path.clone(), source })?;

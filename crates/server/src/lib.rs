@@ -4,6 +4,7 @@
 //! observations in. Neither decides anything: that is `tidegate_core`'s.
 
 pub mod adopt;
+mod alertmanager;
 pub mod apply;
 pub mod auth;
 mod collaborators;

@@ -23,13 +23,18 @@ use tidegate_synth::Synth;
 use tidegate_workers::canary::Canaries;
 use tidegate_workers::command_engine::CommandEngine;
 use tidegate_workers::notify::{Limits, Notifier};
+use tidegate_workers::prometheus::Prometheus;
 use tidegate_workers::secrets::SecretStore;
+use tidegate_workers::served::Served;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 /// How long tasks may take to end when the server stops; what they had not finished is repeated at the next start.
 const STOP_MAX: Duration = Duration::from_secs(5);
+
+/// How long a Prometheus may take for an answer, the wait for its turn included; an alarm waits a little longer.
+const ANSWER_MAX: Duration = Duration::from_secs(8);
 
 /// How a server is started.
 #[derive(Debug, Clone)]
@@ -64,6 +69,8 @@ pub enum ServeError {
     Commands(#[from] tidegate_workers::command_engine::OpenError),
     #[error("failed to prepare pages")]
     Notifier(#[from] tidegate_workers::notify::NotifierError),
+    #[error("failed to prepare questions to Prometheus")]
+    Prometheus(#[from] tidegate_workers::prometheus::PrometheusError),
     #[error("failed to tell the teams their definitions")]
     Teams(#[from] tidegate_runtime::SubmitError),
     #[error("failed to prepare access tokens: {0}")]
@@ -211,8 +218,11 @@ pub async fn serve(
         // Each failure is told and kept; the effect is what repeats.
         notifier: Notifier::new(Limits { attempts_max: 1, ..Limits::default() })?,
         paged: Mutex::default(),
+        page_texts: Mutex::default(),
+        served: Served::default(),
         troubles: Arc::new(Troubles::default()),
         canaries: Canaries::new(),
+        prometheus: Prometheus::new(ANSWER_MAX)?,
         poller: Arc::clone(&poller),
         tool_paths: tool_paths(),
         build_places: Semaphore::new(BUILDS_AT_ONCE),

@@ -85,17 +85,20 @@ pub(crate) fn organisation(shape: u64) -> OrganisationDef {
             windows: windows(shape),
             pages: vec![PageTarget::Webhook("http://127.0.0.1:9/page".to_owned())],
             aggregate: None,
+            prometheus: None,
         }],
         services: services()
             .into_iter()
             .map(|name| ServiceDef {
                 team: team(),
                 alarms: vec![alarm(&name, false), alarm(&name, true)],
+                outside: Vec::new(),
                 canaries: Vec::new(),
                 name,
             })
             .collect(),
         regions: vec![region(0, "ap-1", 10), region(1, "eu-1", 50), region(2, "us-1", 90)],
+        prometheus: None,
     }
 }
 

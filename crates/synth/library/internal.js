@@ -130,14 +130,15 @@ function value(of, key) {
 /** The draft of the canonical model. */
 export function draft(subject) {
 	if (subject instanceof Organisation) {
-		const { name, users, teams, services, regions } = subject.values;
+		const { name, users, teams, services, regions, prometheus } = subject.values;
 		return {
 			schema: "tidegate.organisation/1",
 			name,
 			users,
 			teams,
 			services,
-			regions
+			regions,
+			prometheus
 		};
 	}
 	const get = (key) => value(subject, key);

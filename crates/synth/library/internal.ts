@@ -124,8 +124,8 @@ function value(of: object, key: string): unknown {
 /** The draft of the canonical model. */
 export function draft(subject: Pipeline | Organisation): object {
   if (subject instanceof Organisation) {
-    const { name, users, teams, services, regions } = subject.values;
-    return { schema: "tidegate.organisation/1", name, users, teams, services, regions };
+    const { name, users, teams, services, regions, prometheus } = subject.values;
+    return { schema: "tidegate.organisation/1", name, users, teams, services, regions, prometheus };
   }
   const get = (key: string) => value(subject, key);
   const service = get("service");

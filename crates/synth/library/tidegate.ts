@@ -520,9 +520,36 @@ export interface Team {
   /** When deployments to production may start; always unless given. */
   windows?: Windows;
   /** Where the on-call engineer is paged. */
-  pages?: { webhook: string }[];
+  pages?: PageTarget[];
   /** The team's high-severity alarm, such as `ALARM("Web_High_Fault_Rate")`; any of the services' without one. */
   aggregate?: string;
+  /** The Prometheus that its alarms' PromQL is asked of; the organisation's without one. */
+  prometheus?: Prometheus;
+}
+
+/** A destination for pages. All but a webhook are told as well when what they were paged for is over. */
+export type PageTarget =
+  | { webhook: string }
+  | { pagerduty: { routingKey: string; url?: string } }
+  | { slack: { url: string } }
+  | { alertmanager: { url: string } }
+  | {
+      email: {
+        to: string;
+        from: string;
+        server: string;
+        tls?: "starttls" | "tls" | "none";
+        user?: string;
+        secret?: string;
+      };
+    };
+
+/** A Prometheus, or whatever answers its HTTP API. */
+export interface Prometheus {
+  /** Before `/api/v1/query`. */
+  url: string;
+  /** The name of a secret that is sent as the bearer token. */
+  secret?: string;
 }
 
 /** What an alarm measures; a latency's unit is milliseconds, a rate's percent. */
@@ -538,7 +565,8 @@ export type Metric =
   | "log-errors"
   | "unhealthy-boxes"
   | "canary-failures"
-  | { custom: { name: string; statistic?: "average" | "maximum" } };
+  | { custom: { name: string; statistic?: "average" | "maximum" } }
+  | { promql: { query: string } };
 
 /** An alarm on one metric of a service. */
 export interface Alarm {
@@ -560,6 +588,18 @@ export interface Alarm {
   missing?: "missing" | "not-breaching" | "breaching" | "ignore";
   /** Fewer requests than this are no data; 5. */
   minSamples?: number;
+}
+
+/** An alarm whose state comes from outside. */
+export interface OutsideAlarm {
+  /** Unique in its team. */
+  name: string;
+  /** It judges every release of the service, or one-boxes alone. */
+  scope?: "service" | "one-box";
+  /** Who says in which state it is; whoever calls the API unless given. */
+  from?: "api" | "alertmanager";
+  /** How long a word counts; 5 minutes. */
+  ttl?: Span;
 }
 
 /** A continuous synthetic test of one API. */
@@ -590,6 +630,8 @@ export interface Service {
   team: string;
   /** Its alarms; the standard set without any. */
   alarms?: Alarm[];
+  /** Alarms beside these whose state comes from outside. */
+  outside?: OutsideAlarm[];
   /** Synthetic tests that run all the time. */
   canaries?: Canary[];
 }
@@ -616,6 +658,8 @@ export interface OrganisationValues {
   services: Service[];
   /** All Regions: one that is added here comes into the last wave of every pipeline. */
   regions: Region[];
+  /** The Prometheus that alarms' PromQL is asked of, unless a team has its own. */
+  prometheus?: Prometheus;
 }
 
 /** People, teams, services and the central list of Regions: `export default new Organisation({ ... })`, once in a folder. */

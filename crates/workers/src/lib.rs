@@ -11,6 +11,8 @@ pub mod https;
 pub mod monitor;
 pub mod notify;
 pub mod process;
+pub mod prometheus;
 pub mod sandbox;
 pub mod secrets;
+pub mod served;
 pub mod test_runner;

@@ -7,13 +7,19 @@
 //!
 //! This room only computes. Who asks the fleet, and whom the results are told, is the server's.
 
+mod answers;
 #[cfg(test)]
 mod tests;
 
+pub use answers::{About, LATE_S, Question};
+
+use self::answers::{Answers, Judged};
 use crate::canary::CanaryCell;
 use std::collections::{BTreeMap, BTreeSet};
-use tidegate_core::alarm::{Aggregate, AlarmName, AlarmState, MetricAlarm, Scope as Measured, evaluate};
-use tidegate_core::ids::{Role, RunSpecDigest, ServiceId};
+use tidegate_core::alarm::{
+    Aggregate, AlarmName, AlarmState, Metric, MetricAlarm, Scope as Measured, evaluate,
+};
+use tidegate_core::ids::{Role, RunSpecDigest, ServiceId, TeamId};
 use tidegate_core::metrics::{Cell, UnroutedCell};
 use tidegate_core::scope::Scope;
 use tidegate_core::team::{Report, Team, metric_alarms};
@@ -23,7 +29,7 @@ use tidegate_core::units::Timestamp;
 pub const KEPT_SECONDS: i64 = 900;
 
 /// A service in one Region of an environment.
-type Place = (ServiceId, Scope);
+pub type Place = (ServiceId, Scope);
 
 /// Requests by RunSpec and API.
 pub type Requests = BTreeMap<RunSpecDigest, BTreeMap<String, u64>>;
@@ -43,6 +49,8 @@ pub struct Standing {
     pub services: BTreeSet<Place>,
     /// Services that have a one-box there.
     pub one_boxes: BTreeSet<Place>,
+    /// Services of which anything is deployed there, boxes of the fleet or not: whoever is outside may know of it.
+    pub placed: BTreeSet<Place>,
 }
 
 /// What one evaluation found in one Region of an environment.
@@ -67,6 +75,8 @@ pub struct Monitor {
     serving: BTreeMap<Place, i64>,
     /// Periods that were added up already: many alarms look at the same ones.
     periods: BTreeMap<(Place, Measured, u64, i64), Option<Aggregate>>,
+    /// What a Prometheus answered.
+    answers: Answers,
 }
 
 impl Monitor {
@@ -113,6 +123,23 @@ impl Monitor {
         }
     }
 
+    /// What is to be asked of a team's Prometheus, now that the seconds before `end` are closed. Each question comes once.
+    pub fn questions(
+        &mut self,
+        id: &TeamId,
+        team: &Team,
+        scope: &Scope,
+        end: i64,
+        standing: &Standing,
+    ) -> Vec<Question> {
+        self.answers.due(id, team, scope, end, standing)
+    }
+
+    /// Takes what a Prometheus answered, or why there is no number.
+    pub fn take_answer(&mut self, about: &About, answer: Result<f64, String>) {
+        self.answers.take(about, answer);
+    }
+
     /// Seconds before this are closed.
     #[must_use]
     pub fn complete_until(&self) -> i64 {
@@ -129,6 +156,7 @@ impl Monitor {
             *seconds = seconds.split_off(&oldest);
             !seconds.is_empty()
         });
+        self.answers.forget(oldest);
         self.periods
             .retain(|(_, _, length, end), _| *end > oldest + i64::try_from(*length).unwrap_or(i64::MAX));
     }
@@ -150,7 +178,7 @@ impl Monitor {
     }
 
     /// Evaluates a team's metric alarms in a Region as of the end of a closed second. Periods are aligned: one of 5 s ends
-    /// at every multiple of 5 s.
+    /// at every multiple of 5 s. Of alarms from outside it tells which are blind, and what none can be told of.
     pub fn evaluate(&mut self, team: &Team, scope: &Scope, end: i64, standing: &Standing) -> Found {
         let mut found = Found {
             scope: scope.clone(),
@@ -164,10 +192,18 @@ impl Monitor {
                 // What was there before says nothing of what may come.
                 self.leave(&place);
             }
+            if !standing.placed.contains(&place) {
+                self.answers.leave(&place);
+            }
+            for alarm in &service.outside {
+                let placed = standing.placed.contains(&place);
+                look_outside(&mut found, team, &alarm.name, &service.name, placed);
+            }
             for alarm in metric_alarms(service) {
-                let stands = match alarm.scope {
-                    Measured::Service => standing.services.contains(&place),
-                    Measured::OneBox => standing.one_boxes.contains(&place),
+                let stands = match (&alarm.metric, alarm.scope) {
+                    (Metric::Promql { .. }, _) => standing.placed.contains(&place),
+                    (_, Measured::Service) => standing.services.contains(&place),
+                    (_, Measured::OneBox) => standing.one_boxes.contains(&place),
                 };
                 if !stands {
                     let why = format!("{} has no boxes here", service.name);
@@ -198,6 +234,12 @@ impl Monitor {
         end: i64,
         before: AlarmState,
     ) -> (Report, bool) {
+        if let Metric::Promql { .. } = alarm.metric {
+            let Judged { end, periods, why } = self.answers.judged(alarm, place, end);
+            let (Report { state, why: text }, sees) = judge(alarm, end, &periods, before);
+            let why = why.map_or(text.clone(), |why| format!("{text}: {why}"));
+            return (Report { state, why }, sees);
+        }
         let length = alarm.period.seconds();
         let step = i64::try_from(length).unwrap_or(i64::MAX);
         let last = end.div_euclid(step) * step;
@@ -206,11 +248,7 @@ impl Monitor {
             .rev()
             .map(|back| self.period(place, alarm.scope, length, last - back * step))
             .collect();
-        let evaluated = evaluate(alarm, Timestamp(last * 1_000), &periods, before);
-        // An alarm that may do without data is never blind.
-        let sees =
-            evaluated.newest_has_data || evaluated.state != AlarmState::InsufficientData && tolerates(alarm);
-        (Report { state: evaluated.state, why: evaluated.explanation.to_string() }, sees)
+        judge(alarm, last, &periods, before)
     }
 
     fn period(&mut self, place: &Place, measured: Measured, length: u64, end: i64) -> Option<Aggregate> {
@@ -229,6 +267,41 @@ impl Monitor {
         }
         self.periods.insert(key, sum.clone());
         sum
+    }
+}
+
+/// The alarm's state at the end of the newest period, and whether it sees.
+fn judge(alarm: &MetricAlarm, end: i64, periods: &[Option<Aggregate>], before: AlarmState) -> (Report, bool) {
+    let evaluated = evaluate(alarm, Timestamp(end * 1_000), periods, before);
+    // An alarm that may do without data is never blind.
+    let sees =
+        evaluated.newest_has_data || evaluated.state != AlarmState::InsufficientData && tolerates(alarm);
+    (Report { state: evaluated.state, why: evaluated.explanation.to_string() }, sees)
+}
+
+/// What can be said here of an alarm from outside: that it is blind, or that there is nothing that it could be about.
+fn look_outside(found: &mut Found, team: &Team, alarm: &AlarmName, service: &ServiceId, placed: bool) {
+    let known = team.scopes.get(&found.scope).and_then(|alarms| alarms.get(alarm));
+    let heard = known.and_then(|status| status.heard).is_some_and(|heard| heard.expires.is_some());
+    let state = known.map_or(AlarmState::InsufficientData, |status| status.state);
+    let report = match (placed, state) {
+        // Somebody's word counts, wherever it is about.
+        _ if heard => None,
+        (true, AlarmState::InsufficientData) if known.is_some() => None,
+        (true, _) => {
+            let why = "nobody has said anything of it here yet".to_owned();
+            Some(Report { state: AlarmState::InsufficientData, why })
+        }
+        (false, AlarmState::InsufficientData | AlarmState::Alarm) => {
+            Some(Report { state: AlarmState::Ok, why: format!("{service} has nothing here") })
+        }
+        (false, AlarmState::Ok) => None,
+    };
+    if placed && !(heard && state != AlarmState::InsufficientData) {
+        found.blind.insert(alarm.clone());
+    }
+    if let Some(report) = report {
+        found.reports.insert(alarm.clone(), report);
     }
 }
 

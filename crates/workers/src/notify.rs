@@ -1,16 +1,21 @@
-//! Pages people by webhook: a JSON POST that is repeated with back-off within limits. It only performs; what must be
-//! paged, and that a page which was given up is tried again, is kept by whoever calls.
+//! Pages people: an HTTP POST in the format of its destination, or a mail. It only performs; what must be paged, and that a
+//! page which was given up is tried again, is kept by whoever calls.
 //!
 //! What must hold: a destination that does not answer holds up nothing but its own pages, and those for a bounded
-//! time; every try of a page carries the same idempotency key, so that a receiver can tell a repetition.
+//! time; every try of a page carries the same idempotency key, so that a receiver can tell a repetition; every format's limits
+//! are kept by cutting, because half a page is better than none.
+
+mod format;
+mod mail;
+
+pub use mail::Mailbox;
 
 use reqwest::StatusCode;
 use reqwest::header::{HeaderName, HeaderValue};
-use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tidegate_core::decision::{Page, Severity};
+use tidegate_core::decision::Page;
 use tokio::sync::Semaphore;
 
 /// Carries the key of a delivery; the page's own key, which is in the body, tells what it is about.
@@ -24,16 +29,52 @@ pub const CONCURRENT_MAX: usize = 4;
 /// Destinations that are remembered; those without pages under way are forgotten first.
 const DESTINATIONS_MAX: usize = 1_000;
 
-/// The body of the POST. Where else the page goes is nobody's business: an address may hold a secret.
-#[derive(Serialize)]
-struct Body<'a> {
-    /// The same for all pages about one thing.
-    key: &'a str,
-    severity: Severity,
-    title: &'a str,
-    text: &'a str,
-    /// RFC 3339.
-    at: String,
+/// Where a page goes. It holds secrets: it is never shown.
+#[derive(Clone)]
+pub enum Address {
+    /// A URL that gets a JSON POST of tidegate's own form.
+    Webhook(String),
+    /// PagerDuty's Events API v2.
+    PagerDuty {
+        /// Where events go.
+        url: String,
+        /// The integration's key.
+        routing_key: String,
+    },
+    /// An incoming webhook of Slack.
+    Slack(String),
+    /// Before an Alertmanager's `/api/v2/alerts`.
+    Alertmanager(String),
+    /// A mailbox.
+    Mail(Mailbox),
+}
+
+impl Address {
+    /// PagerDuty's own address.
+    pub const PAGERDUTY: &str = "https://events.pagerduty.com/v2/enqueue";
+
+    /// What it is, without anything that could be secret.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Address::Webhook(_) => "webhook",
+            Address::PagerDuty { .. } => "pagerduty",
+            Address::Slack(_) => "slack",
+            Address::Alertmanager(_) => "alertmanager",
+            Address::Mail(_) => "email",
+        }
+    }
+
+    /// Whose queue its pages stand in.
+    fn queue(&self) -> String {
+        match self {
+            Address::Webhook(url) => url.clone(),
+            Address::PagerDuty { url, routing_key } => format!("pagerduty {url} {routing_key}"),
+            Address::Slack(url) => format!("slack {url}"),
+            Address::Alertmanager(url) => format!("alertmanager {url}"),
+            Address::Mail(mailbox) => format!("mail {} {}", mailbox.server, mailbox.to),
+        }
+    }
 }
 
 /// What became of a page.
@@ -105,28 +146,17 @@ impl Notifier {
         Ok(Notifier { client, limits, destinations: Arc::default() })
     }
 
-    /// Delivers a page to a webhook, `http://...` or `https://...`. Bounded in time by the limits and the destination's queue. The
-    /// `idempotency_key` is visible ASCII, the same for every try of this page and no other's.
-    pub async fn deliver(&self, url: &str, idempotency_key: &str, page: &Page) -> Delivery {
+    /// Delivers a page. Bounded in time by the limits and the destination's queue. The `idempotency_key` is visible ASCII, the
+    /// same for every try of this page and no other's.
+    pub async fn deliver(&self, address: &Address, idempotency_key: &str, page: &Page) -> Delivery {
         let gave_up = |why: String| Delivery::GaveUp { why };
-        let destination = self.destination(url);
+        let destination = self.destination(address.queue());
         let Ok(_place) = destination.places.try_acquire() else {
             return gave_up(format!("{QUEUE_MAX} pages to this destination are waiting already"));
         };
-        let Page { key, severity, title, text, at, to: _ } = page;
-        let body = Body { key, severity: *severity, title, text, at: at.to_string() };
-        let body = match serde_json::to_vec(&body) {
-            Ok(body) if body.len() <= BODY_MAX_BYTES => body,
-            Ok(body) => {
-                return gave_up(format!(
-                    "the page has {} bytes, and {BODY_MAX_BYTES} are allowed",
-                    body.len()
-                ));
-            }
-            Err(error) => return gave_up(format!("the page is no JSON: {error}")),
-        };
-        let Ok(key) = HeaderValue::from_str(idempotency_key) else {
-            return gave_up("the idempotency key cannot stand in a header".to_owned());
+        let letter = match self.write(address, idempotency_key, page) {
+            Ok(letter) => letter,
+            Err(why) => return gave_up(why),
         };
         // Nobody closes the semaphore.
         let Ok(_turn) = destination.turns.acquire().await else {
@@ -134,7 +164,11 @@ impl Notifier {
         };
         let (mut pause, mut attempt) = (self.limits.retry_first, 1);
         loop {
-            match self.attempt(url, &key, body.clone()).await {
+            let tried = match &letter {
+                Letter::Post { url, key, body } => self.attempt(url, key, body.clone()).await,
+                Letter::Mail(mail) => mail.send(self.limits.attempt_timeout).await,
+            };
+            match tried {
                 Ok(()) => return Delivery::Delivered,
                 Err(Failure { why, retry }) if !retry || attempt >= self.limits.attempts_max => {
                     return gave_up(if self.limits.attempts_max > 1 {
@@ -151,6 +185,29 @@ impl Notifier {
             pause = pause.saturating_mul(2).min(self.limits.retry_max);
             attempt += 1;
         }
+    }
+
+    /// A page in the form of its destination.
+    fn write(&self, address: &Address, idempotency_key: &str, page: &Page) -> Result<Letter, String> {
+        let (url, body) = match address {
+            Address::Webhook(url) => (url.clone(), format::webhook(page)),
+            Address::PagerDuty { url, routing_key } => (url.clone(), format::pagerduty(page, routing_key)),
+            Address::Slack(url) => (url.clone(), format::slack(page)),
+            Address::Alertmanager(url) => {
+                (format!("{}/api/v2/alerts", url.trim_end_matches('/')), format::alertmanager(page))
+            }
+            Address::Mail(mailbox) => {
+                return mail::Mail::write(mailbox, idempotency_key, page)
+                    .map(|mail| Letter::Mail(Box::new(mail)));
+            }
+        };
+        let body = body.map_err(|error| format!("the page is no JSON: {error}"))?;
+        if body.len() > BODY_MAX_BYTES {
+            return Err(format!("the page has {} bytes, and {BODY_MAX_BYTES} are allowed", body.len()));
+        }
+        let key = HeaderValue::from_str(idempotency_key)
+            .map_err(|_| "the idempotency key cannot stand in a header".to_owned())?;
+        Ok(Letter::Post { url, key, body })
     }
 
     async fn attempt(&self, url: &str, key: &HeaderValue, body: Vec<u8>) -> Result<(), Failure> {
@@ -176,14 +233,20 @@ impl Notifier {
         }
     }
 
-    fn destination(&self, url: &str) -> Arc<Destination> {
+    fn destination(&self, queue: String) -> Arc<Destination> {
         let mut all = self.destinations.lock().unwrap_or_else(PoisonError::into_inner);
-        if all.len() >= DESTINATIONS_MAX && !all.contains_key(url) {
+        if all.len() >= DESTINATIONS_MAX && !all.contains_key(&queue) {
             all.retain(|_, destination| Arc::strong_count(destination) > 1);
         }
         let new = || Destination { places: Semaphore::new(QUEUE_MAX), turns: Semaphore::new(CONCURRENT_MAX) };
-        Arc::clone(all.entry(url.to_owned()).or_insert_with(|| Arc::new(new())))
+        Arc::clone(all.entry(queue).or_insert_with(|| Arc::new(new())))
     }
+}
+
+/// A page as it is sent.
+enum Letter {
+    Post { url: String, key: HeaderValue, body: Vec<u8> },
+    Mail(Box<mail::Mail>),
 }
 
 struct Failure {

@@ -9,7 +9,7 @@ pub(crate) const FAULT: &str = "the release is faulty";
 
 /// Runs the server if this process is a box; else does nothing.
 ///
-/// Behaviours: `good`; `exits` at once; `sick` never passes a health check; `faulty` answers customers with faults;
+/// Behaviours: `good`; `broken` answers well and says in its own metrics that it is broken; `exits` at once; `sick` never passes a health check; `faulty` answers customers with faults;
 /// `stubborn` takes no SIGTERM (its script sees to that).
 pub(crate) fn main() {
     let (Ok(behaviour), Ok(address)) = (std::env::var("BEHAVIOUR"), std::env::var("TIDEGATE_ADDRESS")) else {
@@ -51,6 +51,10 @@ fn serve(mut stream: &TcpStream, behaviour: &str) -> std::io::Result<()> {
         }
         let (status, body) = match path.as_str() {
             "/health" if behaviour == "sick" => ("503 Sick", "the database does not answer".to_owned()),
+            "/metrics" => {
+                let broken = u8::from(behaviour == "broken");
+                ("200 OK", format!("# TYPE shop_broken gauge\nshop_broken {broken}\n"))
+            }
             "/limit" => ("200 OK", LIMIT.lock().unwrap().clone()),
             "/reload" => match limit() {
                 Ok(limit) => {

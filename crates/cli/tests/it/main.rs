@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap fails the test, also in its helpers")]
 
 mod adopt;
+mod alarms;
 mod box_server;
 mod boxes;
 mod builds;

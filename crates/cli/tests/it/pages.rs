@@ -1,5 +1,6 @@
 //! A webhook that does not answer: it holds up nothing, and a user sees that nobody was paged.
 
+use crate::world::monitoring;
 use crate::world::{World, definitions, words};
 use serde_json::json;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -80,10 +81,15 @@ fn read(stream: &TcpStream) -> Option<Call> {
     loop {
         let mut line = String::new();
         reader.read_line(&mut line).ok()?;
-        match line.trim_end().split_once(": ") {
-            Some(("idempotency-key", value)) => key = value.to_owned(),
-            Some(("content-length", value)) => length = value.parse().ok()?,
-            None if line.trim_end().is_empty() => break,
+        let Some((name, value)) = line.trim_end().split_once(": ") else {
+            if line.trim_end().is_empty() {
+                break;
+            }
+            continue;
+        };
+        match name.to_ascii_lowercase().as_str() {
+            "idempotency-key" => key = value.to_owned(),
+            "content-length" => length = value.parse().ok()?,
             _ => {}
         }
     }
@@ -138,4 +144,145 @@ fn a_webhook_that_does_not_answer_holds_up_nothing_and_is_told_of() {
     assert!(calls.len() >= 2 && calls.iter().all(|call| *call == answered[0]), "{calls:?}");
     assert!(answered[0].1.contains("it looks wrong"), "{answered:?}");
     assert_eq!(second.answered(), answered, "each was paged once");
+}
+
+/// A mail server that takes everything, and what it was told.
+fn mail_server() -> (String, Arc<Mutex<String>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (address, said) = (listener.local_addr().unwrap().to_string(), Arc::<Mutex<String>>::default());
+    let all = Arc::clone(&said);
+    // Ends with the process of the test.
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let _ = take_mails(&stream, &all);
+        }
+    });
+    (address, said)
+}
+
+fn take_mails(mut stream: &TcpStream, said: &Mutex<String>) -> std::io::Result<()> {
+    stream.write_all(b"220 mail.test ESMTP\r\n")?;
+    let mut in_text = false;
+    for line in BufReader::new(stream).lines() {
+        let line = line?;
+        said.lock().unwrap_or_else(PoisonError::into_inner).push_str(&format!("{line}\n"));
+        let answer = match line.split(' ').next().unwrap_or_default() {
+            "." if in_text => {
+                in_text = false;
+                "250 taken\r\n"
+            }
+            _ if in_text => continue,
+            "DATA" => {
+                in_text = true;
+                "354 go on\r\n"
+            }
+            "QUIT" => return stream.write_all(b"221 bye\r\n"),
+            _ => "250 ok\r\n",
+        };
+        stream.write_all(answer.as_bytes())?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_rollback_pages_in_every_format_and_its_end_is_told() {
+    let (pagerduty, slack) = (Pager::start(), Pager::start());
+    pagerduty.answer_from_now_on();
+    slack.answer_from_now_on();
+    let (mail, said) = mail_server();
+    let mut organisation = definitions::organisation();
+    let alertmanager = monitoring::is_there().then(monitoring::free_address);
+    organisation["teams"][0]["pages"] = json!([
+        {"pagerduty": {"routing_key": "pagerduty", "url": pagerduty.url}},
+        {"slack": {"url": "slack"}},
+        {"email": {"to": "oncall@shop.test", "from": "tidegate@shop.test", "server": mail, "tls": "none"}},
+    ]);
+    if let Some(address) = &alertmanager {
+        let target = json!({"alertmanager": {"url": format!("http://{address}")}});
+        organisation["teams"][0]["pages"].as_array_mut().unwrap().push(target);
+    }
+    let world = World::start_with(&organisation, None);
+    for (name, value) in [("pagerduty", "a routing key"), ("slack", slack.url.as_str())] {
+        let file = world.dir().join(name);
+        std::fs::write(&file, value).unwrap();
+        world.cli_with(&["secret", "set", name], std::fs::File::open(file).unwrap()).well();
+    }
+    // The Alertmanager sends on what it gets.
+    let relayed = Pager::start();
+    relayed.answer_from_now_on();
+    let receiver = relayed.url["http://".len()..].trim_end_matches("/page");
+    let _alertmanager = alertmanager
+        .as_ref()
+        .map(|address| monitoring::Server::alertmanager(world.dir(), address, receiver, "nobody's"));
+    let repo = world.repo("shop");
+    world.land(&repo, &[]);
+    let mut definition = definitions::application(&repo);
+    world.apply("app", &definition).well();
+    world.until_passed("app", 1);
+    // Without an end: it waits for more requests than there will be.
+    definition["stages"][0]["bake"] = json!({"az": "1s", "data": [{"requests": 1_000_000}]});
+    world.apply("app", &definition).well();
+    let commit = world.land(&repo, &[("version", "2")]);
+    world.until("r2 bakes", || {
+        let pipeline = world.pipeline("app");
+        matches!(crate::world::steps(&pipeline).next()?.work, WorkStatus::Baking { .. }).then_some(())
+    });
+    let endpoint = world.endpoint("shop", "beta", "eu");
+    for _ in 0..20 {
+        assert_eq!(crate::world::get(&endpoint, "/", None).unwrap().0, 200);
+    }
+    world.until("monitoring has counted them", || {
+        let pipeline = world.pipeline("app");
+        match &crate::world::steps(&pipeline).next()?.work {
+            WorkStatus::Baking { bake, .. } => {
+                bake.regions.iter().any(|r| r.data[0].seen >= 20).then_some(())
+            }
+            _ => None,
+        }
+    });
+    world.bob(&["rollback", "app", "r2", "--reason", "it looks wrong"]).well();
+    world.until_everywhere("app", 1);
+
+    let bodies = |pager: &Pager| -> Vec<serde_json::Value> {
+        let answered = pager.answered();
+        answered.iter().map(|(_, body)| serde_json::from_str(body).unwrap()).collect()
+    };
+    let events = world.until("PagerDuty has both", || Some(bodies(&pagerduty)).filter(|all| all.len() == 2));
+    assert_eq!(
+        (&events[0]["event_action"], &events[1]["event_action"]),
+        (&json!("trigger"), &json!("resolve"))
+    );
+    assert_eq!(events[0]["dedup_key"], events[1]["dedup_key"]);
+    assert_eq!(events[0]["routing_key"], "a routing key");
+    let text = events[0]["payload"]["custom_details"]["text"].as_str().unwrap();
+    for says in [
+        "What: r2 of app is being rolled back.\n",
+        &format!("{} \"a change\" by alice", &commit[..10]),
+        "Why: bob: it looks wrong",
+        "Where: beta/eu (a/main to r1)",
+        "tidegate retry app r2 --reason WHY",
+    ] {
+        assert!(text.contains(says), "{says:?} is missing:\n{text}");
+    }
+    assert!(text.contains("\nRequests: by its metrics, boxes of r2 have answered 20 since 20"), "{text}");
+    assert!(text.ends_with(", 0 of them with a fault (5xx, broken or timed out)"), "{text}");
+    let messages = world.until("Slack has both", || Some(bodies(&slack)).filter(|all| all.len() == 2));
+    assert_eq!(messages[0]["text"], "app: r2 is rolled back");
+    assert_eq!(messages[1]["text"], "Over: app: r2 is rolled back");
+    let mails = world.until("both mails are there", || {
+        let said = said.lock().unwrap().clone();
+        (said.matches("\n.\n").count() == 2).then_some(said)
+    });
+    assert!(mails.contains("Subject: Over: app: r2 is rolled back"), "{mails}");
+    if alertmanager.is_some() {
+        let sent_on = |status: &str| {
+            let alerts = bodies(&relayed).into_iter().flat_map(|m| m["alerts"].as_array().unwrap().clone());
+            let own =
+                |a: &serde_json::Value| a["labels"]["key"] == "app/rollback/r2" && a["status"] == status;
+            alerts.filter(own).count() > 0
+        };
+        world.until("the Alertmanager has both", || (sent_on("firing") && sent_on("resolved")).then_some(()));
+    }
+    world.until("nothing is in the way", || world.status().troubles.is_empty().then_some(()));
+    assert!(!world.cli(&["log"]).well().contains("routing key"), "a secret stays one");
 }

@@ -20,6 +20,8 @@ pub struct Aggregate {
     canary_failures: u64,
     /// In thousandths.
     custom: BTreeMap<String, CustomGauge>,
+    /// What a Prometheus answered; a period that was asked for has nothing else.
+    answer: Option<Quantity>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -54,6 +56,12 @@ struct CustomGauge {
 }
 
 impl Aggregate {
+    /// A period of which a Prometheus answered this.
+    #[must_use]
+    pub fn answered(answer: Quantity) -> Aggregate {
+        Aggregate { answer: Some(answer), ..Aggregate::default() }
+    }
+
     /// Adds what one box did in one second.
     pub fn add(&mut self, cell: &Cell) {
         for (name, api) in &cell.apis {
@@ -141,7 +149,8 @@ impl Aggregate {
             | Metric::Disk { .. }
             | Metric::LogErrors
             | Metric::UnhealthyBoxes
-            | Metric::Custom { .. } => None,
+            | Metric::Custom { .. }
+            | Metric::Promql { .. } => None,
         }
     }
 
@@ -189,6 +198,7 @@ impl Aggregate {
                     Statistic::Maximum => gauge.max,
                 })
             }
+            Metric::Promql { .. } => self.answer,
         }
     }
 

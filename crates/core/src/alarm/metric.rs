@@ -1,5 +1,6 @@
 //! What can be measured, in which unit, and the numbers that come out.
 
+use super::Comparison;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -73,6 +74,13 @@ pub enum Metric {
         #[serde(default)]
         statistic: Statistic,
     },
+    /// What the team's Prometheus answers at the end of the period, in the query's own unit: exactly one finite number.
+    /// Anything else, and no answer, is a period without data.
+    Promql {
+        /// In PromQL. `$service`, `$environment` and `$region` stand for the alarm's place, `$period` for the length of a
+        /// period, such as `60s`.
+        query: String,
+    },
 }
 
 impl Metric {
@@ -87,7 +95,11 @@ impl Metric {
             | Metric::CanaryFailures => " %",
             Metric::Latency { .. } => " ms",
             Metric::Memory { .. } | Metric::Disk { .. } => " MiB",
-            Metric::Faults { .. } | Metric::Requests { .. } | Metric::LogErrors | Metric::Custom { .. } => "",
+            Metric::Faults { .. }
+            | Metric::Requests { .. }
+            | Metric::LogErrors
+            | Metric::Custom { .. }
+            | Metric::Promql { .. } => "",
         }
     }
 }
@@ -111,6 +123,24 @@ impl fmt::Display for Metric {
             Metric::UnhealthyBoxes => f.write_str("unhealthy boxes"),
             Metric::CanaryFailures => f.write_str("failed canary runs"),
             Metric::Custom { name, statistic } => write!(f, "{statistic} {name}"),
+            Metric::Promql { query } => write!(f, "PromQL {}", Short(query)),
+        }
+    }
+}
+
+/// A query on one line, cut where it gets long.
+struct Short<'a>(&'a str);
+
+impl Short<'_> {
+    const CHARS_MAX: usize = 80;
+}
+
+impl fmt::Display for Short<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let line = self.0.split_whitespace().collect::<Vec<_>>().join(" ");
+        match line.char_indices().nth(Self::CHARS_MAX) {
+            Some((end, _)) => write!(f, "{}...", &line[..end]),
+            None => f.write_str(&line),
         }
     }
 }
@@ -247,6 +277,25 @@ impl Quantity {
     pub(super) fn ratio(amount: u128, scale: u128, of: u128) -> Quantity {
         let thousandths = amount.saturating_mul(scale.saturating_mul(1_000)).div_ceil(of.max(1));
         Self::thousandths(i64::try_from(thousandths).unwrap_or(i64::MAX))
+    }
+
+    /// The nearest quantity in the direction of a breach, so that what crosses a threshold by less than a thousandth still
+    /// crosses it; none for what is no finite number. Out of the range it is the end of the range.
+    #[must_use]
+    pub fn towards(number: f64, comparison: Comparison) -> Option<Quantity> {
+        if !number.is_finite() {
+            return None;
+        }
+        let thousandths = number * 1_000.0;
+        let nearest = thousandths.round();
+        // What is a number of thousandths but for the last bits of its binary form is that number.
+        let exact = (thousandths - nearest).abs() <= nearest.abs() * 1e-12 + 1e-9;
+        let rounded = match comparison {
+            _ if exact => nearest,
+            Comparison::Above | Comparison::AtLeast => thousandths.ceil(),
+            Comparison::Below | Comparison::AtMost => thousandths.floor(),
+        };
+        Some(Self::thousandths(rounded as i64))
     }
 
     /// In thousandths.

@@ -265,7 +265,7 @@ fn a_definition_is_read_with_its_defaults_and_refused_with_reasons() {
     expect![[r#"
         unknown field `colour`, expected one of `name`, `scope`, `metric`, `comparison`, `threshold`, `period`, `datapoints`, `missing`, `min_samples`
         unknown field `ap`, expected `api`
-        unknown variant `noise`, expected one of `fault-rate`, `error-rate`, `faults`, `requests`, `latency`, `cpu`, `memory`, `disk`, `log-errors`, `unhealthy-boxes`, `canary-failures`, `custom`
+        unknown variant `noise`, expected one of `fault-rate`, `error-rate`, `faults`, `requests`, `latency`, `cpu`, `memory`, `disk`, `log-errors`, `unhealthy-boxes`, `canary-failures`, `custom`, `promql`
         'p101' is not a percentile: write p and a number above 0 up to 100 with at most one decimal, such as p99.9
         'p9.99' is not a percentile: write p and a number above 0 up to 100 with at most one decimal, such as p99.9
         1e300 is out of range: a number with at most three decimals, up to 1e12, is expected

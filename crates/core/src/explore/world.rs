@@ -15,7 +15,7 @@ use crate::invariants::{self, Violation};
 use crate::organisation::OrganisationEvent;
 use crate::pipeline::{Grant, Motion, Pipeline, PipelineEvent, Snapshots, Switches, Work};
 use crate::scope::Scope;
-use crate::team::{Report, TeamEvent, metric_alarms};
+use crate::team::{Report, TeamEvent, leaf_names};
 use crate::units::{Span, Timestamp};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -87,7 +87,7 @@ impl World {
             commits: 0,
         };
         world.tell_organisation(OrganisationEvent::Applied { definition: Box::new(organisation.clone()) });
-        let names: Vec<_> = services.iter().flat_map(metric_alarms).map(|alarm| alarm.name).collect();
+        let names: Vec<_> = services.iter().flat_map(leaf_names).collect();
         world.tell_team(TeamEvent::Applied { definition: of_team, services, emails: BTreeMap::new() });
         world.tell(&PipelineEvent::Applied { definition: Box::new(definition) })?;
         let scopes: BTreeSet<Scope> = world.pipeline.plan.targets().map(|t| Scope::of(&t.id)).collect();

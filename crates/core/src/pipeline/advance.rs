@@ -2,7 +2,7 @@
 //! takes no hints from the event that caused it.
 
 use super::decide::Deciding;
-use super::{Break, Build, Cause, Change, Motion, PipelineFact, Standing, Work, review};
+use super::{Break, Build, Cause, Change, Matter, Motion, PipelineFact, Standing, Work, review};
 use crate::alarm::AlarmName;
 use crate::bake::BakeClock;
 use crate::decision::{Actor, Severity};
@@ -36,6 +36,7 @@ pub(super) fn advance(d: &mut Deciding<'_>) {
     d.end_retirement();
     d.release_leases();
     d.end_suspect_turn();
+    d.end_pages();
     d.forget_releases();
 }
 
@@ -104,7 +105,7 @@ impl Deciding<'_> {
                 let title = format!("{}: the rollback of {target} makes no progress", self.id);
                 let why = trouble.unwrap_or_else(|| "the engine tells of nothing in its way".to_owned());
                 let text = format!("to {to}; {why}. tidegate goes on trying.");
-                self.page(&format!("stuck/{target}"), Severity::High, title, text);
+                self.page(Matter::Stuck(target.clone()), Severity::High, title, text);
             }
             Motion::Forward { awaited, .. } | Motion::Back { awaited, .. } => {
                 self.look_again(awaited.deadline)
@@ -144,7 +145,7 @@ impl Deciding<'_> {
                 }
                 let title = format!("{}: the bake of {id} stands still, monitoring is blind", self.id);
                 let text = format!("no data since {} for {}", blind.since, names.join(", "));
-                self.page(&format!("blind/{id}"), Severity::Low, title, text);
+                self.page(Matter::Blind(id.clone()), Severity::Low, title, text);
                 let blind = Some(super::Blind { paged: true, ..blind });
                 self.fact(PipelineFact::Watched { step: id.clone(), clock, blind });
             }

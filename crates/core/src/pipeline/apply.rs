@@ -103,6 +103,12 @@ impl Pipeline {
                 let taint = Taint { commits: taint.clone(), first: *first, cleared: None };
                 self.taints.insert(*release, taint);
             }
+            PipelineFact::PageOpened { key, page } => {
+                self.pages.insert(key.clone(), page.clone());
+            }
+            PipelineFact::PageResolved { key } => {
+                self.pages.remove(key);
+            }
             PipelineFact::Suspected { release, scope, cause, at } => {
                 let Some(state) = self.releases.get_mut(release) else { return };
                 if let Standing::Suspect { scopes, .. } = &mut state.standing {

@@ -1,7 +1,8 @@
 //! What happened to a pipeline; how that changes the state is in [`super::apply`]. Facts are stored for ever: a variant's shape is a contract.
 
 use super::{
-    Adoption, Blind, Capacity, Cause, Change, Cleared, Hold, Override, Reason, Retirement, Skip, Trouble,
+    Adoption, Blind, Capacity, Cause, Change, Cleared, Hold, OpenPage, Override, Reason, Retirement, Skip,
+    Trouble,
 };
 use crate::Shared;
 use crate::alarm::AlarmName;
@@ -321,6 +322,18 @@ pub enum PipelineFact {
         step: StepId,
         /// When that was complete.
         at: Timestamp,
+    },
+    /// The on-call engineer was paged, and is told when it is over.
+    PageOpened {
+        /// The same for all pages about one thing.
+        key: String,
+        /// What it is about.
+        page: OpenPage,
+    },
+    /// What the on-call engineer was paged for is over.
+    PageResolved {
+        /// The page's key.
+        key: String,
     },
     /// Firing alarms that were masked have been OK.
     MasksLifted {

@@ -116,8 +116,11 @@ pub enum Reason {
     AggregateAlarm {
         /// Where.
         scope: Scope,
-        /// The metric alarms beneath it.
+        /// The metric alarms beneath it, and those from outside.
         firing: Vec<AlarmName>,
+        /// Alarms from outside beneath it that fired last, and of which nobody has said that they are over.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        unheard: Vec<AlarmName>,
     },
     /// An alarm of the organisation is raised.
     OrganisationAlarm {
@@ -222,9 +225,21 @@ impl fmt::Display for Reason {
             Reason::Window { opens: None } => {
                 f.write_str("outside the deployment window, which does not open within a year")
             }
-            Reason::AggregateAlarm { scope, firing } => {
-                let names: Vec<&str> = firing.iter().map(AlarmName::as_str).collect();
-                write!(f, "the team's aggregate alarm fires in {scope} ({})", names.join(", "))
+            Reason::AggregateAlarm { scope, firing, unheard } => {
+                let list =
+                    |names: &[AlarmName]| names.iter().map(AlarmName::as_str).collect::<Vec<_>>().join(", ");
+                if !firing.is_empty() {
+                    write!(f, "the team's aggregate alarm fires in {scope} ({})", list(firing))?;
+                }
+                if !unheard.is_empty() {
+                    let and = if firing.is_empty() { "" } else { ", and " };
+                    let names = list(unheard);
+                    write!(
+                        f,
+                        "{and}nobody outside has said that {names} is over in {scope}, which fired last"
+                    )?;
+                }
+                Ok(())
             }
             Reason::OrganisationAlarm { alarm, by, reason } => {
                 write!(f, "the organisation's alarm {alarm} is raised by {by}: {reason}")
@@ -374,13 +389,14 @@ fn alarms(
     around: &Surroundings<'_>,
     reasons: &mut Vec<Reason>,
 ) {
-    let firing = around.team.firing();
+    let (firing, unheard) = (around.team.firing(), around.team.unheard());
     let elsewhere =
         pipeline.slots.iter().filter(|(id, slot)| id.environment == stage.environment && slot.runs(release));
     let looked_at = movers.iter().map(|target| &target.id).chain(elsewhere.map(|(id, _)| id));
-    let scopes: BTreeSet<Scope> = match firing.is_empty() {
+    let speaks = |scope: &Scope| firing.contains(scope) || unheard.contains(scope);
+    let scopes: BTreeSet<Scope> = match firing.is_empty() && unheard.is_empty() {
         true => BTreeSet::new(),
-        false => looked_at.map(Scope::of).filter(|scope| firing.contains(scope)).collect(),
+        false => looked_at.map(Scope::of).filter(speaks).collect(),
     };
     // What would roll the release back at once must not fire when it enters.
     let mut names = vec![aggregate_name()];
@@ -391,10 +407,15 @@ fn alarms(
         }
     }
     for scope in scopes {
-        let views = names.iter().map(|name| around.team.view(&scope, name, &BTreeSet::new()));
-        let firing: BTreeSet<AlarmName> = views.filter(|v| v.in_alarm).flat_map(|v| v.firing).collect();
-        if !firing.is_empty() {
-            reasons.push(Reason::AggregateAlarm { scope, firing: firing.into_iter().collect() });
+        let (mut firing, mut unheard) = (BTreeSet::new(), BTreeSet::new());
+        for name in &names {
+            let view = around.team.view(&scope, name, &BTreeSet::new());
+            unheard.extend(view.blind.into_iter().filter(|alarm| around.team.is_unheard(&scope, alarm)));
+            firing.extend(view.firing.into_iter().filter(|_| view.in_alarm));
+        }
+        if !firing.is_empty() || !unheard.is_empty() {
+            let (firing, unheard) = (firing.into_iter().collect(), unheard.into_iter().collect());
+            reasons.push(Reason::AggregateAlarm { scope, firing, unheard });
         }
     }
     for (alarm, raised) in &around.organisation.alarms {

@@ -13,6 +13,7 @@ mod glass;
 mod observed;
 mod observing;
 mod orders;
+mod paging;
 mod part;
 mod people;
 mod retire;
@@ -32,6 +33,8 @@ pub use facts::PipelineFact;
 pub use gates::{Blocker, Gate, Reason};
 pub use observing::Reality;
 pub use orders::run_specs;
+pub(crate) use paging::told_of_ends;
+pub use paging::{Matter, OpenPage};
 pub use part::LeftOut;
 pub use review::{Review, Unreviewed, unreviewed};
 pub use slot::{Capacity, Motion, SlotState};
@@ -99,6 +102,9 @@ pub struct Pipeline {
     /// Releases up to this one were made while it only observed: they start only when a person says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed: Option<ReleaseNo>,
+    /// Pages whose matter is not over, by their keys.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub pages: BTreeMap<String, OpenPage>,
 }
 
 /// Whether a pipeline goes on.

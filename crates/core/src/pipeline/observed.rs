@@ -92,8 +92,8 @@ impl Deciding<'_> {
         let at = self.now;
         self.fact(PipelineFact::BuildFailed { release, why: why.to_owned(), at });
         let title = format!("{}: {release} cannot be built", self.id);
-        let text = format!("{why}\nNext: push a fix, or tidegate retry {} {release} --reason ...", self.id);
-        self.page(&format!("build/{release}"), crate::decision::Severity::Low, title, text);
+        let text = format!("{why}\nNext: push a fix, or tidegate retry {} {release} --reason WHY", self.id);
+        self.page(super::Matter::Build(release), crate::decision::Severity::Low, title, text);
     }
 
     /// Makes a release the candidate of a step, unless a newer one is.

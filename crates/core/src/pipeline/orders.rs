@@ -3,8 +3,7 @@
 use super::decide::Deciding;
 use super::{Break, Motion, Pipeline};
 use crate::decision::{
-    Awaited, BuildOrder, Effect, EffectId, ForwardEffect, NewEffect, Page, RollbackEffect, Severity,
-    SlotOrder, TestOrder,
+    Awaited, BuildOrder, Effect, EffectId, ForwardEffect, NewEffect, RollbackEffect, SlotOrder, TestOrder,
 };
 use crate::definition::{EngineDef, PipelineDef, RollingDef, StageDef};
 use crate::engine::{Desired, Rest, Share};
@@ -61,18 +60,6 @@ impl Deciding<'_> {
         // What was ordered by this very decision is not there yet to be cancelled.
         self.out.effects.retain(|new| new.id != id);
         self.out.cancelled.push(id);
-    }
-
-    /// Tells the team's on-call engineer, if the team says where.
-    pub(super) fn page(&mut self, key: &str, severity: Severity, title: String, text: String) {
-        let to = self.team.definition.as_ref().map(|d| d.pages.clone()).unwrap_or_default();
-        // Nobody is woken for what would be. What cannot be built is really so, and is told in the log.
-        if to.is_empty() || self.p.observes() {
-            return;
-        }
-        let page = Page { key: format!("{}/{key}", self.id), severity, title, text, at: self.now, to };
-        let name = format!("page/{key}/{}", self.now.0);
-        self.effect(name, Effect::Forward(ForwardEffect::Page(page)));
     }
 
     pub(super) fn rolling(&self) -> RollingDef {

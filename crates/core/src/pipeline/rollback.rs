@@ -4,7 +4,7 @@
 //! pipeline, writes facts, seizes leases and orders effects of the rollback lane.
 
 use super::decide::Deciding;
-use super::{Break, Cause, Motion, Pipeline, PipelineFact, SlotState, Standing, Work};
+use super::{Break, Cause, Matter, Motion, Pipeline, PipelineFact, SlotState, Standing, Work};
 use crate::decision::Severity;
 use crate::definition::RollbackScope;
 use crate::ids::{CommitId, ReleaseNo, TargetId};
@@ -172,6 +172,7 @@ impl Deciding<'_> {
         if self.switches.has(Break::NoRollback) || self.waits_for_the_window() {
             return;
         }
+        let came = self.came(release);
         let mut steps: BTreeMap<StepId, ()> = BTreeMap::new();
         let mut returned = Vec::new();
         for target in targets {
@@ -187,20 +188,9 @@ impl Deciding<'_> {
         }
         // Candidates that wait elsewhere stay where they are: their gate says why they may not enter.
         if !returned.is_empty() {
-            let places: Vec<String> = returned.iter().map(ToString::to_string).collect();
-            let text = format!(
-                "{release} of {} is being rolled back.\nWhy: {cause}\nWhere: {}\nSince: {}\nNext: tidegate status {}",
-                self.id,
-                places.join(", "),
-                self.now,
-                self.id
-            );
-            self.page(
-                &format!("rollback/{release}"),
-                Severity::High,
-                format!("{}: {release} is rolled back", self.id),
-                text,
-            );
+            let text = self.rollback_text(release, came, &returned, cause);
+            let title = format!("{}: {release} is rolled back", self.id);
+            self.page(Matter::Rollback(release), Severity::High, title, text);
         }
     }
 

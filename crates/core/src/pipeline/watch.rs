@@ -45,12 +45,12 @@ impl Deciding<'_> {
         all
     }
 
-    /// Whether a metric alarm counts for a step: a one-box's own only for one-boxes (M4).
+    /// Whether an alarm counts for a step: a one-box's own only for one-boxes (M4).
     pub(super) fn counts(&self, alarm: &AlarmName, role: Role) -> bool {
-        self.team
-            .metric_alarms()
-            .iter()
-            .any(|a| &a.name == alarm && (a.scope == crate::alarm::Scope::Service || role == Role::OneBox))
+        let metric = self.team.metric_alarms().iter().map(|a| (&a.name, a.scope));
+        metric
+            .chain(self.team.outside().map(|a| (&a.name, a.scope)))
+            .any(|(name, of)| name == alarm && (of == crate::alarm::Scope::Service || role == Role::OneBox))
     }
 
     /// Masks end when their alarm has been OK for the first time.

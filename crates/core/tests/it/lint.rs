@@ -159,3 +159,57 @@ fn definitions_are_one_unit_in_one_region_and_run_nothing() {
     let twice = definition(json!({}), json!([stage, {"environment": "beta", "regions": ["east"]}]));
     assert_eq!(places(&twice), ["TG142 /stages"]);
 }
+
+#[test]
+fn alarms_from_outside_have_names_of_their_own_and_a_time_to_live() {
+    let mut all = organisation_json();
+    let outside = |name: &str, ttl: &str| json!({"name": name, "ttl": ttl});
+    all["services"][0]["outside"] = json!([
+        outside("Frontend_Payments", "5m"),
+        outside("Frontend_High_Fault_Rate", "5m"),
+        outside("Frontend_High_Severity", "5m"),
+        outside("Quick", "10ms"),
+        outside("Slow", "25h"),
+    ]);
+    all["services"][1]["outside"] = json!([outside("Frontend_Payments", "5m")]);
+    let found = lint::organisation(&organisation(&all));
+    let told: Vec<(&str, &str)> = found.iter().map(|f| (f.code.as_str(), f.place.as_str())).collect();
+    assert_eq!(
+        told,
+        [
+            ("TG110", "/services/0/outside/1/name"),
+            ("TG110", "/services/0/outside/2/name"),
+            ("TG110", "/services/1/outside/0/name"),
+            ("TG146", "/services/0/outside/3/ttl"),
+            ("TG146", "/services/0/outside/4/ttl"),
+        ]
+    );
+    // They may be parts of the aggregate.
+    all["services"][0]["outside"] = json!([outside("Frontend_Payments", "5m")]);
+    all["services"][1]["outside"] = json!([]);
+    all["teams"][0]["aggregate"] = json!("ALARM(Frontend_Payments) AND ALARM(Frontend_High_Severity)");
+    assert_eq!(lint::organisation(&organisation(&all)), []);
+}
+
+#[test]
+fn a_query_needs_somebody_to_ask_and_known_placeholders() {
+    let mut all = organisation_json();
+    let asks = |query: &str| json!([{"name": "Q", "metric": {"promql": {"query": query}}, "threshold": 1}]);
+    let found = |all: &Value| -> Vec<String> {
+        lint::organisation(&organisation(all))
+            .into_iter()
+            .map(|f| format!("{} {}", f.code, f.message))
+            .collect()
+    };
+    all["services"][0]["alarms"] =
+        asks(r#"label_replace(x{r="$region", p=~"a$"}, "to", "$1", "from", "(.*)")"#);
+    assert_eq!(found(&all), ["TG147 there is no Prometheus that could be asked"]);
+    all["teams"][0]["prometheus"] = json!({"url": "prometheus:9090"});
+    assert_eq!(found(&all), ["TG140 this is no address that can be called"]);
+    all["teams"][0]["prometheus"] = json!({"url": "http://prometheus:9090", "secret": "prometheus"});
+    assert_eq!(found(&all), Vec::<String>::new());
+    all["services"][0]["alarms"] = asks("up{region=\"$Region\"}");
+    assert_eq!(found(&all), ["TG147 '$Region' stands for nothing"]);
+    all["services"][0]["alarms"] = asks(" ");
+    assert_eq!(found(&all), ["TG147 a query has 1 to 4096 bytes"]);
+}

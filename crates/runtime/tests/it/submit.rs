@@ -1,9 +1,10 @@
 //! An event's way through: facts, states, effects, documents, wakes and timers.
 
-use crate::world::{START, event, id, on_both, tidegate};
+use crate::world::{START, World, event, id, on_both, tidegate};
 use std::collections::BTreeSet;
+use tidegate_core::alarm::{AlarmName, AlarmState, Word};
 use tidegate_core::decision::{Actor, AggregateId, Effect, Event, ForwardEffect};
-use tidegate_core::ids::PackageDigest;
+use tidegate_core::ids::{PackageDigest, TeamId};
 use tidegate_core::lease::{Lease, LeaseId};
 use tidegate_core::pipeline::{Build, PipelineEvent};
 use tidegate_core::scope::Scope;
@@ -234,5 +235,37 @@ fn every_pipeline_and_team_is_listed_and_absent_ones_are_none() {
         assert_eq!(*w.runtime.lease(&gamma_lease()).unwrap(), Lease::Free);
         let timer = w.runtime.next_due().unwrap();
         assert!(timer.is_none_or(|due| due > Timestamp(0)));
+    });
+}
+
+#[test]
+fn a_word_from_outside_runs_out_at_its_time_also_after_a_restart() {
+    on_both(|mut w| {
+        let team: TeamId = "shop".parse().unwrap();
+        let known = w.runtime.team(&team).unwrap();
+        let mut services = (*known.services).clone();
+        let outside = r#"[{"name": "Payments", "ttl": "5m"}]"#;
+        services[0].outside = serde_json::from_str(outside).unwrap();
+        let definition = Box::new(known.definition.as_deref().unwrap().clone());
+        let applied = TeamEvent::Applied { definition, services, emails: known.emails.clone() };
+        w.submit(&Event::Team(team.clone(), applied)).unwrap();
+        let (scope, alarm): (Scope, AlarmName) =
+            ("gamma/eu-1".to_owned().try_into().unwrap(), "Payments".parse().unwrap());
+        let at = w.runtime.now();
+        let word = Word::State { state: AlarmState::Alarm, why: "declined".to_owned(), at, ttl: None };
+        let words = [(scope.clone(), [(alarm.clone(), word)].into())].into();
+        w.submit(&Event::Team(team.clone(), TeamEvent::Reported { words })).unwrap();
+        let state = |w: &World| w.runtime.team(&team).unwrap().alarm(&scope, &alarm);
+        w.clock.set(at + Span::minutes(5) - Span(1));
+        w.restart();
+        w.runtime.tick_due(100).unwrap();
+        assert_eq!(state(&w), AlarmState::Alarm);
+        assert_eq!(w.runtime.next_due().unwrap(), Some(at + Span::minutes(5)));
+        w.clock.set(at + Span::minutes(5));
+        assert!(w.runtime.tick_due(100).unwrap() > 0);
+        assert_eq!(state(&w), AlarmState::InsufficientData);
+        w.runtime.tick_due(100).unwrap();
+        assert_ne!(w.runtime.next_due().unwrap(), Some(at + Span::minutes(5)), "once");
+        w.runtime.verify_log(None).unwrap();
     });
 }

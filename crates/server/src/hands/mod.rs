@@ -10,6 +10,7 @@ mod monitor;
 mod observe;
 mod overview;
 mod pages;
+mod prometheus;
 mod signals;
 mod sources;
 mod tests_run;
@@ -32,8 +33,11 @@ use tidegate_core::pipeline::PipelineEvent;
 use tidegate_fleet::package::{PackageStore, SigningKey, TrustedKeys};
 use tidegate_runtime::{Runtime, RuntimeError, SubmitError};
 use tidegate_workers::canary::Canaries;
+use tidegate_workers::monitor::About;
 use tidegate_workers::notify::Notifier;
+use tidegate_workers::prometheus::Prometheus;
 use tidegate_workers::secrets::SecretStore;
+use tidegate_workers::served::Served;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -65,10 +69,16 @@ pub struct Hands {
     pub notifier: Notifier,
     /// Destinations, by their place in the page, that have taken a page which others have not.
     pub paged: Mutex<BTreeSet<(EffectId, usize)>>,
+    /// The texts of pages that are being delivered, with what metrics said at the first try.
+    pub page_texts: Mutex<BTreeMap<EffectId, String>>,
+    /// What boxes have answered.
+    pub served: Served,
     /// What cannot be done at present.
     pub troubles: Arc<Troubles>,
     /// Runs canaries.
     pub canaries: Canaries,
+    /// Asks what alarms' PromQL says.
+    pub prometheus: Prometheus<About>,
     /// Reads sources.
     pub poller: Arc<Poller>,
     /// Where everything is.

@@ -3,10 +3,11 @@
 
 use super::Hands;
 use super::overview::{Baking, Summary};
+use super::prometheus;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
-use tidegate_core::alarm::AlarmName;
+use tidegate_core::alarm::{AlarmName, Metric, MetricAlarm};
 use tidegate_core::causes;
 use tidegate_core::decision::Event;
 use tidegate_core::engine::Observation;
@@ -114,12 +115,20 @@ impl Watcher {
 
     async fn round(&mut self, hands: &Arc<Hands>) -> Result<(), String> {
         let taken = self.taken();
+        prometheus::take(hands, &mut self.monitor);
         let page: MetricsPage = hands.engines.fleet.metrics(taken).await.map_err(|e| causes(&e))?;
-        if !self.take(&page, hands.canaries.cells_after(taken)) {
+        let more = page.complete_until > taken;
+        let is_new = self.take(&page, hands.canaries.cells_after(taken));
+        if more {
+            hands.served.take(&page.cells);
+        }
+        if !is_new {
             return Ok(());
         }
         let slots = hands.engines.fleet.slots().await.map_err(|e| causes(&e))?;
         self.standing = standing(&slots.observations);
+        let placed = hands.overview(placed).await.map_err(|e| causes(&e))?;
+        self.standing.placed = placed.into_iter().chain(self.standing.services.iter().cloned()).collect();
         let teams = hands.blocking(|h| h.runtime.teams()).await.map_err(|e| causes(&e))?;
         let until = self.monitor.complete_until();
         if until >= self.canaries_at {
@@ -130,6 +139,9 @@ impl Watcher {
         let mut scopes_of: BTreeMap<TeamId, BTreeSet<Scope>> = BTreeMap::new();
         for bakes in &baking {
             scopes_of.entry(bakes.team.clone()).or_default().insert(bakes.scope.clone());
+        }
+        for team in &teams {
+            prometheus::ask(hands, &mut self.monitor, team, until, &self.standing).await;
         }
         // What is blind in any of these seconds is blind in all of them.
         self.last_blind.clear();
@@ -310,10 +322,23 @@ fn standing(slots: &[Observation]) -> Standing {
     standing
 }
 
-/// Every Region in which the team has boxes.
-fn scopes(team: &Team, standing: &Standing) -> BTreeSet<Scope> {
+/// Where anything of a service is deployed.
+fn placed(all: &BTreeMap<PipelineId, Summary>) -> BTreeSet<(ServiceId, Scope)> {
+    let of = all.values().filter_map(|p| p.service.as_ref().map(|service| (service, &p.placed)));
+    of.flat_map(|(service, placed)| placed.iter().map(|at| (service.clone(), at.clone()))).collect()
+}
+
+/// Every Region in which the team has boxes, or anything that others than the fleet tell of.
+pub(super) fn scopes(team: &Team, standing: &Standing) -> BTreeSet<Scope> {
     let own = |service: &ServiceId| team.services.iter().any(|s| &s.name == service);
-    standing.services.iter().filter(|(service, _)| own(service)).map(|(_, scope)| scope.clone()).collect()
+    let told = |service: &ServiceId| {
+        let asked = |a: &MetricAlarm| matches!(a.metric, Metric::Promql { .. });
+        let mut own = team.services.iter().filter(|s| &s.name == service);
+        own.any(|s| !s.outside.is_empty() || s.alarms.iter().any(asked))
+    };
+    let boxes = standing.services.iter().filter(|(service, _)| own(service));
+    let others = standing.placed.iter().filter(|(service, _)| told(service));
+    boxes.chain(others).map(|(_, scope)| scope.clone()).collect()
 }
 
 /// Runs every service's canaries against each of its endpoints that has boxes.

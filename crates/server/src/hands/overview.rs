@@ -29,6 +29,8 @@ pub(super) struct Summary {
     pub(super) baking: BTreeMap<Scope, Baking>,
     /// The Regions in which it runs, or has run, boxes of the fleet.
     pub(super) ran: BTreeSet<Scope>,
+    /// The Regions in which anything of it is deployed, by whatever engine.
+    pub(super) placed: BTreeSet<Scope>,
 }
 
 /// What bakes in a Region of an environment, for the bakes that are nearest to their ends.
@@ -82,12 +84,14 @@ fn summary(pipeline: &Pipeline) -> Summary {
     let active = definition.sources.iter().filter(|_| pipeline.life.is_active());
     let is_process = matches!(definition.run.engine, EngineDef::Process(_));
     let ran = pipeline.real_slots().iter().filter(|(_, slot)| is_process && !slot.history.is_empty());
+    let placed = pipeline.slots.iter().filter(|(_, slot)| !slot.running().is_empty());
     Summary {
         team: pipeline.team.clone(),
         service: Some(definition.service.clone()),
         sources: active.map(|source| (source.clone(), head(source))).collect(),
         baking: baking(pipeline),
         ran: ran.map(|(target, _)| Scope::of(target)).collect(),
+        placed: placed.map(|(target, _)| Scope::of(target)).collect(),
     }
 }
 

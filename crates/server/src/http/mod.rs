@@ -7,7 +7,9 @@ mod definitions;
 mod error;
 mod events;
 mod extract;
+mod limiter;
 mod orders;
+mod outside;
 mod read;
 mod secrets;
 #[cfg(test)]
@@ -83,6 +85,8 @@ pub struct Api {
     stop: CancellationToken,
     turns: Arc<Semaphore>,
     streams: Arc<Semaphore>,
+    words: Arc<limiter::Limiter>,
+    newest: Arc<outside::Newest>,
     estimator: Arc<Estimator>,
     applier: Applier,
 }
@@ -105,6 +109,8 @@ impl Api {
             stop,
             turns: Arc::new(Semaphore::new(REQUESTS_AT_ONCE_MAX)),
             streams: Arc::new(Semaphore::new(EVENT_STREAMS_MAX)),
+            words: Arc::default(),
+            newest: Arc::default(),
             estimator: Arc::default(),
             applier,
         }
@@ -138,6 +144,7 @@ struct Description;
 /// All routes.
 pub fn router(api: Api) -> axum::Router {
     let large = DefaultBodyLimit::max(DEFINITIONS_MAX_BYTES);
+    let message = DefaultBodyLimit::max(outside::MESSAGE_MAX_BYTES);
     let (router, mut openapi) = OpenApiRouter::with_openapi(Description::openapi())
         .routes(routes!(read::health))
         .routes(routes!(read::status))
@@ -163,8 +170,11 @@ pub fn router(api: Api) -> axum::Router {
         .routes(routes!(orders::roll_back))
         .routes(routes!(orders::retry))
         .routes(routes!(orders::raise_alarm, orders::clear_alarm))
+        .routes(routes!(outside::report))
+        .merge(OpenApiRouter::new().routes(routes!(outside::alertmanager)).layer(message))
         .routes(routes!(orders::notify))
         .routes(routes!(orders::create_token))
+        .routes(routes!(orders::revoke_tokens))
         .routes(routes!(secrets::secret_names))
         .routes(routes!(secrets::set_secret, secrets::remove_secret))
         .split_for_parts();

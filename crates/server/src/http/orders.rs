@@ -2,16 +2,16 @@
 
 use super::extract::{Body, Caller};
 use super::{Api, ApiError, act};
-use crate::auth::Rights;
+use crate::auth::{BOOTSTRAP_ADMINISTRATOR, Rights};
 use axum::Json;
 use axum::extract::{Path, State};
 use tidegate_api::{
-    AdoptRequest, Adopted, AlarmRequest, ApprovalRequest, Done, ErrorAnswer, HoldRequest, NotifyRequest,
+    AdoptRequest, Adopted, AlarmRequest, ApprovalRequest, Code, Done, ErrorAnswer, HoldRequest, NotifyRequest,
     OverrideRequest, RetireRequest, RetryRequest, RollbackRequest, SkipRequest, TokenCreated, TokenRequest,
     VERSION,
 };
 use tidegate_core::alarm::AlarmName;
-use tidegate_core::ids::{EnvironmentId, PipelineId};
+use tidegate_core::ids::{EnvironmentId, PipelineId, UserId};
 use tidegate_core::pipeline::PipelineEvent;
 use tidegate_core::scope::Scope;
 
@@ -245,6 +245,33 @@ pub(super) async fn notify(
 ) -> Json<Done> {
     api.collaborators.source_changed(&request.url);
     Json(act::done("the source is looked at"))
+}
+
+/// Revokes all tokens of a user, from the next request on. Only administrators may; the first administrator's stays.
+#[utoipa::path(delete, path = "/v1/tokens/{user}", security(("token" = [])), params(("user" = String, Path)),
+    responses((status = 200, body = Done), (status = 403, body = ErrorAnswer), (status = 404, body = ErrorAnswer)))]
+pub(super) async fn revoke_tokens(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(user): Path<String>,
+) -> Result<Json<Done>, ApiError> {
+    let user = UserId::new(user)?;
+    let tokens = std::sync::Arc::clone(&api.tokens);
+    let revoked = api.run(move |runtime| {
+        act::administrator(runtime, &caller)?;
+        if user.as_str() == BOOTSTRAP_ADMINISTRATOR {
+            let hint = "without it nobody could make tokens any more";
+            return Err(ApiError::new(Code::Illegal, "the first administrator's token is not revoked", hint));
+        }
+        match tokens.revoke(&user)? {
+            0 => Err(ApiError::not_found(format!("'{user}' has no token"), "nothing was changed")),
+            n => {
+                tracing::info!(%user, by = %caller.0, n, "tokens were revoked");
+                Ok(act::done(format!("{n} token(s) of {user} are revoked")))
+            }
+        }
+    });
+    revoked.await.map(Json)
 }
 
 /// Makes a token for a user of the organisation. Only administrators may.

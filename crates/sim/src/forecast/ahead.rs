@@ -17,7 +17,7 @@ use tidegate_core::ids::{CommitId, PipelineId, ReleaseNo, SlotId};
 use tidegate_core::pipeline::{Build, Motion, Pipeline, SlotState, Work};
 use tidegate_core::plan::StepId;
 use tidegate_core::scope::Scope;
-use tidegate_core::team::{Report, TeamEvent};
+use tidegate_core::team::{Report, TeamEvent, leaf_names};
 use tidegate_core::units::{Percent, Span, Timestamp};
 use tidegate_runtime::{Clock, Runtime};
 
@@ -246,14 +246,14 @@ impl World<'_> {
         let scopes: Vec<Scope> = self.places.keys().cloned().collect();
         for scope in scopes {
             let mut alarms = BTreeMap::new();
-            for alarm in team.metric_alarms() {
-                let state = team.alarm(&scope, &alarm.name);
+            for name in team.services.iter().flat_map(leaf_names) {
+                let state = team.alarm(&scope, &name);
                 if state == AlarmState::Alarm {
-                    assumptions.push(format!("{}, which fires in {scope}, is over at once", alarm.name));
+                    assumptions.push(format!("{name}, which fires in {scope}, is over at once"));
                 }
                 if state != AlarmState::Ok {
                     let why = "looking ahead".to_owned();
-                    alarms.insert(alarm.name.clone(), Report { state: AlarmState::Ok, why });
+                    alarms.insert(name, Report { state: AlarmState::Ok, why });
                 }
             }
             if !alarms.is_empty() {

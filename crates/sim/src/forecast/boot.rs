@@ -4,7 +4,7 @@
 use super::ForecastError;
 use super::world::{Happening, Place, World};
 use std::collections::{BTreeMap, BTreeSet};
-use tidegate_core::alarm::AlarmState;
+use tidegate_core::alarm::{AlarmState, Metric, MetricAlarm};
 use tidegate_core::change::{Commit, SourceObservation};
 use tidegate_core::decision::Event;
 use tidegate_core::definition::{BakeDef, OrganisationDef, PipelineDef};
@@ -13,7 +13,7 @@ use tidegate_core::organisation::OrganisationEvent;
 use tidegate_core::pipeline::PipelineEvent;
 use tidegate_core::plan::Plan;
 use tidegate_core::scope::Scope;
-use tidegate_core::team::{Report, TeamEvent, metric_alarms};
+use tidegate_core::team::{Report, TeamEvent, leaf_names};
 use tidegate_core::units::Span;
 use tidegate_core::window::Windows;
 
@@ -141,8 +141,14 @@ impl World<'_> {
             self.assumptions
                 .push(format!("{name} is left out: it would fire on the simulated service at rest"));
         }
-        let services = self.input.organisation.services.iter().filter(|s| s.team == self.team);
-        let all: Vec<_> = services.flat_map(metric_alarms).map(|alarm| alarm.name).collect();
+        let services = || self.input.organisation.services.iter().filter(|s| s.team == self.team);
+        let all: Vec<_> = services().flat_map(leaf_names).collect();
+        let asks = |alarm: &MetricAlarm| matches!(alarm.metric, Metric::Promql { .. });
+        if services().any(|s| !s.outside.is_empty() || s.alarms.iter().any(asks)) {
+            let assumption =
+                "what alarms from outside and in PromQL would say is unknown here; they are taken to be OK";
+            self.assumptions.push(assumption.to_owned());
+        }
         for (scope, found) in found {
             let state = |name| match found.reports.get(name) {
                 Some(report) if report.state != AlarmState::Alarm => report.clone(),

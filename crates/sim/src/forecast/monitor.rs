@@ -52,7 +52,8 @@ impl Sampler {
 impl Monitoring {
     pub(super) fn new(service: &ServiceDef) -> Monitoring {
         // What a team measures itself is unknown here, and taken to be quiet.
-        let known = |alarm: &MetricAlarm| !matches!(alarm.metric, Metric::Custom { .. });
+        let known =
+            |alarm: &MetricAlarm| !matches!(alarm.metric, Metric::Custom { .. } | Metric::Promql { .. });
         let alarms: Vec<MetricAlarm> = metric_alarms(service).into_iter().filter(known).collect();
         let common = alarms.iter().fold(0, |all, alarm| gcd(all, alarm.period.seconds())).max(1);
         let every = (1..=(common / 6).max(1)).rev().find(|n| common.is_multiple_of(*n)).unwrap_or(1);

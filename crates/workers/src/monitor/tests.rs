@@ -59,7 +59,13 @@ fn alarm(name: &str, scope: Measured, period: u64) -> MetricAlarm {
 }
 
 fn team(alarms: Vec<MetricAlarm>) -> Team {
-    let service = ServiceDef { name: service(), team: "shop".parse().unwrap(), alarms, canaries: Vec::new() };
+    let service = ServiceDef {
+        name: service(),
+        team: "shop".parse().unwrap(),
+        alarms,
+        outside: Vec::new(),
+        canaries: Vec::new(),
+    };
     let mut team = Team::default();
     team.services = vec![service].into();
     team
@@ -68,7 +74,7 @@ fn team(alarms: Vec<MetricAlarm>) -> Team {
 /// Boxes and a one-box stand there.
 fn standing() -> Standing {
     let here = BTreeSet::from([(service(), scope())]);
-    Standing { services: here.clone(), one_boxes: here }
+    Standing { services: here.clone(), one_boxes: here.clone(), placed: here }
 }
 
 fn monitor(cells: &[Cell], until: i64) -> Monitor {
@@ -179,7 +185,14 @@ fn an_alarm_that_ignores_missing_data_keeps_its_state() {
     let keeps = MetricAlarm { missing: MissingData::Ignore, ..alarm("a", Measured::Service, 1) };
     let mut team = team(vec![keeps]);
     let why = String::new();
-    let status = AlarmStatus { state: AlarmState::Alarm, since: Timestamp(0), why, last_alarm: None };
+    let status = AlarmStatus {
+        state: AlarmState::Alarm,
+        since: Timestamp(0),
+        why,
+        last_alarm: None,
+        heard: None,
+        unsettled: false,
+    };
     team.scopes.entry(scope()).or_default().insert("a".parse().unwrap(), status);
     let found = Monitor::default().evaluate(&team, &scope(), START, &standing());
     assert_eq!((state(&found, "a"), found.blind.len()), (AlarmState::Alarm, 1));
@@ -242,4 +255,121 @@ fn only_the_seconds_that_alarms_look_back_on_are_kept() {
     assert_eq!(monitor.seconds[&(service(), scope())].keys().collect::<Vec<_>>(), [&(START + 1)]);
     monitor.take_metrics(&[], &[], START + KEPT_SECONDS + 20);
     assert!(monitor.seconds.is_empty() && monitor.periods.is_empty());
+}
+
+/// An alarm that asks a Prometheus: above 1 in 2 of 3 periods of so many seconds.
+fn asks(name: &str, period: u64) -> MetricAlarm {
+    let query = "rate(x{s=\"$service\", e=\"$environment\", r=\"$region\"}[$period])".to_owned();
+    MetricAlarm {
+        metric: Metric::Promql { query },
+        threshold: Quantity::whole(1),
+        ..alarm(name, Measured::Service, period)
+    }
+}
+
+fn questions(monitor: &mut Monitor, team: &Team, end: i64) -> Vec<Question> {
+    monitor.questions(&"shop".parse().unwrap(), team, &scope(), end, &standing())
+}
+
+#[test]
+fn every_period_is_asked_for_once_and_at_its_end() {
+    let (team, mut monitor) = (team(vec![asks("q", 5)]), Monitor::default());
+    let first = questions(&mut monitor, &team, START + 12);
+    let ends: Vec<i64> = first.iter().map(|q| q.about.end - START).collect();
+    assert_eq!(ends, [-10, -5, 0, 5, 10], "all that it looks back on");
+    assert_eq!(first[4].about.at(), Timestamp((START + 10) * 1_000));
+    assert_eq!(first[0].query, "rate(x{s=\"frontend\", e=\"production\", r=\"eu-1\"}[5s])");
+    assert_eq!(questions(&mut monitor, &team, START + 14), []);
+    let next: Vec<i64> = questions(&mut monitor, &team, START + 15).iter().map(|q| q.about.end).collect();
+    assert_eq!(next, [START + 15]);
+    // After a gap, only what still matters.
+    assert_eq!(questions(&mut monitor, &team, START + 600).len(), 5);
+    let nowhere = Standing::default();
+    let id = "shop".parse().unwrap();
+    assert_eq!(monitor.questions(&id, &team, &scope(), START + 900, &nowhere), []);
+}
+
+#[test]
+fn answers_are_judged_when_they_come_and_missed_when_they_do_not() {
+    let (team, mut monitor) = (team(vec![asks("q", 1)]), Monitor::default());
+    let mut table = String::new();
+    // A number, a reason, or no answer at all, a second each.
+    let answers = ["0", "1", "1.0001", "5", "NaN", "gone", "-", "-", "-7", "0", "0", "0"];
+    for (at, answer) in (0_i64..).zip(answers) {
+        let end = START + at;
+        for Question { about, .. } in questions(&mut monitor, &team, end) {
+            match answer {
+                _ if about.end < end => monitor.take_answer(&about, Ok(0.0)),
+                "-" => {}
+                "gone" => monitor.take_answer(&about, Err("connection refused".to_owned())),
+                number => monitor.take_answer(&about, Ok(number.parse().unwrap())),
+            }
+        }
+        let found = monitor.evaluate(&team, &scope(), end, &standing());
+        let report = &found.reports[&"q".parse().unwrap()];
+        let sees = if found.blind.is_empty() { "" } else { " blind" };
+        let why = report.why.split_once("[$period])").unwrap().1;
+        table.push_str(&format!("{answer}: {}{sees}:{why}\n", report.state));
+    }
+    // Nobody answers for longer than is waited.
+    for at in 12..40 {
+        questions(&mut monitor, &team, START + at);
+    }
+    let found = monitor.evaluate(&team, &scope(), START + 39, &standing());
+    let report = &found.reports[&"q".parse().unwrap()];
+    table.push_str(&format!("then: {} {}", report.state, report.why.rsplit_once(": ").unwrap().1));
+    assert_eq!(found.blind.len(), 1);
+    expect_test::expect![[r#"
+        0: OK: 0, not > 1, in 3 periods of 1s
+        1: OK: 1, not > 1, in 3 periods of 1s
+        1.0001: OK: 1.001 > 1 in 1 of 3 periods of 1s, 2 needed
+        5: ALARM: 5 > 1 in 2 of 3 periods of 1s
+        NaN: ALARM blind: 5 > 1 in 2 of 3 periods of 1s, 1 of the last 4 without data: NaN is no finite number
+        gone: ALARM blind: 5 > 1 in 2 of 3 periods of 1s, 2 of the last 5 without data: connection refused
+        -: ALARM blind: 5 > 1 in 2 of 3 periods of 1s, 2 of the last 5 without data: connection refused
+        -: ALARM blind: 5 > 1 in 2 of 3 periods of 1s, 2 of the last 5 without data: connection refused
+        -7: OK: -7, not > 1, in 3 periods of 1s, 4 of the last 5 without data
+        0: OK: 0, not > 1, in 3 periods of 1s, 3 of the last 5 without data
+        0: OK: 0, not > 1, in 3 periods of 1s
+        0: OK: 0, not > 1, in 3 periods of 1s
+        then: INSUFFICIENT_DATA Prometheus has not answered yet"#]]
+    .assert_eq(&table);
+}
+
+#[test]
+fn an_alarm_from_outside_is_blind_until_somebody_speaks_and_nothing_where_nothing_is() {
+    use tidegate_core::alarm::{Heard, OutsideAlarm, Source};
+    let mut team = team(Vec::new());
+    let outside = OutsideAlarm {
+        name: "o".parse().unwrap(),
+        scope: Measured::Service,
+        from: Source::Api,
+        ttl: Span::minutes(5),
+    };
+    let mut services = (*team.services).clone();
+    services[0].outside = vec![outside];
+    team.services = services.into();
+    let look = |team: &Team, standing: &Standing| {
+        let found = Monitor::default().evaluate(team, &scope(), START, standing);
+        let name = "o".parse().unwrap();
+        (found.reports.get(&name).map(|r| r.state), found.blind.contains(&name))
+    };
+    let mut known = |state: AlarmState, expires: Option<i64>| {
+        let heard = expires.map(|at| Heard { at: None, expires: Some(Timestamp(at)) });
+        let why = String::new();
+        let status =
+            AlarmStatus { state, since: Timestamp(0), why, last_alarm: None, heard, unsettled: false };
+        team.scopes.entry(scope()).or_default().insert("o".parse().unwrap(), status);
+        (look(&team, &standing()), look(&team, &Standing::default()))
+    };
+    use AlarmState::{Alarm, InsufficientData, Ok};
+    let nothing = (None, false);
+    assert_eq!(known(InsufficientData, None), ((None, true), (Some(Ok), false)));
+    assert_eq!(known(Ok, None), ((Some(InsufficientData), true), nothing), "where nothing was it is OK");
+    assert_eq!(known(Ok, Some(1)), (nothing, nothing), "a word counts wherever it is about");
+    assert_eq!(known(Alarm, Some(1)), (nothing, nothing));
+    assert_eq!(known(InsufficientData, Some(1)), ((None, true), nothing), "somebody says that it is blind");
+    team.scopes.clear();
+    assert_eq!(look(&team, &standing()), (Some(InsufficientData), true));
+    assert_eq!(look(&team, &Standing::default()), (Some(Ok), false));
 }

@@ -3,6 +3,7 @@
 
 pub(crate) mod definitions;
 mod http;
+pub(crate) mod monitoring;
 mod repo;
 
 pub(crate) use http::get;
@@ -166,6 +167,13 @@ impl World {
     /// Runs a command as the administrator.
     pub(crate) fn cli(&self, arguments: &[&str]) -> Told {
         run(&mut self.command(&self.admin, arguments))
+    }
+
+    /// Runs a command as the administrator with this as its standard input.
+    pub(crate) fn cli_with(&self, arguments: &[&str], input: File) -> Told {
+        let output = self.command(&self.admin, arguments).stdin(input).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Told { code: output.status.code().unwrap(), out: text(output.stdout), talk: text(output.stderr) }
     }
 
     /// Runs a command as bob, who reviews.

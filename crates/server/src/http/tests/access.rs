@@ -50,6 +50,20 @@ async fn only_those_who_may_do_it_do_it() {
         ("PUT", "/v1/alarms/storm".to_owned(), reason, [401, 401, 403, 403, 200]),
         ("DELETE", "/v1/alarms/storm".to_owned(), json!(null), [401, 401, 403, 403, 200]),
         ("POST", "/v1/tokens".to_owned(), json!({"user": "bob"}), [401, 401, 403, 403, 200]),
+        ("DELETE", "/v1/tokens/bob".to_owned(), json!(null), [401, 401, 403, 403, 200]),
+        // There is no such alarm: whoever may, learns that.
+        (
+            "PUT",
+            "/v1/teams/web/alarms/beta/eu-1/x".to_owned(),
+            json!({"state": "ok", "why": "because"}),
+            [401, 401, 403, 404, 403],
+        ),
+        (
+            "POST",
+            "/v1/alertmanager".to_owned(),
+            json!({"version": "4", "alerts": []}),
+            [401, 401, 403, 200, 403],
+        ),
         ("PUT", "/v1/organisation".to_owned(), organisation(), [401, 401, 403, 403, 200]),
         ("DELETE", "/v1/pipelines/frontend".to_owned(), json!({"reason": "over"}), [401, 401, 403, 403, 200]),
         ("PUT", "/v1/pipelines".to_owned(), pipeline(), [401, 401, 403, 403, 200]),

@@ -4,6 +4,7 @@ mod access;
 mod definitions;
 mod events;
 mod orders;
+mod outside;
 mod reading;
 
 use super::{Api, Collaborators, router};
@@ -103,7 +104,7 @@ struct World {
     outside: Arc<Outside>,
     admin: String,
     stop: CancellationToken,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 /// A server on which nothing has been applied.
@@ -127,7 +128,7 @@ fn empty() -> World {
         commits,
         stop.clone(),
     );
-    World { router: router(api), runtime, tokens, outside, admin, stop, _dir: dir }
+    World { router: router(api), runtime, tokens, outside, admin, stop, dir }
 }
 
 /// A server with an organisation and a pipeline.
@@ -227,6 +228,10 @@ impl World {
     fn tick(&self) {
         let id = PipelineId::new("frontend").unwrap();
         self.runtime.submit(&Event::Pipeline(id, PipelineEvent::Tick), &Actor::Tidegate).unwrap();
+    }
+
+    fn tokens_dir(&self) -> &std::path::Path {
+        self.dir.path()
     }
 
     fn newest_position(&self) -> u64 {
