@@ -1,6 +1,6 @@
 //! A service that ran before tidegate is handed over, with real processes and commands that nobody of tidegate's started.
 
-use crate::world::{Repo, World, alive, definitions, get, words};
+use crate::world::{Repo, World, alive, definitions, get, release, words};
 use serde_json::json;
 use std::fs;
 use std::net::{TcpListener, TcpStream};
@@ -8,7 +8,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use tidegate_core::ids::ReleaseNo;
 
 const TARGET: &str = "shop/beta/eu/a/main";
 
@@ -77,10 +76,12 @@ fn adopt<'a>(folder: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
 fn processes_that_run_become_release_0_and_what_is_returned_to() {
     let world = World::start();
     let repo = world.repo("shop");
-    // The first merge comes later: nothing is reviewed yet, so nothing is built or deployed.
-    let first = repo.commit(&[("version", "1")], "first");
-    repo.merge(&first);
-    world.apply("app", &definitions::application(&repo)).well();
+    // What is merged already would be deployed at once; where the pipeline only observes, it would only be.
+    world.land(&repo, &[("version", "1")]);
+    let mut definition = definitions::application(&repo);
+    definition["mode"] = json!("observe-only");
+    world.apply("app", &definition).well();
+    world.until_passed("app", 1);
     let folder = folder(&world, "running", "0");
     let mut old = Old::start(&folder, true);
     let (pid, named) = (old.0.id(), old.named());
@@ -90,9 +91,11 @@ fn processes_that_run_become_release_0_and_what_is_returned_to() {
         dry.contains(&format!("process {pid} on port {}", old.1)) && dry.contains("would be r0"),
         "{dry}"
     );
-    assert_eq!(world.pipeline("app").releases, [], "nothing has changed");
+    assert!(release(&world.pipeline("app"), 0).is_none(), "nothing has changed");
     let told = world.cli(&adopt(&folder, &["--box", &named])).well();
     assert!(told.contains("this is r0 of app") && told.contains("nothing was deployed"), "{told}");
+    definition["mode"] = json!("act");
+    world.apply("app", &definition).well();
     world.until_everywhere("app", 0);
     world.until("the box is looked after", || world.box_records().into_iter().next());
     let process = |world: &World| world.box_records()[0].1["process"]["pid"].clone();
@@ -129,17 +132,15 @@ fn processes_that_run_become_release_0_and_what_is_returned_to() {
     assert!(alive(pid));
     assert_eq!(process(&world), json!(pid));
 
-    // The first release replaces it, and a rollback starts what was handed over.
-    world.bob(&["approve", &first]);
+    // The next release replaces it, and a rollback starts what was handed over.
     world.land(&repo, &[("version", "2")]);
     // A parent hears of its child's end.
     old.0.wait().unwrap();
-    world.until_passed("app", 1);
+    world.until_passed("app", 2);
     answers("2");
-    world.bob(&["rollback", "app", "r1", "--reason", "a drill"]).well();
+    world.bob(&["rollback", "app", "r2", "--reason", "a drill"]).well();
     world.until_everywhere("app", 0);
     answers("0");
-    assert_eq!(world.pipeline("app").releases[0].release, ReleaseNo(0));
 }
 
 #[test]
