@@ -5,11 +5,17 @@
 
 pub mod apply;
 pub mod auth;
+pub mod backup;
 mod collaborators;
+pub mod doctor;
 mod estimates;
 pub mod fleet;
+pub mod gc;
 pub mod hands;
+mod home;
 pub mod http;
+pub mod offline;
 mod self_update;
 pub mod serve;
+pub mod telemetry;
 pub mod view;

@@ -6,6 +6,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap fails the test, also in its helpers")]
 
+mod audit;
+mod backup;
 mod box_server;
 mod boxes;
 mod builds;
@@ -17,17 +19,21 @@ mod crash;
 mod definitions;
 mod demo;
 mod disk;
+mod doctor;
 mod estimates;
 mod folders;
 mod instances;
+mod packaging;
 mod pages;
 mod regions;
+mod retention;
 mod self_update;
 mod sim;
 mod simulate;
 mod sources;
 mod synth;
 mod world;
+mod worst;
 
 /// A box's process, when the environment says so.
 #[test]

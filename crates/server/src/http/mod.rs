@@ -3,10 +3,14 @@
 //! time and number.
 
 mod act;
+mod backup;
 mod definitions;
 mod error;
 mod events;
 mod extract;
+mod gc;
+mod log;
+mod metrics;
 mod orders;
 mod read;
 mod secrets;
@@ -17,7 +21,9 @@ pub use error::ApiError;
 
 use crate::apply::Applier;
 use crate::auth::Tokens;
+use crate::backup::Backups;
 use crate::estimates::Estimator;
+use crate::telemetry::Page;
 use axum::extract::{DefaultBodyLimit, Request};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -26,7 +32,7 @@ use futures_util::future::BoxFuture;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tidegate_api::{Code, Endpoint, PackagesVerified, WorkTrouble};
+use tidegate_api::{Code, Endpoint, GcAnswer, PackagesVerified, WorkTrouble};
 use tidegate_core::ids::{PipelineId, ReleaseNo};
 use tidegate_runtime::Runtime;
 use tidegate_workers::secrets::SecretStore;
@@ -62,6 +68,18 @@ pub trait Collaborators: Send + Sync {
     fn secrets(&self) -> &SecretStore;
     /// Reads every package and compares it with its digest and signature.
     fn verify_packages(&self) -> BoxFuture<'_, Result<PackagesVerified, String>>;
+    /// Writes figures about what the server does beside the runtime; it may block. With `by_pipeline` also those of each
+    /// pipeline in which something moves.
+    fn measure(&self, _page: &mut Page, _by_pipeline: bool) {}
+    /// Removes what nobody needs any more, or only tells what that is; none while a build runs that may need what nobody knows of
+    /// yet.
+    fn collect(&self, _dry_run: bool) -> BoxFuture<'_, Option<Result<GcAnswer, String>>> {
+        Box::pin(std::future::ready(None))
+    }
+    /// Makes backups; none where nothing is on a disk.
+    fn backups(&self) -> Option<Arc<Backups>> {
+        None
+    }
 }
 
 /// What handlers work with.
@@ -131,10 +149,11 @@ pub fn router(api: Api) -> axum::Router {
     let large = DefaultBodyLimit::max(DEFINITIONS_MAX_BYTES);
     let (router, mut openapi) = OpenApiRouter::with_openapi(Description::openapi())
         .routes(routes!(read::health))
+        .routes(routes!(metrics::metrics))
         .routes(routes!(read::status))
         .routes(routes!(read::why))
-        .routes(routes!(read::log))
-        .routes(routes!(read::verify_log))
+        .routes(routes!(log::log))
+        .routes(routes!(log::verify_log))
         .routes(routes!(read::endpoints))
         .routes(routes!(read::verify_packages))
         .routes(routes!(read::build_log))
@@ -155,6 +174,8 @@ pub fn router(api: Api) -> axum::Router {
         .routes(routes!(orders::raise_alarm, orders::clear_alarm))
         .routes(routes!(orders::notify))
         .routes(routes!(orders::create_token))
+        .routes(routes!(backup::back_up))
+        .routes(routes!(gc::collect))
         .routes(routes!(secrets::secret_names))
         .routes(routes!(secrets::set_secret, secrets::remove_secret))
         .split_for_parts();
