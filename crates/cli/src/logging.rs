@@ -23,7 +23,8 @@ pub(crate) fn begin(format: LogFormat, spans: bool) {
     let filter = EnvFilter::try_from_env("TIDEGATE_LOG").unwrap_or_else(|_| EnvFilter::new(DEFAULT));
     let spans = if spans { FmtSpan::CLOSE } else { FmtSpan::NONE };
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_span_events(spans);
-    let log = log.with_writer(std::io::stderr);
+    // A log that cannot be written (a full disk, a reader that is gone) is no reason to panic.
+    let log = log.with_writer(std::io::stderr).log_internal_errors(false);
     // Fails only if there is a subscriber already, and then that one is right.
     let _ = match format {
         LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).try_init(),

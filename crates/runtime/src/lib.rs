@@ -55,7 +55,7 @@ const FORMAT_KEY: &str = "runtime-format";
 const TURNS: usize = 64;
 
 /// A clock further behind the newest time on record than this is reported.
-const CLOCK_BEHIND_MAX: Span = Span::hours(1);
+const CLOCK_BEHIND_MAX: Span = Span::minutes(1);
 
 /// Is told of commits, so that nobody has to ask whether there is something new.
 pub trait Listener: Send + Sync {
@@ -207,6 +207,12 @@ impl Runtime {
     #[must_use]
     pub fn now(&self) -> Timestamp {
         self.clock.now().max(Timestamp(self.newest_ms.load(Ordering::SeqCst)))
+    }
+
+    /// How far the clock is behind the newest time on record: as long as it is, time stands still.
+    #[must_use]
+    pub fn behind(&self) -> Span {
+        Timestamp(self.newest_ms.load(Ordering::SeqCst)).since(self.clock.now())
     }
 
     /// Decides on an event and makes what follows durable.

@@ -26,7 +26,8 @@ pub(crate) struct Options {
     /// Where to listen; port 0 takes a free one. Everything is unencrypted: listen on loopback only.
     #[arg(long, default_value = "127.0.0.1:7420", value_name = "ADDRESS")]
     listen: SocketAddr,
-    /// Take over from an unknown later server: for a data directory that was restored from a backup.
+    /// Take over from whatever server the engines have seen: for a data directory that was restored from a backup, copied, or is
+    /// an older state of another one. To be said once; see that no other server works on the same engines.
     #[arg(long)]
     new_epoch: bool,
     /// How lines on stderr look. What happens in pipelines is among them, with pipeline, release and target as fields; how much is

@@ -214,6 +214,30 @@ fn what_is_no_whole_backup_is_refused_and_nothing_is_written() {
     assert!(data.join("admin-token").is_file() && !data.join("restoring").exists());
 }
 
+#[test]
+fn a_backup_that_finds_no_room_leaves_nothing() {
+    if !can_have_a_disk() || !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let world = World::start_with(&definitions::organisation(), Some(256));
+    let small = world.dir().join("small");
+    fs::create_dir(&small).unwrap();
+    // Where the server is, this folder is a disk on which no database fits.
+    let mut mount = Command::new("nsenter");
+    mount
+        .arg("-t")
+        .arg(world.server_pid().to_string())
+        .args(["-m", "mount", "-t", "tmpfs", "-o", "size=32k", "none"]);
+    assert_eq!(run(mount.arg(&small)).code, 0);
+    let told = world.cli(&["backup", small.join("monday").to_str().unwrap()]);
+    assert_eq!((told.code, told.out.as_str()), (1, ""), "{told:?}");
+    assert!(told.talk.contains("TG010: ") && told.talk.contains("No space left on device"), "{told:?}");
+    let seen =
+        PathBuf::from(format!("/proc/{}/root", world.server_pid())).join(small.strip_prefix("/").unwrap());
+    assert_eq!(fs::read_dir(seen).unwrap().count(), 0, "nothing is left");
+    world.cli(&["backup", world.dir().join("monday").to_str().unwrap()]).well();
+}
+
 /// Changes the store of a backup, and its manifest so that it fits.
 fn forge(dir: &Path, sql: &str) {
     let path = dir.join("store/tidegate.db");

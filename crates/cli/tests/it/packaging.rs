@@ -74,7 +74,16 @@ fn the_figures_are_those_that_the_rules_ask_for() {
     assert!(value(r#"tidegate_decisions_total{aggregate="pipeline",outcome="committed"}"#) > 5.0);
     assert!(value("tidegate_epoch") >= 1.0 && value("process_resident_memory_bytes") > 1e6);
     assert!(!page.contains("pipeline=\"app\""), "not by pipeline, unless it is asked for");
-    assert!(world.try_get("/metrics?pipelines=true").is_some());
+    let by_pipeline = world.try_get("/metrics?pipelines=true").unwrap();
+    assert!(by_pipeline.contains("# TYPE tidegate_pipeline_steps gauge"), "{by_pipeline}");
+    // How many series there are does not depend on how many pipelines there are.
+    let mut another = definitions::application(&repo);
+    another["name"] = "other".into();
+    world.apply("other", &another).well();
+    let series = |page: &str| page.lines().filter(|line| !line.starts_with('#')).count();
+    let more = world.get("/metrics");
+    assert!(more.contains(r#"tidegate_pipelines{life="active"} 2"#), "{more}");
+    assert_eq!(series(&more), series(&page));
     let told = crate::world::get(&world.address().unwrap(), "/metrics", None).unwrap();
     assert_eq!(told.0, 401, "a token is needed");
     if is_there("promtool", "prometheus") {

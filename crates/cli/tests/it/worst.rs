@@ -1,6 +1,7 @@
 //! Worst moments: a data directory that cannot be written, and clocks an hour off.
 
 use crate::world::{World, can_have_a_disk, definitions, get, run};
+use rustix::process::{Pid, Resource, Rlimit};
 use serde_json::json;
 use std::fs;
 use std::path::PathBuf;
@@ -57,13 +58,13 @@ fn with_a_clock_an_hour_behind_a_rollback_works_and_people_are_told() {
     world.stop_fleet_alone();
     // ... and is mended: for tidegate it is an hour behind what it has recorded.
     world.restart_server();
-    assert!(
-        fs::read_to_string(world.dir().join("server.log"))
-            .unwrap()
-            .contains("the clock is behind the newest time on record")
-            || world.server_log().contains("the clock is behind"),
-        "it is told"
-    );
+    world.until("the status tells of it", || {
+        let troubles = world.status().troubles;
+        let stands = troubles.iter().find(|trouble| trouble.what == "time stands still")?;
+        stands.why.contains("behind the newest entry of the log").then_some(())
+    });
+    let log = fs::read_to_string(world.dir().join("server.log")).unwrap();
+    assert!(log.contains("the clock is behind the newest time on record"), "{log}");
     let mut doctor = Command::new(env!("CARGO_BIN_EXE_tidegate"));
     let told = run(doctor.arg("doctor").arg("--data").arg(world.data()));
     assert!(told.code == 1 && told.out.contains("time stands still"), "{told:?}");
@@ -75,5 +76,50 @@ fn with_a_clock_an_hour_behind_a_rollback_works_and_people_are_told() {
     let log = world.log();
     assert!(log.last().unwrap().at >= newest);
     assert!(!log.iter().any(|entry| entry.text.starts_with("r2 passed")));
+    world.cli(&["log", "verify"]).well();
+}
+
+/// From now on, each write of a process beyond so many bytes of a file fails; none: as before.
+fn limit_files(pid: u32, bytes: Option<u64>) {
+    let pid = Pid::from_raw(i32::try_from(pid).unwrap());
+    let limit = Rlimit { current: bytes, maximum: None };
+    rustix::process::prlimit(pid, Resource::Fsize, limit).unwrap();
+}
+
+#[test]
+fn a_disk_that_returns_errors_loses_nothing_and_stops_no_box() {
+    let world = World::start();
+    let repo = world.repo("shop");
+    world.land(&repo, &[]);
+    world.apply("app", &definitions::application(&repo)).well();
+    world.until_passed("app", 1);
+    world.end_server();
+    // A write that may not be made is an error to the server, as one of a broken disk is, and not its end.
+    let mut command = Command::new("sh");
+    command.args(["-c", r#"trap '' XFSZ && exec "$0" "$@""#]).arg(env!("CARGO_BIN_EXE_tidegate"));
+    world.start_by(&mut command, &[]);
+    let eu = world.endpoint("shop", "beta", "eu");
+    let before = world.log().len();
+
+    limit_files(world.server_pid(), Some(512));
+    let told = world.bob(&["hold", "app", "--reason", "while the disk fails"]);
+    assert_eq!((told.code, told.out.as_str()), (1, ""), "{told:?}");
+    assert!(told.talk.contains("TG012: cannot record pipeline/app"), "{told:?}");
+    for _ in 0..3 {
+        assert_eq!(get(&eu, "/", None), Some((200, "1".to_owned())));
+    }
+    let folder = world.dir().join("backup");
+    let told = world.cli(&["backup", folder.to_str().unwrap()]);
+    assert!(told.code == 1 && !folder.exists(), "no half of a backup is left: {told:?}");
+    assert_eq!(world.pipeline("app").holds, []);
+    assert_eq!(world.log().len(), before);
+
+    limit_files(world.server_pid(), None);
+    world.bob(&["hold", "app", "--reason", "when it is mended"]).well();
+    assert_eq!(world.pipeline("app").holds.len(), 1);
+    world.cli(&["backup", folder.to_str().unwrap()]).well();
+    world.bob(&["unhold", "app", "1"]).well();
+    world.land(&repo, &[("version", "2")]);
+    world.until_passed("app", 2);
     world.cli(&["log", "verify"]).well();
 }

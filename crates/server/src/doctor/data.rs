@@ -43,12 +43,18 @@ pub(super) fn writable(data: &Path) -> Check {
     }
 }
 
-/// Whether what is secret is its owner's alone.
+/// Whether what is secret is its owner's alone, and everything is the same user's. Root may look on behalf of the server's user.
 pub(super) fn private(data: &Path) -> Check {
     const NAME: &str = "permissions";
-    let user = rustix::process::geteuid().as_raw();
+    let user = rustix::process::geteuid();
+    let Ok(owner) = fs::metadata(data).map(|metadata| metadata.uid()) else {
+        return Check::ok(NAME, "not looked at: there is no data directory");
+    };
     let mut wrong = Vec::new();
-    for name in [
+    if !user.is_root() && owner != user.as_raw() {
+        wrong.push(format!("{} belongs to user {owner}, and this is user {}", data.display(), user.as_raw()));
+    }
+    let names = [
         "",
         "store",
         "keys",
@@ -58,19 +64,18 @@ pub(super) fn private(data: &Path) -> Check {
         "admin-token",
         "commands",
         "fleet",
-    ] {
+    ];
+    for name in names {
         let path = if name.is_empty() { data.to_owned() } else { data.join(name) };
         let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
         let mode = metadata.permissions().mode() & 0o777;
         if mode & 0o077 != 0 {
             wrong.push(format!("{} has mode {mode:o}", path.display()));
         }
-        if metadata.uid() != user {
-            wrong.push(format!(
-                "{} belongs to user {}, and this is user {user}",
-                path.display(),
-                metadata.uid()
-            ));
+        let uid = metadata.uid();
+        if uid != owner {
+            wrong
+                .push(format!("{} belongs to user {uid}, and the data directory to {owner}", path.display()));
         }
     }
     if wrong.is_empty() {

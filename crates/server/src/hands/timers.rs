@@ -3,6 +3,7 @@
 use super::Hands;
 use std::sync::Arc;
 use std::time::Duration;
+use tidegate_core::units::Span;
 use tidegate_runtime::Reserve;
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +20,24 @@ const FREE_LOW_BYTES: u64 = 256 << 20;
 const DISK_LOW: &str = "disk-low";
 /// Under which the disk's trouble is known.
 const DISK: &str = "disk";
+
+/// A clock that is further behind what was recorded is told of. Less is what decisions of one moment make of it.
+const BEHIND_MAX: Span = Span::seconds(10);
+/// Under which the clock's trouble is known.
+const CLOCK: &str = "clock";
+
+/// Tells people when time stands still.
+fn look_at_the_clock(hands: &Hands) {
+    let behind = hands.runtime.behind();
+    if behind <= BEHIND_MAX {
+        return hands.troubles.over(CLOCK);
+    }
+    let why = format!(
+        "the clock is {} behind the newest entry of the log: rollbacks work, and nothing else goes on until it has caught up",
+        Span::seconds(behind.millis() / 1_000)
+    );
+    hands.troubles.lasts(CLOCK, "time stands still".to_owned(), &why, hands.runtime.now());
+}
 
 /// Has the reserve made again if it was used, and tells people of a disk that is full.
 fn look_at_the_disk(hands: &Hands) {
@@ -64,6 +83,7 @@ pub(super) async fn run(hands: Arc<Hands>, stop: CancellationToken) {
             }
         };
         hands.blocking(look_at_the_disk).await;
+        look_at_the_clock(&hands);
         tokio::select! {
             () = stop.cancelled() => {}
             () = tokio::time::sleep(pause) => {}

@@ -9,6 +9,8 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use futures_util::Stream;
 use std::convert::Infallible;
+use std::error::Error;
+use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -78,15 +80,25 @@ fn refusal(error: &BackupError) -> ApiError {
         BackupError::Place { .. } => {
             ApiError::bad(message, "name a new folder outside of the data directory")
         }
-        BackupError::File { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
-            ApiError::new(
-                Code::NoSpace,
-                message,
-                "name a folder on a disk with more room; nothing was left behind",
-            )
-        }
+        _ if is_full(error) => ApiError::new(
+            Code::NoSpace,
+            message,
+            "name a folder on a disk with more room; nothing was left behind",
+        ),
         _ => ApiError::new(Code::Internal, message, "nothing was left behind; see the server's log"),
     }
+}
+
+/// Whether a full disk is beneath it.
+fn is_full(error: &BackupError) -> bool {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == ErrorKind::StorageFull) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 fn lines(making: Making) -> impl Stream<Item = Result<String, Infallible>> {
