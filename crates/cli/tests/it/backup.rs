@@ -336,4 +336,14 @@ fn an_old_store_does_not_command_engines_that_have_seen_a_newer_one_however_ofte
     fs::write(&database, new).unwrap();
     world.restart_server();
     assert_eq!(world.told().iter().filter(|text| text.starts_with("r4 passed")).count(), 1);
+    // One that was made before stores knew their place starts, and knows it from then on.
+    world.end_server();
+    let home = |sql: &str| {
+        let database = Connection::open(&database).unwrap();
+        database.execute(sql, []).unwrap()
+    };
+    assert_eq!(home("DELETE FROM meta WHERE id = 'home'"), 1);
+    world.restart_server();
+    world.end_server();
+    assert_eq!(home("DELETE FROM meta WHERE id = 'home'"), 1);
 }

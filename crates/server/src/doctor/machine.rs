@@ -141,7 +141,7 @@ fn newest(patient: &Patient) -> Option<Timestamp> {
 }
 
 /// Whether everybody answers whom the organisation's definition names by URL: webhooks, sources of alarms and metrics. Nothing is
-/// sent to them.
+/// sent to them, and of a URL only where it leads is told: the rest may be a secret.
 pub(super) async fn reach(patient: &Patient) -> Check {
     const NAME: &str = "reach";
     let Ok(ServerSeen { organisation: Some(organisation), .. }) = &patient.server else {
@@ -152,14 +152,18 @@ pub(super) async fn reach(patient: &Patient) -> Check {
     };
     let mut urls = BTreeSet::new();
     collect_urls(&serde_json::to_value(organisation).unwrap_or_default(), &mut urls);
+    let places: BTreeSet<(String, u16)> = urls.iter().filter_map(|url| place_of(url)).collect();
     let mut silent = Vec::new();
-    for url in urls.iter().take(ADDRESSES_MAX) {
-        if let Err(why) = connect(url).await {
-            silent.push(format!("{url}: {why}"));
+    for (host, port) in places.iter().take(ADDRESSES_MAX) {
+        if let Err(why) = connect(host, *port).await {
+            silent.push(format!("{host}:{port}: {why}"));
         }
     }
     if silent.is_empty() {
-        return Check::ok(NAME, format!("{} addresses of the organisation's definition answer", urls.len()));
+        return Check::ok(
+            NAME,
+            format!("{} addresses of the organisation's definition answer", places.len()),
+        );
     }
     Check::fail(
         NAME,
@@ -180,10 +184,14 @@ fn collect_urls(value: &serde_json::Value, urls: &mut BTreeSet<String>) {
     }
 }
 
-async fn connect(url: &str) -> Result<(), String> {
-    let uri: axum::http::Uri = url.parse().map_err(|_| "it is no URL".to_owned())?;
-    let host = uri.host().ok_or("it names no host")?.trim_matches(['[', ']']);
-    let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
+/// Host and port. What is no URL is refused when it is applied.
+fn place_of(url: &str) -> Option<(String, u16)> {
+    let uri: axum::http::Uri = url.parse().ok()?;
+    let host = uri.host()?.trim_matches(['[', ']']).to_owned();
+    Some((host, uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 })))
+}
+
+async fn connect(host: &str, port: u16) -> Result<(), String> {
     let connecting = tokio::net::TcpStream::connect((host, port));
     match tokio::time::timeout(CONNECT_MAX, connecting).await {
         Ok(Ok(_)) => Ok(()),

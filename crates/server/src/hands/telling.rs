@@ -48,6 +48,10 @@ pub(super) async fn run(hands: Arc<Hands>, stop: CancellationToken) {
 }
 
 fn tell(entry: &LogEntry) {
+    let is_progress = is_progress(&entry.fact);
+    if is_progress && !tracing::enabled!(tracing::Level::DEBUG) {
+        return;
+    }
     let named = named(&entry.aggregate, &entry.fact);
     let pipeline = match &entry.aggregate {
         AggregateId::Pipeline(id) => Some(id.as_str()),
@@ -76,7 +80,7 @@ fn tell(entry: &LogEntry) {
             )
         };
     }
-    if is_progress(&entry.fact) { line!(debug) } else { line!(info) }
+    if is_progress { line!(debug) } else { line!(info) }
 }
 
 /// What happens often while something else goes on.
