@@ -146,6 +146,47 @@ fn a_backup_brings_everything_back_on_a_machine_that_has_nothing() {
     world.until_passed("app", 2);
 }
 
+/// A team's tool that keeps what it has deployed where tidegate tells it to.
+const TOOL: &str = r#"#!/bin/sh
+state=$TIDEGATE_STATE_DIR
+if [ "$1" != observe ]; then
+    mkdir -p "$state/inner" && echo kept > "$state/inner/more" && printf %s "$TIDEGATE_RUN_SPEC" > "$state/.spec"
+elif [ -s "$state/.spec" ]; then
+    echo "{\"boxes\": [{\"id\": \"unit\", \"run_spec\": \"$(cat "$state/.spec")\", \"healthy\": true}]}"
+else
+    echo '{"boxes": []}'
+fi
+"#;
+
+#[test]
+fn what_teams_commands_have_kept_comes_back_with_the_fences_of_their_targets() {
+    let world = World::start();
+    let repo = world.repo("assets");
+    let build = "set -e; mkdir out; cp tool.sh version out; chmod +x out/tool.sh\n";
+    world.land(&repo, &[("tool.sh", TOOL), ("build.sh", build)]);
+    let command = |kind: &str| json!(["tools/tool.sh", kind]);
+    let mut definition = definitions::application(&repo);
+    definition["name"] = json!("assets");
+    definition["build"]["package"] = json!([{"from": "out", "to": "tools"}]);
+    definition["run"] = json!({"engine": {"command": {"shape": "one-unit", "deploy": command("deploy"),
+        "observe": command("observe"), "rollback": command("rollback")}}});
+    definition["rolling"]["healthy_for"] = json!("0s");
+    world.apply("assets", &definition).well();
+    world.until_passed("assets", 1);
+    let backup = world.dir().join("backup");
+    back_up(&world, &backup);
+    world.lose_machine();
+    restore(&backup, &world.data()).well();
+    let slot = world.data().join("commands/targets/shop/beta/eu/a/main/slots/assets");
+    assert_eq!(fs::read_to_string(slot.join("state/inner/more")).unwrap(), "kept\n");
+    assert!(slot.join("state/.spec").is_file() && slot.join("state.json").is_file());
+    assert!(world.refused(&world.data(), &[]).talk.contains("was restored from a backup"));
+    world.take_over();
+    world.land(&repo, &[("version", "2")]);
+    world.until_passed("assets", 2);
+    world.cli(&["log", "verify"]).well();
+}
+
 #[test]
 fn what_is_no_whole_backup_is_refused_and_nothing_is_written() {
     let world = World::start();
