@@ -4,10 +4,12 @@
 //! are milliseconds since 1970-01-01T00:00:00Z, spans are texts such as `1h30m`, releases are numbers. Where a value of
 //! the core is told (a reason, a cause, a fact), it comes as that value and as a sentence, both made from the same thing.
 
+mod backup;
 mod describe;
 pub mod document;
 mod error;
 mod estimate;
+mod gc;
 mod log;
 mod orders;
 mod place;
@@ -15,9 +17,11 @@ mod places;
 mod status;
 mod why;
 
+pub use backup::{BackupLine, BackupMade, BackupRequest};
 pub use describe::describe;
 pub use error::{Code, ErrorAnswer, ErrorBody, Excerpt, Finding};
 pub use estimate::{ArrivalEta, EstimatesStatus, Eta, StepEta};
+pub use gc::{GcAnswer, GcItem, GcRequest, GcUse};
 pub use log::{LogEntry, LogPage, LogVerified};
 pub use orders::{
     AdoptRequest, Adopted, AdoptedTarget, AlarmRequest, AlertsTaken, AllApplied, Applied, ApprovalRequest,

@@ -13,8 +13,12 @@ pub struct LogPage {
     pub version: u32,
     /// Oldest first.
     pub entries: Vec<LogEntry>,
-    /// The `after` that brings the next entries; none when nothing was found.
+    /// The `after` that brings the next entries; none when there are no more. With a filter there may be more although none
+    /// came: a search looks at a limited part of the log.
     pub next: Option<u64>,
+    /// The `before` that brings earlier entries; none when there are none, and when `after` was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub earlier: Option<u64>,
 }
 
 /// One fact.
@@ -40,6 +44,10 @@ pub struct LogEntry {
     /// What happened.
     #[schema(value_type = Object)]
     pub fact: Fact,
+    /// Proves the fact and all before it in its aggregate's log, in hexadecimal digits. Kept elsewhere, it shows also a log that
+    /// was written anew from there on.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub hash: String,
 }
 
 /// The log's chain is unbroken, and folding it gives the stored state.

@@ -4,12 +4,13 @@ use crate::Global;
 use crate::error::CliError;
 use crate::text::print;
 use reqwest::Method;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, DATE};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::time::Duration;
 use tidegate_api::{Code, ErrorAnswer, ErrorBody};
+use tidegate_core::units::Timestamp;
 
 /// How long a call may take, in milliseconds: more than the server gives itself.
 const CALL_LIMIT_MS: u64 = 90_000;
@@ -86,6 +87,20 @@ impl Client {
         Ok(Client { token: token.to_owned(), ..Client::new(global)? })
     }
 
+    /// Where it is.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Its clock, to the second; none if it does not tell.
+    pub(crate) async fn date(&self) -> Result<Option<Timestamp>, CliError> {
+        let request = self.http.get(format!("{}/v1/health", self.url));
+        let request = request.timeout(Duration::from_millis(CALL_LIMIT_MS));
+        let response = request.send().await.map_err(|error| self.unreachable(error))?;
+        let date = response.headers().get(DATE).and_then(|value| value.to_str().ok());
+        Ok(date.and_then(|text| Timestamp::from_http_date(text).ok()))
+    }
+
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<Answer<T>, CliError> {
         self.call(Method::GET, path, None).await
     }
@@ -126,10 +141,24 @@ impl Client {
         last_event: Option<u64>,
     ) -> Result<reqwest::Response, CliError> {
         let mut request = self.http.get(format!("{}{path}", self.url));
-        request = request.header(AUTHORIZATION, format!("Bearer {}", self.token));
         if let Some(position) = last_event {
             request = request.header("Last-Event-ID", position.to_string());
         }
+        self.begin_stream(request).await
+    }
+
+    /// What an order answers in pieces, as long as it takes.
+    pub(crate) async fn stream_post(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<reqwest::Response, CliError> {
+        let request = self.http.post(format!("{}{path}", self.url));
+        self.begin_stream(request.header(CONTENT_TYPE, "application/json").body(to_json(body)?)).await
+    }
+
+    async fn begin_stream(&self, request: reqwest::RequestBuilder) -> Result<reqwest::Response, CliError> {
+        let request = request.header(AUTHORIZATION, format!("Bearer {}", self.token));
         let limit = Duration::from_millis(SILENCE_LIMIT_MS);
         let sent = tokio::time::timeout(limit, request.send()).await;
         let response = sent

@@ -8,7 +8,9 @@ mod commands;
 mod demo;
 mod error;
 mod folder;
+mod logging;
 mod render;
+mod service;
 mod sse;
 mod text;
 
@@ -76,6 +78,10 @@ enum Command {
     Simulate(c::simulate::Options),
     Packages(c::packages::Options),
     Secret(c::secret::Options),
+    Backup(c::backup::Options),
+    Restore(c::restore::Options),
+    Gc(c::gc::Options),
+    Doctor(c::doctor::Options),
     Token(c::token::Options),
     Endpoints(c::endpoints::Options),
     #[command(hide = true)]
@@ -114,8 +120,9 @@ fn in_runtime(global: Global, command: Command) -> ExitCode {
 
 async fn run(global: &Global, command: Command) -> Result<ExitCode, CliError> {
     match command {
-        // The only one whose exit code says more than that it is done.
+        // Those whose exit code says more than that they are done.
         Command::Diff(options) => return c::diff::run(global, options).await,
+        Command::Doctor(options) => return c::doctor::run(global, options).await,
         Command::Demo(options) => demo::run(options).await,
         Command::Serve(options) => c::serve::run(global, options).await,
         Command::Fleet(options) => c::fleet::run(global, options).await,
@@ -143,6 +150,9 @@ async fn run(global: &Global, command: Command) -> Result<ExitCode, CliError> {
         Command::Packages(options) => c::packages::run(global, options).await,
         Command::Secret(options) => c::secret::run(global, options).await,
         Command::Token(options) => c::token::run(global, options).await,
+        Command::Gc(options) => c::gc::run(global, options).await,
+        Command::Backup(options) => c::backup::run(global, options).await,
+        Command::Restore(options) => c::restore::run(global, options).await,
         Command::Endpoints(options) => c::endpoints::run(global, options).await,
         Command::Sim(options) => c::sim::run(global, options).await,
         Command::Fuzz(options) => c::fuzz::run(global, options),

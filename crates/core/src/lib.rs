@@ -6,6 +6,7 @@
 //! (`make_release` with the review gate), what may enter a step (its gates), how fast boxes are replaced ([`rollout`]), when
 //! a bake is over ([`bake`]), who is guilty and what returns (its rollback). [`team`] and [`organisation`] hold alarms.
 
+pub mod about;
 pub mod aggregate;
 pub mod alarm;
 pub mod bake;

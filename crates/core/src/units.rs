@@ -14,6 +14,16 @@ use std::str::FromStr;
 pub struct Timestamp(pub i64);
 
 impl Timestamp {
+    /// As HTTP tells the time: `Sun, 06 Nov 1994 08:49:37 GMT` (RFC 9110).
+    ///
+    /// # Errors
+    /// It is no such text.
+    pub fn from_http_date(text: &str) -> Result<Timestamp, InvalidTimestamp> {
+        jiff::fmt::rfc2822::parse(text)
+            .map(|at| Timestamp(at.timestamp().as_millisecond()))
+            .map_err(|_| InvalidTimestamp { text: text.chars().take(40).collect() })
+    }
+
     /// The span from `earlier` to `self`; zero when `earlier` is later.
     #[must_use]
     pub fn since(self, earlier: Timestamp) -> Span {
@@ -34,6 +44,28 @@ impl fmt::Display for Timestamp {
             Ok(t) => write!(f, "{t:.3}"),
             Err(_) => write!(f, "{} ms", self.0),
         }
+    }
+}
+
+/// Why a text is no point in time.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("'{text}' is no point in time: write a day such as 2026-11-28, or 2026-11-28T14:30:00Z")]
+pub struct InvalidTimestamp {
+    /// The text as it was given.
+    pub text: String,
+}
+
+impl FromStr for Timestamp {
+    type Err = InvalidTimestamp;
+    /// RFC 3339 with its offset, or a day, which begins at midnight UTC.
+    fn from_str(text: &str) -> Result<Timestamp, InvalidTimestamp> {
+        let day = || -> Result<jiff::Timestamp, jiff::Error> {
+            Ok(text.parse::<jiff::civil::Date>()?.to_zoned(jiff::tz::TimeZone::UTC)?.timestamp())
+        };
+        let parsed = if text.contains(['T', 't', ' ']) { text.parse::<jiff::Timestamp>() } else { day() };
+        parsed
+            .map(|at| Timestamp(at.as_millisecond()))
+            .map_err(|_| InvalidTimestamp { text: text.chars().take(40).collect() })
     }
 }
 
@@ -238,6 +270,24 @@ mod tests {
         }
         assert_eq!(Span(5_400_000).to_string(), "1h30m");
         assert_eq!(Span(61_001).to_string(), "1m1s1ms");
+    }
+
+    #[test]
+    fn points_in_time_are_read() {
+        for (text, millis) in [
+            ("1970-01-02", 86_400_000),
+            ("1970-01-01T00:00:01Z", 1_000),
+            ("1970-01-01T01:00:00.250+01:00", 250),
+        ] {
+            assert_eq!(text.parse(), Ok(Timestamp(millis)), "{text}");
+        }
+        assert_eq!(
+            Timestamp::from_http_date("Sun, 06 Nov 1994 08:49:37 GMT"),
+            Ok(Timestamp(784_111_777_000))
+        );
+        for text in ["", "yesterday", "1970-13-01", "1970-01-01T00:00:00", "12"] {
+            assert!(text.parse::<Timestamp>().is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -4,13 +4,14 @@
 //! is acted upon; a rollback finds room on a disk that everything else has filled (X1).
 
 use crate::error::{FleetError, is_full};
+use crate::process::find_boxes;
 use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock, statvfs};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -46,19 +47,32 @@ impl DataDir {
         self.root.join(name)
     }
 
-    /// This folder's own name, made once and kept: marks its boxes in `/proc`.
+    /// This folder's own name, made once and kept: marks its boxes in `/proc`. A copy of a folder gets a name of its own, so
+    /// that its fleet takes no process for its own that belongs to the first; as long as such run, it is refused.
     pub(crate) fn identity(&self) -> Result<String, FleetError> {
-        let path = self.path("id");
-        match fs::read_to_string(&path) {
-            Ok(id) if id.len() == 32 => return Ok(id),
-            Ok(_) => {}
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => return Err(FleetError::disk("read", &path)(e)),
+        let (path, home) = (self.path("id"), self.path("home"));
+        let here = fs::metadata(&self.root).map_err(FleetError::disk("read", &self.root))?.ino().to_string();
+        let known = read_text(&path)?.filter(|id| id.len() == 32);
+        let keep_home =
+            || write_atomic(&home, here.as_bytes(), Durable::Yes).map_err(FleetError::disk("write", &home));
+        match (known, read_text(&home)?) {
+            (Some(id), Some(home)) if home == here => return Ok(id),
+            (Some(id), None) => {
+                // It was made before folders knew their place.
+                keep_home()?;
+                return Ok(id);
+            }
+            (Some(id), Some(_)) if !find_boxes(&id).is_empty() => {
+                return Err(FleetError::Copied { data: self.root.clone() });
+            }
+            _ => {}
         }
         let mut bytes = [0_u8; 16];
         getrandom::fill(&mut bytes).map_err(|e| FleetError::disk("write", &path)(io::Error::other(e)))?;
         let id = tidegate_core::run_spec::hex(&bytes);
+        // In this order: a crash in between makes yet another name.
         write_atomic(&path, id.as_bytes(), Durable::Yes).map_err(FleetError::disk("write", &path))?;
+        keep_home()?;
         Ok(id)
     }
 
@@ -227,6 +241,15 @@ pub(crate) fn private_dir(path: &Path) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o700))
 }
 
+/// Reads a file of text; `None` when there is none.
+fn read_text(path: &Path) -> Result<Option<String>, FleetError> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(FleetError::disk("read", path)(e)),
+    }
+}
+
 /// The paths in a folder, ordered; none when there is no such folder.
 pub(crate) fn entries(dir: &Path) -> Result<Vec<PathBuf>, FleetError> {
     let list = match fs::read_dir(dir) {
@@ -278,5 +301,22 @@ mod tests {
         let data = DataDir::open(dir.path(), 0).unwrap();
         assert_eq!(data.identity().unwrap(), data.identity().unwrap());
         assert_eq!(fs::metadata(dir.path()).unwrap().permissions().mode() & 0o777, 0o700);
+        let identity = data.identity().unwrap();
+        // One that was made before folders knew their place.
+        fs::remove_file(data.path("home")).unwrap();
+        assert_eq!(data.identity().unwrap(), identity);
+        // It may be moved, and a copy is another one.
+        let moved = dir.path().with_extension("moved");
+        fs::rename(dir.path(), &moved).unwrap();
+        let data = DataDir::open(&moved, 0).unwrap();
+        assert_eq!(data.identity().unwrap(), identity);
+        let copy = DataDir::open(dir.path(), 0).unwrap();
+        for name in ["id", "home"] {
+            fs::copy(data.path(name), copy.path(name)).unwrap();
+        }
+        let other = copy.identity().unwrap();
+        assert_ne!(other, identity);
+        assert_eq!(copy.identity().unwrap(), other);
+        fs::remove_dir_all(moved).unwrap();
     }
 }

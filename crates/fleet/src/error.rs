@@ -27,6 +27,15 @@ pub enum FleetError {
         /// The process that holds it, where it is known.
         pid: Option<u32>,
     },
+    /// The data folder is a copy of another one, whose boxes run on this machine.
+    #[error(
+        "failed to start: {} is a copy of another fleet's folder, whose boxes run on this machine; end those boxes first",
+        data.display()
+    )]
+    Copied {
+        /// The data folder.
+        data: PathBuf,
+    },
     /// A file of the data folder is not what a fleet wrote.
     #[error("failed to read {}: it is not a file of this version's fleet", path.display())]
     Corrupt {

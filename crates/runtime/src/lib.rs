@@ -13,21 +13,25 @@
 //! calls [`Runtime::tick_due`] when [`Runtime::next_due`] has come, and performs [`Runtime::effects`].
 
 mod ahead;
+pub mod audit;
 mod cache;
 mod clock;
 mod codec;
+mod counts;
 mod error;
 mod submit;
 mod timers;
-mod verify;
 
 pub use clock::{Clock, SystemClock};
+pub use counts::{Counted, KINDS, OUTCOMES};
 pub use error::{RuntimeError, SubmitError, VerifyError};
 pub use submit::{DECIDE_TRIES_MAX, lane_of};
-pub use tidegate_store::{Lane, Reserve, Start, Verified};
+pub use tidegate_store::{Lane, Reserve, Start, Verified, Waiting};
 
+use audit::{Found, LogFilter};
 use cache::Cache;
 use codec::{Entry, Shared, decode, parse_id};
+use counts::Counts;
 use std::fmt;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -51,7 +55,7 @@ const FORMAT_KEY: &str = "runtime-format";
 const TURNS: usize = 64;
 
 /// A clock further behind the newest time on record than this is reported.
-const CLOCK_BEHIND_MAX: Span = Span::hours(1);
+const CLOCK_BEHIND_MAX: Span = Span::minutes(1);
 
 /// Is told of commits, so that nobody has to ask whether there is something new.
 pub trait Listener: Send + Sync {
@@ -109,6 +113,8 @@ pub struct PendingEffect {
     pub attempt: u32,
     /// What to do.
     pub effect: Effect,
+    /// When it was ordered.
+    pub ordered_at: Timestamp,
 }
 
 /// A line of the log.
@@ -126,6 +132,8 @@ pub struct LogEntry {
     pub cause: Actor,
     /// What happened.
     pub fact: Fact,
+    /// Proves it and all before it in its aggregate's log: [`tidegate_store::fact_hash`].
+    pub hash: [u8; 32],
 }
 
 /// See the head of this file.
@@ -136,6 +144,7 @@ pub struct Runtime {
     epoch: u64,
     cache: Cache,
     turns: Vec<Mutex<()>>,
+    counts: Counts,
     /// The newest time that was recorded: for the runtime it is never earlier than that.
     newest_ms: AtomicI64,
     /// Held by each commit from before it is in the store until it is in the cache as well, and taken whole by whoever reads
@@ -184,7 +193,8 @@ impl Runtime {
             );
         }
         let newest_ms = AtomicI64::new(newest);
-        Ok(Runtime { store, clock, options, epoch, cache, turns, newest_ms, publishing: RwLock::default() })
+        let (counts, publishing) = (Counts::default(), RwLock::default());
+        Ok(Runtime { store, clock, options, epoch, cache, turns, counts, newest_ms, publishing })
     }
 
     /// What every command to an engine is fenced with.
@@ -197,6 +207,12 @@ impl Runtime {
     #[must_use]
     pub fn now(&self) -> Timestamp {
         self.clock.now().max(Timestamp(self.newest_ms.load(Ordering::SeqCst)))
+    }
+
+    /// How far the clock is behind the newest time on record: as long as it is, time stands still.
+    #[must_use]
+    pub fn behind(&self) -> Span {
+        Timestamp(self.newest_ms.load(Ordering::SeqCst)).since(self.clock.now())
     }
 
     /// Decides on an event and makes what follows durable.
@@ -239,6 +255,7 @@ impl Runtime {
                 effect: decode(&record.body, || format!("effect {}", record.id))?,
                 aggregate: parse_id(&record.aggregate)?,
                 attempt: record.attempt,
+                ordered_at: Timestamp(record.created_at),
                 id: EffectId(record.id),
             })
         });
@@ -252,6 +269,20 @@ impl Runtime {
     pub fn next_effect_at(&self, lane: Lane) -> Result<Option<Timestamp>, RuntimeError> {
         let at = self.store.next_effect_at(lane).map_err(|source| read("the effects", source))?;
         Ok(at.map(Timestamp))
+    }
+
+    /// How much waits in each lane in which something does.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub fn waiting(&self) -> Result<Vec<Waiting>, RuntimeError> {
+        self.store.waiting().map_err(|source| read("the effects", source))
+    }
+
+    /// What was decided since this runtime was opened.
+    #[must_use]
+    pub fn counted(&self) -> Counted {
+        self.counts.read()
     }
 
     /// Ends an effect whose result is no event (a page that was sent, a command that an engine has taken).
@@ -376,21 +407,24 @@ impl Runtime {
         start: Start,
         limit: usize,
     ) -> Result<Vec<LogEntry>, RuntimeError> {
-        let name = aggregate.map(ToString::to_string);
-        let page =
-            self.store.facts(name.as_deref(), start, limit).map_err(|source| read("the log", source))?;
-        let entries = page.into_iter().map(|record| {
-            let what = || format!("entry {} of the log", record.position);
-            Ok(LogEntry {
-                position: record.position,
-                aggregate: parse_id(&record.aggregate)?,
-                seq: record.seq,
-                at: Timestamp(record.at),
-                cause: decode(&record.cause, what)?,
-                fact: decode(&record.fact, what)?,
-            })
-        });
-        entries.collect()
+        let filter = LogFilter { aggregate: aggregate.cloned(), ..LogFilter::default() };
+        self.search_log(&filter, start, limit).map(|found| found.entries)
+    }
+
+    /// As [`Runtime::log`], of what fits a filter: see [`audit::search`].
+    ///
+    /// # Errors
+    /// If the store fails or holds something unknown.
+    pub fn search_log(&self, filter: &LogFilter, start: Start, limit: usize) -> Result<Found, RuntimeError> {
+        audit::search(&*self.store, filter, start, limit)
+    }
+
+    /// See [`audit::verify`].
+    ///
+    /// # Errors
+    /// The first aggregate whose chain is broken, whose log does not add up to its state, or that cannot be read.
+    pub fn verify_log(&self, aggregate: Option<&AggregateId>) -> Result<Verified, VerifyError> {
+        audit::verify(&*self.store, aggregate)
     }
 
     /// Tries to have the reserved disk space again after it was used. To be called from time to time.

@@ -52,15 +52,27 @@ enum Try {
 impl Runtime {
     pub(crate) fn run(&self, event: &Event, cause: &Actor, with: With<'_>) -> Result<Outcome, SubmitError> {
         let own = event.aggregate();
-        let _turn = self.turn(&own);
+        let result = self.try_often(event, &own, cause, with);
+        self.counts.decided(&own, &result);
+        result
+    }
+
+    fn try_often(
+        &self,
+        event: &Event,
+        own: &AggregateId,
+        cause: &Actor,
+        with: With<'_>,
+    ) -> Result<Outcome, SubmitError> {
+        let _turn = self.turn(own);
         let mut extra = BTreeSet::new();
         for _ in 0..DECIDE_TRIES_MAX {
-            match self.attempt(event, &own, cause, with, &extra)? {
+            match self.attempt(event, own, cause, with, &extra)? {
                 Try::Done(outcome) => return Ok(outcome),
                 Try::Unseen(id) => {
                     extra.insert(id);
                 }
-                Try::Conflict => {}
+                Try::Conflict => self.counts.conflict(),
             }
         }
         Err(SubmitError::Busy { aggregate: own.to_string(), tries: DECIDE_TRIES_MAX })

@@ -1,13 +1,18 @@
 //! What the HTTP API needs of the hands.
 
 use crate::adopt::NotAdopted;
-use crate::hands::{Hands, Poller};
+use crate::backup::Backups;
+use crate::gc;
+use crate::hands::{ALL_BUILDS, Hands, Poller};
 use crate::http::Collaborators;
+use crate::telemetry::{Page, of_server};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use std::path::PathBuf;
 use std::sync::Arc;
-use tidegate_api::{AdoptRequest, Adopted, BadPackage, Endpoint, PackagesVerified, VERSION, WorkTrouble};
+use tidegate_api::{
+    AdoptRequest, Adopted, BadPackage, Endpoint, GcAnswer, PackagesVerified, VERSION, WorkTrouble,
+};
 use tidegate_core::causes;
 use tidegate_core::decision::Actor;
 use tidegate_core::ids::{PipelineId, ReleaseNo};
@@ -19,6 +24,8 @@ pub(crate) struct HandsForApi {
     pub(crate) hands: Arc<Hands>,
     /// Their look at sources.
     pub(crate) poller: Arc<Poller>,
+    /// Makes backups.
+    pub(crate) backups: Arc<Backups>,
 }
 
 impl Collaborators for HandsForApi {
@@ -75,5 +82,25 @@ impl Collaborators for HandsForApi {
             Ok(all)
         };
         async move { self.hands.blocking(verify).await }.boxed()
+    }
+
+    fn collect(&self, dry_run: bool) -> BoxFuture<'_, Option<Result<GcAnswer, String>>> {
+        async move {
+            let _places = match dry_run {
+                true => None,
+                false => Some(self.hands.build_places.try_acquire_many(ALL_BUILDS).ok()?),
+            };
+            let collected = self.hands.blocking(move |hands| gc::collect(hands, dry_run)).await;
+            Some(collected.map_err(|error| causes(&error)))
+        }
+        .boxed()
+    }
+
+    fn measure(&self, page: &mut Page, by_pipeline: bool) {
+        of_server(page, &self.hands, by_pipeline);
+    }
+
+    fn backups(&self) -> Option<Arc<Backups>> {
+        Some(Arc::clone(&self.backups))
     }
 }

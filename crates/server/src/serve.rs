@@ -2,22 +2,25 @@
 
 use crate::apply::Applier;
 use crate::auth::Tokens;
+use crate::backup::{Backups, UNFINISHED};
 use crate::collaborators::HandsForApi;
 use crate::fleet::{self, FleetError};
 use crate::hands::{BUILDS_AT_ONCE, Engines, Hands, Overview, Poller, Signals, TESTS_AT_ONCE, Troubles};
+use crate::home;
 use crate::http::Api;
 use crate::self_update::SelfUpdate;
+use crate::telemetry::Telemetry;
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tidegate_core::causes;
 use tidegate_core::pipeline::Switches;
 use tidegate_fleet::package::{PackageStore, SigningKey};
-use tidegate_runtime::{Options, Runtime, SystemClock};
+use tidegate_runtime::{Options, Runtime, Start, SystemClock};
 use tidegate_store::{SqliteOptions, SqliteStore};
 use tidegate_synth::Synth;
 use tidegate_workers::canary::Canaries;
@@ -77,6 +80,25 @@ pub enum ServeError {
     Tokens(String),
     #[error(transparent)]
     Fleet(#[from] FleetError),
+    #[error("failed to look where the store belongs")]
+    Home { source: tidegate_store::StoreError },
+    #[error("failed to keep where the store belongs")]
+    KeepHome(#[source] tidegate_store::CommitError),
+    #[error(
+        "this data directory was restored from a backup, and engines may have seen a newer server: if this one is to \
+         take over, start it with --new-epoch"
+    )]
+    Restored,
+    #[error(
+        "this data directory is a copy of another one, whose server may be at work: if this one is to take over, start \
+         it with --new-epoch"
+    )]
+    Copied,
+    #[error(
+        "a restore into {path} was interrupted, and what is there is not whole: restore it again",
+        path = path.display()
+    )]
+    Unfinished { path: PathBuf },
     #[error(
         "the engines have seen a server with epoch {seen}, and this store only knows {own}: it is an old copy, or another \
          server works here; if this one is to take over, start it with --new-epoch"
@@ -175,9 +197,14 @@ pub async fn serve(
     stop: CancellationToken,
     listening: impl FnOnce(SocketAddr),
 ) -> Result<(), ServeError> {
+    if options.data.join(UNFINISHED).exists() {
+        return Err(ServeError::Unfinished { path: options.data });
+    }
     let dirs = Dirs::open(&options.data)?;
     // The store's lock comes first: a second server on one data directory touches nothing.
     let store = Arc::new(SqliteStore::open(&dirs.store, &SqliteOptions::default())?);
+    // And before anything is asked of an engine, or started that could take another one's boxes for its own.
+    let home = home::check(&store, options.new_epoch)?;
     empty(&dirs.tests);
     let signing_key =
         Arc::new(SigningKey::load_or_create(&dirs.keys.join("signing.key"), &dirs.trusted_keys())?);
@@ -199,13 +226,18 @@ pub async fn serve(
         listener: Some(Arc::clone(&signals) as _),
         ..Options::default()
     };
-    let above = if options.new_epoch { seen } else { 0 };
-    let runtime = Arc::new(Runtime::open(store, Arc::new(SystemClock::default()), runtime_options, above)?);
-    if runtime.epoch() <= seen {
-        return Err(ServeError::OldEpoch { seen, own: runtime.epoch() });
+    let own = store.last_epoch().map_err(|source| ServeError::Home { source })?;
+    // Before an epoch is taken: a server that is started again and again must not come above the engines' by itself.
+    if own < seen && !options.new_epoch {
+        return Err(ServeError::OldEpoch { seen, own });
     }
+    let clock = Arc::new(SystemClock::default());
+    let runtime = Arc::new(Runtime::open(Arc::clone(&store) as _, clock, runtime_options, seen)?);
+    home::keep(&store, home)?;
 
     let poller = Arc::new(Poller::new(dirs.mirrors.clone()));
+    let backups = Arc::new(Backups::new(store, dirs.clone()));
+    let newest = runtime.log(None, Start::Before(u64::MAX), 1)?;
     let hands = Arc::new(Hands {
         runtime: Arc::clone(&runtime),
         signals: Arc::clone(&signals),
@@ -221,6 +253,10 @@ pub async fn serve(
         page_texts: Mutex::default(),
         served: Served::default(),
         troubles: Arc::new(Troubles::default()),
+        telemetry: Telemetry::default(),
+        started: SystemTime::now(),
+        began_at: newest.first().map_or(0, |entry| entry.position),
+        backups: Arc::clone(&backups),
         canaries: Canaries::new(),
         prometheus: Prometheus::new(ANSWER_MAX)?,
         poller: Arc::clone(&poller),
@@ -236,7 +272,7 @@ pub async fn serve(
     let address = listener.local_addr().map_err(ServeError::Serve)?;
     let tokens = Tokens::open(&hands.dirs.data, runtime.now()).map_err(|e| ServeError::Tokens(causes(&e)))?;
     let applier = Applier::new(Arc::clone(&runtime));
-    let collaborators = Arc::new(HandsForApi { hands: Arc::clone(&hands), poller });
+    let collaborators = Arc::new(HandsForApi { hands: Arc::clone(&hands), poller, backups });
     let api = Api::new(
         Arc::clone(&runtime),
         applier.clone(),

@@ -4,10 +4,10 @@
 use std::collections::BTreeSet;
 use tidegate_api::{
     BakeStatus, BuildStatus, CapacityStatus, CauseStatus, ChangeStatus, CommitStatus, HoldStatus,
-    LeftOutStatus, LogEntry, MotionStatus, OrganisationStatus, OverrideStatus, PipelineStatus, RaisedAlarm,
-    ReasonStatus, ReleaseStatus, RetirementStatus, SkipStatus, SourceStatus, StageStatus, StandingStatus,
-    StepStatus, TaintStatus, TargetStatus, TeamAlarm, TeamStatus, TroubleStatus, VERSION, WaitingStatus,
-    WorkStatus, describe,
+    LeftOutStatus, LogEntry, LogPage, MotionStatus, OrganisationStatus, OverrideStatus, PipelineStatus,
+    RaisedAlarm, ReasonStatus, ReleaseStatus, RetirementStatus, SkipStatus, SourceStatus, StageStatus,
+    StandingStatus, StepStatus, TaintStatus, TargetStatus, TeamAlarm, TeamStatus, TroubleStatus, VERSION,
+    WaitingStatus, WorkStatus, describe,
 };
 use tidegate_core::alarm::AlarmState;
 use tidegate_core::ids::{PipelineId, ReleaseNo, SourceId, TargetId, TeamId};
@@ -17,8 +17,11 @@ use tidegate_core::pipeline::{
     Work, unreviewed,
 };
 use tidegate_core::plan::Step;
+use tidegate_core::run_spec::hex;
 use tidegate_core::team::Team;
 use tidegate_core::units::Timestamp;
+use tidegate_runtime::Start;
+use tidegate_runtime::audit::Found;
 
 /// The most pending commits that are listed of a source.
 pub const PENDING_SHOWN_MAX: usize = 50;
@@ -298,5 +301,20 @@ pub fn log_entry(entry: tidegate_runtime::LogEntry) -> LogEntry {
         by: entry.cause,
         text: describe(&entry.fact),
         fact: entry.fact,
+        hash: hex(&entry.hash),
     }
+}
+
+/// A part of the log that was searched from there.
+#[must_use]
+pub fn log_page(found: Found, start: Start) -> LogPage {
+    let mut entries: Vec<LogEntry> = found.entries.into_iter().map(log_entry).collect();
+    let (next, earlier) = match start {
+        Start::After(_) => (found.reached, None),
+        Start::Before(_) => {
+            entries.reverse();
+            (entries.last().map(|entry| entry.position), found.reached)
+        }
+    };
+    LogPage { version: VERSION, entries, next, earlier }
 }

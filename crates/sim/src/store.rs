@@ -7,7 +7,7 @@ use tidegate_core::units::Timestamp;
 use tidegate_runtime::Clock;
 use tidegate_store::{
     Commit, CommitError, Due, EffectRecord, EffectWrite, FactRecord, Lane, Loaded, MemoryStore, Reserve,
-    Start, Store, StoreError,
+    Start, Store, StoreError, Waiting,
 };
 
 /// Virtual time, set by the simulation.
@@ -205,6 +205,10 @@ impl Store for MortalStore {
 
     fn effect(&self, id: &str) -> Result<Option<EffectRecord>, StoreError> {
         self.alive().and_then(|()| self.inner.effect(id))
+    }
+
+    fn waiting(&self) -> Result<Vec<Waiting>, StoreError> {
+        self.alive().and_then(|()| self.inner.waiting())
     }
 
     fn facts(

@@ -1,7 +1,7 @@
 //! The hash chain of the log. A fact that is changed, removed, moved or slipped in shows, unless whoever does it writes
 //! all that follows anew, the head included; keep a head elsewhere to see that too.
 
-use crate::error::{ChainBreak, VerifyError};
+use crate::error::{Broken, ChainBreak, VerifyError};
 use crate::{FactRecord, PAGE_MAX, Start, Store};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -86,7 +86,7 @@ fn verify_all<S: Store + ?Sized>(store: &S, ends: &mut Ends) -> Result<(), Verif
     // An aggregate and its first facts come in one commit, so whatever has facts was to be found in the list.
     for (id, end) in ends.iter() {
         if store.load(id)?.is_none() {
-            return Err(broken(id, end.seq, "its aggregate is missing").into());
+            return Err(broken(id, end.seq, Some(end.position), Broken::NoAggregate).into());
         }
     }
     Ok(())
@@ -95,45 +95,51 @@ fn verify_all<S: Store + ?Sized>(store: &S, ends: &mut Ends) -> Result<(), Verif
 /// Follows one aggregate's log from where it was left up to its present version, and compares its head.
 fn verify_aggregate<S: Store + ?Sized>(store: &S, id: &str, ends: &mut Ends) -> Result<(), VerifyError> {
     // The newest fact is read before the version, which therefore cannot be behind it.
-    let newest = store.facts(Some(id), Start::Before(u64::MAX), 1)?.first().map_or(0, |fact| fact.seq);
+    let newest = store.facts(Some(id), Start::Before(u64::MAX), 1)?;
+    let newest = newest.first().map(|fact| (fact.seq, fact.position));
     let Some(loaded) = store.load(id)? else {
         return match newest {
-            0 => Ok(()),
-            seq => Err(broken(id, seq, "its aggregate is missing").into()),
+            None => Ok(()),
+            Some((seq, position)) => Err(broken(id, seq, Some(position), Broken::NoAggregate).into()),
         };
     };
-    if newest > loaded.version {
-        return Err(broken(id, newest, "it is beyond the aggregate's version").into());
+    let version = loaded.version;
+    if let Some((seq, position)) = newest.filter(|(seq, _)| *seq > version) {
+        return Err(broken(id, seq, Some(position), Broken::Beyond { version }).into());
     }
     let mut end = ends.get(id).copied().unwrap_or(End { seq: 0, hash: GENESIS, position: 0 });
-    while end.seq < loaded.version {
-        let wanted = usize::try_from(loaded.version - end.seq).unwrap_or(VERIFY_PAGE).min(VERIFY_PAGE);
+    while end.seq < version {
+        let wanted = usize::try_from(version - end.seq).unwrap_or(VERIFY_PAGE).min(VERIFY_PAGE);
         let page = store.facts(Some(id), Start::After(end.position), wanted)?;
         if page.is_empty() {
-            return Err(broken(id, end.seq + 1, "it is missing at the end").into());
+            return Err(broken(id, end.seq + 1, None, Broken::Missing { version }).into());
         }
         page.iter().try_for_each(|fact| check_fact(fact, ends))?;
         end = ends.get(id).copied().unwrap_or(end);
     }
     if end.hash != loaded.head {
-        return Err(broken(id, loaded.version, "the aggregate's head is not its hash").into());
+        let what = Broken::Head { given: end.hash, recorded: loaded.head };
+        return Err(broken(id, version, Some(end.position), what).into());
     }
     Ok(())
 }
 
 fn check_fact(fact: &FactRecord, ends: &mut Ends) -> Result<(), ChainBreak> {
     let (seq, hash) = ends.get(&fact.aggregate).map_or((0, GENESIS), |end| (end.seq, end.hash));
+    let here = Some(fact.position);
     if fact.seq != seq + 1 {
-        return Err(broken(&fact.aggregate, seq + 1, "it is missing or not in its place"));
+        return Err(broken(&fact.aggregate, seq + 1, here, Broken::NotInPlace { found: fact.seq }));
     }
-    if fact_hash(&hash, &fact.aggregate, fact.seq, fact.at, &fact.cause, &fact.fact) != fact.hash {
-        return Err(broken(&fact.aggregate, fact.seq, "its contents do not have its hash"));
+    let given = fact_hash(&hash, &fact.aggregate, fact.seq, fact.at, &fact.cause, &fact.fact);
+    if given != fact.hash {
+        let what = Broken::Contents { given, recorded: fact.hash };
+        return Err(broken(&fact.aggregate, fact.seq, here, what));
     }
     let end = End { seq: fact.seq, hash: fact.hash, position: fact.position };
     ends.insert(fact.aggregate.clone(), end);
     Ok(())
 }
 
-fn broken(aggregate: &str, seq: u64, what: &'static str) -> ChainBreak {
-    ChainBreak { aggregate: aggregate.to_owned(), seq, what }
+fn broken(aggregate: &str, seq: u64, position: Option<u64>, what: Broken) -> ChainBreak {
+    ChainBreak { aggregate: aggregate.to_owned(), seq, position, what }
 }

@@ -115,6 +115,12 @@ pub enum CommitError {
 /// Why a data directory could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
+    /// The directory holds no database.
+    #[error("there is no database in {}", path.display())]
+    Nothing {
+        /// The directory.
+        path: PathBuf,
+    },
     /// The directory could not be made or entered.
     #[error("cannot use {} as data directory", path.display())]
     Directory {
@@ -181,14 +187,75 @@ fn pid_text(pid: Option<u32>) -> String {
 
 /// Where the log is not what was written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the log of {aggregate} is broken at fact {seq}: {what}")]
+#[error("the log of {aggregate} is broken at fact {seq}{at}: {what}", at = position_text(*position))]
 pub struct ChainBreak {
     /// Whose log.
     pub aggregate: String,
     /// At which of its facts.
     pub seq: u64,
+    /// Where in the log of all aggregates, if anything stands there.
+    pub position: Option<u64>,
     /// What is wrong with it.
-    pub what: &'static str,
+    pub what: Broken,
+}
+
+fn position_text(position: Option<u64>) -> String {
+    position.map_or_else(String::new, |position| format!(" (position {position})"))
+}
+
+/// What is wrong with a fact: what was expected, and what was found.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Broken {
+    /// Something in it was changed, or it is another one's.
+    #[error(
+        "its contents do not have its hash: they give {}, and {} was recorded",
+        short_hash(given),
+        short_hash(recorded)
+    )]
+    Contents {
+        /// The hash of what stands there now.
+        given: [u8; 32],
+        /// The hash that was recorded when it was appended.
+        recorded: [u8; 32],
+    },
+    /// Another fact comes where it should.
+    #[error("it is missing or not in its place: fact {found} comes there")]
+    NotInPlace {
+        /// The place in the aggregate's log that this one claims.
+        found: u64,
+    },
+    /// The log is shorter than it was.
+    #[error("it is missing at the end: {version} facts were recorded")]
+    Missing {
+        /// How many there were.
+        version: u64,
+    },
+    /// Somebody appended to it.
+    #[error("it is beyond the aggregate's version: {version} facts were recorded")]
+    Beyond {
+        /// How many there were.
+        version: u64,
+    },
+    /// The last fact is not the one that was last appended.
+    #[error(
+        "the aggregate's head is not its hash: it has {}, and {} was recorded",
+        short_hash(given),
+        short_hash(recorded)
+    )]
+    Head {
+        /// The last fact's.
+        given: [u8; 32],
+        /// The aggregate's.
+        recorded: [u8; 32],
+    },
+    /// The log is of something that is not there.
+    #[error("its aggregate is missing")]
+    NoAggregate,
+}
+
+/// The beginning of a hash, for people.
+fn short_hash(hash: &[u8; 32]) -> String {
+    hash[..8].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Why the chain is not verified.

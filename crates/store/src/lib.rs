@@ -18,11 +18,11 @@ mod model;
 mod sqlite;
 
 pub use chain::{GENESIS, Verified, fact_hash};
-pub use error::{ChainBreak, CommitError, OpenError, StoreError, VerifyError};
+pub use error::{Broken, ChainBreak, CommitError, OpenError, StoreError, VerifyError};
 pub use memory::{Fault, MemoryStore};
 pub use model::{
     AggregateWrite, BODY_BYTES_MAX, COMMIT_ITEMS_MAX, Commit, Due, EffectRecord, EffectWrite, FactRecord,
-    GROUP_MAX, ID_BYTES_MAX, Lane, Loaded, PAGE_MAX, Postpone, Reserve, Start,
+    GROUP_MAX, ID_BYTES_MAX, Lane, Loaded, PAGE_MAX, Postpone, Reserve, Start, Waiting,
 };
 pub use sqlite::{SqliteOptions, SqliteStore};
 
@@ -52,6 +52,9 @@ pub trait Store: Send + Sync {
 
     /// One effect that has not ended.
     fn effect(&self, id: &str) -> Result<Option<EffectRecord>, StoreError>;
+
+    /// How much waits in each lane in which something does. It looks at every effect that has not ended.
+    fn waiting(&self) -> Result<Vec<Waiting>, StoreError>;
 
     /// A page of the log, of one aggregate or of all.
     fn facts(

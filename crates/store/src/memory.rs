@@ -4,7 +4,8 @@
 use crate::chain::{GENESIS, fact_hash};
 use crate::error::{CommitError, StoreError};
 use crate::model::{
-    Commit, Due, EPOCH, EffectRecord, EffectWrite, FactRecord, Lane, Loaded, Reserve, Start, check_id,
+    Commit, Due, EPOCH, EffectRecord, EffectWrite, FactRecord, Lane, Loaded, Reserve, Start, Waiting,
+    check_id,
 };
 use crate::{PAGE_MAX, Store};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -265,6 +266,17 @@ impl Store for MemoryStore {
 
     fn effect(&self, id: &str) -> Result<Option<EffectRecord>, StoreError> {
         Ok(self.state().effects.get(id).cloned())
+    }
+
+    fn waiting(&self) -> Result<Vec<Waiting>, StoreError> {
+        let state = self.state();
+        let of = |lane: Lane| {
+            let created = state.effects.values().filter(|e| e.lane == lane).map(|e| e.created_at);
+            let effects = created.clone().count() as u64;
+            created.min().map(|oldest| Waiting { lane, effects, oldest })
+        };
+        // In the order of their names.
+        Ok([Lane::Forward, Lane::Page, Lane::Rollback].into_iter().filter_map(of).collect())
     }
 
     fn facts(

@@ -108,6 +108,17 @@ pub struct EffectRecord {
     pub created_at: i64,
 }
 
+/// The effects of a lane that have not ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waiting {
+    /// The queue.
+    pub lane: Lane,
+    /// How many there are, those that are being performed included.
+    pub effects: u64,
+    /// When the oldest of them was committed.
+    pub oldest: i64,
+}
+
 /// All that one decision changes, made durable together or not at all.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Commit {

@@ -5,17 +5,18 @@ mod apply;
 mod open;
 mod query;
 mod reserve;
+mod snapshot;
 
 use crate::error::{CommitError, StoreError};
 use crate::model::{
-    Commit, Due, EffectRecord, FactRecord, GROUP_MAX, Lane, Loaded, Reserve, Start, check_id,
+    Commit, Due, EffectRecord, FactRecord, GROUP_MAX, Lane, Loaded, Reserve, Start, Waiting, check_id,
 };
 use crate::{OpenError, PAGE_MAX, Store};
 use reserve::ReserveFile;
 use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// How a data directory is used.
 #[derive(Debug, Clone)]
@@ -36,8 +37,12 @@ impl Default for SqliteOptions {
 pub struct SqliteStore {
     inner: Mutex<Inner>,
     dir: PathBuf,
+    /// See [`SqliteStore::snapshot`]; closed after the connection.
+    database: OnceLock<File>,
+    /// Held while one is made.
+    snapshots: Mutex<()>,
     /// Held until all else is closed; fields are dropped in this order.
-    _lock: File,
+    _lock: Option<File>,
 }
 
 #[derive(Debug)]
@@ -65,6 +70,29 @@ impl SqliteStore {
     /// See [`OpenError`]; nothing is changed in a directory that is in use, damaged, or written by a newer version.
     pub fn open(dir: &Path, options: &SqliteOptions) -> Result<Self, OpenError> {
         open::open(dir, options)
+    }
+
+    /// Opens a data directory that no server uses, to read it: nothing in it is changed, and no server starts on it meanwhile. A
+    /// write fails.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open_to_read(dir: &Path) -> Result<Self, OpenError> {
+        open::open_to_read(dir)
+    }
+
+    fn over(dir: &Path, connection: Connection, reserve: ReserveFile, lock: Option<File>) -> Self {
+        let inner = Mutex::new(Inner { connection, reserve });
+        let (database, snapshots) = (OnceLock::new(), Mutex::default());
+        SqliteStore { inner, dir: dir.to_owned(), database, snapshots, _lock: lock }
+    }
+
+    /// The last epoch that was acquired; 0 before the first.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub fn last_epoch(&self) -> Result<u64, StoreError> {
+        self.read("read the last epoch", query::last_epoch)
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -199,6 +227,10 @@ impl Store for SqliteStore {
 
     fn effect(&self, id: &str) -> Result<Option<EffectRecord>, StoreError> {
         self.read("load an effect", |connection| query::effect(connection, id))
+    }
+
+    fn waiting(&self) -> Result<Vec<Waiting>, StoreError> {
+        self.read("count effects", query::waiting)
     }
 
     fn facts(

@@ -9,6 +9,7 @@
 mod dirs;
 mod plan;
 
+pub use dirs::remove_tree;
 pub use plan::BuildPlan;
 
 use crate::git::{GitError, Mirror};

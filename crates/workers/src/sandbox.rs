@@ -175,6 +175,12 @@ impl Sandbox {
         first.map(|()| sandbox)
     }
 
+    /// Whether the kernel itself keeps a run's limits on memory and processes (cgroups).
+    #[must_use]
+    pub fn has_kernel_limits(&self) -> bool {
+        self.cgroups && cgroup::Groups::create(&Limits::default()).complete()
+    }
+
     /// The same without cgroups: limits on memory and processes then come from the watch alone.
     #[must_use]
     pub fn without_cgroups(self) -> Sandbox {

@@ -2,10 +2,10 @@
 
 use crate::Global;
 use crate::error::CliError;
+use crate::logging::{self, LogFormat};
 use crate::text::{clean, print};
 use clap::{Args, Subcommand};
 use std::ffi::OsString;
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tidegate_core::engine::BoxObservation;
@@ -13,7 +13,6 @@ use tidegate_core::ids::{PipelineId, RunSpecDigest, TargetId};
 use tidegate_fleet::FleetConfig;
 use tidegate_fleet::client::FleetClient;
 use tidegate_fleet::protocol::{BreakGlass, PutBack, Status, Stop};
-use tracing_subscriber::EnvFilter;
 
 /// The local fleet: supervises boxes and is the proxy to them. A process of its own that outlives the server.
 #[derive(Debug, Args)]
@@ -95,7 +94,7 @@ pub(crate) async fn run(global: &Global, options: Options) -> Result<(), CliErro
 }
 
 async fn run_fleet(data: PathBuf, options: RunOptions) -> Result<(), CliError> {
-    log_to_stderr();
+    logging::begin(LogFormat::Text, false);
     let program = std::env::current_exe().map_err(|e| CliError::failed("find this program", e))?;
     // A server that starts it after its file was replaced is named so by the system; the successor is the file that is there.
     let replaced = program.to_str().and_then(|name| name.strip_suffix(" (deleted)")).map(PathBuf::from);
@@ -227,14 +226,4 @@ async fn status(global: &Global, data: PathBuf) -> Result<(), CliError> {
         "the fleet runs: process {}, {} boxes, version {}\n",
         status.pid, status.boxes, status.version
     ))
-}
-
-/// What long-running commands have to say goes to stderr; `TIDEGATE_LOG` chooses how much, `info` without it.
-pub(crate) fn log_to_stderr() {
-    let filter = EnvFilter::try_from_env("TIDEGATE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    // Fails only if there is a subscriber already, and then that one is right.
-    let colours = std::io::stderr().is_terminal();
-    let log =
-        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);
-    let _ = log.try_init();
 }

@@ -3,6 +3,8 @@
 use crate::Global;
 use crate::error::CliError;
 use crate::folder::CHILD;
+use crate::logging::{self, LogFormat};
+use crate::service;
 use crate::text::print;
 use clap::Args;
 use std::net::SocketAddr;
@@ -24,9 +26,17 @@ pub(crate) struct Options {
     /// Where to listen; port 0 takes a free one. Everything is unencrypted: listen on loopback only.
     #[arg(long, default_value = "127.0.0.1:7420", value_name = "ADDRESS")]
     listen: SocketAddr,
-    /// Take over from an unknown later server: for a data directory that was restored from a backup.
+    /// Take over from whatever server the engines have seen: for a data directory that was restored from a backup, copied, or is
+    /// an older state of another one. To be said once; see that no other server works on the same engines.
     #[arg(long)]
     new_epoch: bool,
+    /// How lines on stderr look. What happens in pipelines is among them, with pipeline, release and target as fields; how much is
+    /// told, TIDEGATE_LOG says (info, debug, or by module).
+    #[arg(long, value_enum, default_value = "text", env = "TIDEGATE_LOG_FORMAT", value_name = "FORMAT")]
+    log: LogFormat,
+    /// Also tell of each piece of work when it ends, and how long it took.
+    #[arg(long)]
+    log_spans: bool,
     /// Break a rule on purpose, to prove that somebody notices.
     #[cfg(debug_assertions)]
     #[arg(long, hide = true, value_enum)]
@@ -61,7 +71,7 @@ pub(crate) async fn run(global: &Global, options: Options) -> Result<(), CliErro
         .data
         .clone()
         .ok_or_else(|| CliError::Usage("where shall everything be kept? give --data DIR".to_owned()))?;
-    super::fleet::log_to_stderr();
+    logging::begin(options.log, options.log_spans);
     let stop = CancellationToken::new();
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| CliError::failed("take signals", e))?;
     let mut terminate = signal(SignalKind::terminate()).map_err(|e| CliError::failed("take signals", e))?;
@@ -71,6 +81,7 @@ pub(crate) async fn run(global: &Global, options: Options) -> Result<(), CliErro
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
         }
+        service::tell(service::STOPPING);
         signalled.cancel();
     });
     let serve_options = ServeOptions {
@@ -82,7 +93,10 @@ pub(crate) async fn run(global: &Global, options: Options) -> Result<(), CliErro
         synth: Synth::new("/proc/self/exe", &[CHILD]),
     };
     // Whether anybody reads it is no matter of the server's.
-    let told = |address| drop(print(&format!("http://{address}\n")));
+    let told = |address| {
+        drop(print(&format!("http://{address}\n")));
+        service::tell(service::READY);
+    };
     let result = serve(serve_options, stop, told).await;
     waiter.abort();
     result.map_err(|error| CliError::failed("serve", error))

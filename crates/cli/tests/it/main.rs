@@ -8,6 +8,8 @@
 
 mod adopt;
 mod alarms;
+mod audit;
+mod backup;
 mod box_server;
 mod boxes;
 mod builds;
@@ -19,19 +21,23 @@ mod crash;
 mod definitions;
 mod demo;
 mod disk;
+mod doctor;
 mod estimates;
 mod folders;
 mod glass;
 mod instances;
 mod observing;
+mod packaging;
 mod pages;
 mod regions;
+mod retention;
 mod self_update;
 mod sim;
 mod simulate;
 mod sources;
 mod synth;
 mod world;
+mod worst;
 
 /// A box's process, when the environment says so.
 #[test]

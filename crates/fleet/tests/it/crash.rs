@@ -80,3 +80,24 @@ async fn a_stop_leaves_the_boxes_or_takes_them_along() {
         boxes.iter().map(|b| (&b.id, 2)).collect::<Vec<_>>()
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_of_a_fleets_folder_leaves_the_boxes_of_the_first_alone() {
+    let fleet = Fleet::start().await;
+    let (main, spec) = (main_slot(), fleet.run_spec("1", "ok"));
+    fleet.bring(&main, &[(&spec, 2)]).await;
+    let boxes = fleet.observe(&main).await.boxes;
+    let pids: Vec<u32> = boxes.iter().map(|b| fleet.pid(&main, b)).collect();
+    let port = fleet.port(&main).await;
+    let elsewhere = tempfile::tempdir().unwrap();
+    // Sockets cannot be copied, and are not.
+    let mut copying = std::process::Command::new("cp");
+    copying.arg("-r").arg(fleet.dir.path()).arg(elsewhere.path().join("copy"));
+    copying.stderr(std::process::Stdio::null()).status().unwrap();
+    let mut second = Fleet::spawn(&elsewhere.path().join("copy"));
+    assert_eq!(second.wait().unwrap().code(), Some(3), "it is refused");
+    assert!(pids.iter().all(|pid| alive(*pid)));
+    let after: Vec<u32> = fleet.observe(&main).await.boxes.iter().map(|b| fleet.pid(&main, b)).collect();
+    assert_eq!(after, pids);
+    assert_eq!(ask(port, "GET", "/work").status, 200);
+}

@@ -132,7 +132,7 @@ impl Fleet {
         command
     }
 
-    fn spawn(dir: &std::path::Path) -> Child {
+    pub(crate) fn spawn(dir: &std::path::Path) -> Child {
         Fleet::command(dir).stdout(Stdio::null()).spawn().unwrap()
     }
 

@@ -11,7 +11,7 @@ use tidegate_core::team::TeamEvent;
 use tidegate_runtime::{Lane, Options, Runtime};
 use tidegate_store::{
     Commit, CommitError, Due, EffectRecord, FactRecord, Loaded, MemoryStore, Reserve, Start, Store,
-    StoreError,
+    StoreError, Waiting,
 };
 
 fn hold(reason: String) -> PipelineEvent {
@@ -155,6 +155,9 @@ impl Store for SlowToReturn {
     }
     fn effect(&self, id: &str) -> Result<Option<EffectRecord>, StoreError> {
         self.inner.effect(id)
+    }
+    fn waiting(&self) -> Result<Vec<Waiting>, StoreError> {
+        self.inner.waiting()
     }
     fn facts(&self, of: Option<&str>, start: Start, limit: usize) -> Result<Vec<FactRecord>, StoreError> {
         self.inner.facts(of, start, limit)

@@ -2,14 +2,17 @@
 //! fails is tried again with growing pauses.
 
 use super::Hands;
+use crate::telemetry::{Ended, effect_kind};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
-use tidegate_core::decision::{Effect, EffectId, ForwardEffect, RollbackEffect};
+use tidegate_core::decision::{Effect, EffectId, ForwardEffect, RollbackEffect, SlotOrder, TestOrder};
+use tidegate_core::ids::SlotId;
 use tidegate_core::units::{Span, Timestamp};
 use tidegate_runtime::{Lane, PendingEffect};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 /// How many effects of a lane are in work at once.
 const IN_WORK_MAX: usize = 256;
@@ -46,11 +49,12 @@ pub(super) async fn run(hands: Arc<Hands>, lane: Lane, stop: CancellationToken) 
                 for effect in pending {
                     if in_work.len() < IN_WORK_MAX && in_work.insert(effect.id.clone()) {
                         let hands = Arc::clone(&hands);
-                        tasks.spawn(async move {
-                            let id = effect.id.clone();
+                        let (id, span) = (effect.id.clone(), span(&effect.id, &effect.effect));
+                        let task = async move {
                             perform(&hands, effect).await;
                             id
-                        });
+                        };
+                        tasks.spawn(task.instrument(span));
                     }
                 }
             }
@@ -106,9 +110,31 @@ fn name(effect: &Effect) -> String {
     }
 }
 
+/// Whose effect it is, on every line that is logged while it is performed.
+fn span(id: &EffectId, effect: &Effect) -> tracing::Span {
+    let order = |order: &SlotOrder| {
+        let SlotId { pipeline, target } = &order.slot;
+        tracing::info_span!("effect", %id, %pipeline, %target)
+    };
+    match effect {
+        Effect::Rollback(RollbackEffect::Return(returned)) => order(returned),
+        Effect::Forward(ForwardEffect::Deploy(deployed)) => order(deployed),
+        Effect::Forward(ForwardEffect::Build(build)) => {
+            tracing::info_span!("effect", %id, pipeline = %build.pipeline, release = %build.release)
+        }
+        Effect::Forward(ForwardEffect::Test(test)) => {
+            let TestOrder { pipeline, release, step, .. } = test;
+            tracing::info_span!("effect", %id, %pipeline, %release, %step)
+        }
+        Effect::Forward(ForwardEffect::Page(page)) => {
+            tracing::info_span!("effect", %id, page = page.key.as_str())
+        }
+    }
+}
+
 async fn perform(hands: &Arc<Hands>, pending: PendingEffect) {
-    let PendingEffect { id, attempt, effect, .. } = pending;
-    let what = name(&effect);
+    let PendingEffect { id, attempt, effect, ordered_at, .. } = pending;
+    let (what, kind) = (name(&effect), effect_kind(&effect));
     let performed = match effect {
         Effect::Rollback(RollbackEffect::Return(order)) => hands.engines.set(hands, &order, true).await,
         Effect::Forward(ForwardEffect::Deploy(order)) => hands.engines.set(hands, &order, false).await,
@@ -116,6 +142,12 @@ async fn perform(hands: &Arc<Hands>, pending: PendingEffect) {
         Effect::Forward(ForwardEffect::Test(order)) => super::tests_run::perform(hands, &id, &order).await,
         Effect::Forward(ForwardEffect::Page(page)) => super::pages::perform(hands, &id, &page).await,
     };
+    let ended = match &performed {
+        Performed::Told | Performed::Done => Ended::Done,
+        Performed::Failed(_) => Ended::Failed,
+        Performed::GivenUp(_) => Ended::GivenUp,
+    };
+    hands.telemetry.tried(kind, ended, hands.runtime.now().since(ordered_at).into());
     let recorded = match performed {
         Performed::Told => {
             hands.troubles.over(&id.0);
@@ -127,7 +159,7 @@ async fn perform(hands: &Arc<Hands>, pending: PendingEffect) {
             hands.blocking(move |h| h.runtime.effect_done(&id)).await
         }
         Performed::GivenUp(why) => {
-            tracing::error!(effect = %id, attempt, "{what} is given up: {why}");
+            tracing::error!(attempt, "{what} is given up: {why}");
             let now = hands.runtime.now();
             hands.troubles.failed(&id.0, what, &format!("given up: {why}"), now, now + GIVEN_UP_SHOWN);
             let id = id.clone();
@@ -135,7 +167,7 @@ async fn perform(hands: &Arc<Hands>, pending: PendingEffect) {
         }
         Performed::Failed(why) => {
             let pause = Span(RETRY_FIRST.millis().saturating_mul(1 << attempt.min(16))).min(RETRY_MAX);
-            tracing::warn!(effect = %id, attempt, "{what} failed and is tried again in {pause}: {why}");
+            tracing::warn!(attempt, "{what} failed and is tried again in {pause}: {why}");
             let now = hands.runtime.now();
             let again: Timestamp = now + pause;
             hands.troubles.failed(&id.0, what, &why, now, again);
@@ -144,7 +176,7 @@ async fn perform(hands: &Arc<Hands>, pending: PendingEffect) {
         }
     };
     if let Err(error) = recorded {
-        tracing::error!(effect = %id, "the end of an effect cannot be recorded, so it will be repeated: {error}");
+        tracing::error!("the end of an effect cannot be recorded, so it will be repeated: {error}");
         // A full disk must not turn into a busy loop.
         tokio::time::sleep(Duration::from_secs(1)).await;
     }

@@ -6,6 +6,7 @@
 mod builds;
 mod dispatch;
 mod engines;
+mod keeping;
 mod monitor;
 mod observe;
 mod overview;
@@ -13,23 +14,29 @@ mod pages;
 mod prometheus;
 mod signals;
 mod sources;
+mod telling;
 mod tests_run;
 mod timers;
 mod troubles;
 
 pub use engines::Engines;
 pub use overview::Overview;
+pub(crate) use overview::Summary;
 pub use signals::Signals;
 pub use sources::Poller;
 pub use troubles::Troubles;
 
+use crate::backup::Backups;
 use crate::serve::Dirs;
+use crate::telemetry::Telemetry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
 use tidegate_core::decision::{Actor, EffectId, Event};
 use tidegate_core::ids::{PipelineId, ReleaseNo};
 use tidegate_core::pipeline::PipelineEvent;
+use tidegate_core::units::Timestamp;
 use tidegate_fleet::package::{PackageStore, SigningKey, TrustedKeys};
 use tidegate_runtime::{Runtime, RuntimeError, SubmitError};
 use tidegate_workers::canary::Canaries;
@@ -44,6 +51,8 @@ use tokio_util::sync::CancellationToken;
 
 /// How many builds run at once. A build takes all the CPU that is left over; two of them would only get in each other's way.
 pub const BUILDS_AT_ONCE: usize = 1;
+/// Every place for a build: whoever has them all knows that none runs.
+pub(crate) const ALL_BUILDS: u32 = BUILDS_AT_ONCE as u32;
 /// How many steps are tested at once.
 pub const TESTS_AT_ONCE: usize = 4;
 
@@ -75,6 +84,14 @@ pub struct Hands {
     pub served: Served,
     /// What cannot be done at present.
     pub troubles: Arc<Troubles>,
+    /// Figures about the server itself.
+    pub telemetry: Telemetry,
+    /// When the process began.
+    pub started: SystemTime,
+    /// The newest entry of the log when it did.
+    pub began_at: u64,
+    /// Keeps when the last backup was made.
+    pub backups: Arc<Backups>,
     /// Runs canaries.
     pub canaries: Canaries,
     /// Asks what alarms' PromQL says.
@@ -98,6 +115,8 @@ impl Hands {
         tasks.spawn(dispatch::run(Arc::clone(self), Lane::Rollback, stop.clone()));
         tasks.spawn(dispatch::run(Arc::clone(self), Lane::Forward, stop.clone()));
         tasks.spawn(dispatch::run(Arc::clone(self), Lane::Page, stop.clone()));
+        tasks.spawn(keeping::run(Arc::clone(self), stop.clone()));
+        tasks.spawn(telling::run(Arc::clone(self), stop.clone()));
         tasks.spawn(timers::run(Arc::clone(self), stop.clone()));
         tasks.spawn(observe::run_fleet(Arc::clone(self), stop.clone()));
         tasks.spawn(observe::run_commands(Arc::clone(self), stop.clone()));
@@ -147,6 +166,11 @@ impl Hands {
             Ok(done) => done,
             Err(failed) => std::panic::resume_unwind(failed.into_panic()),
         }
+    }
+
+    /// When the last backup was made.
+    pub(crate) fn last_backup(&self) -> Option<Timestamp> {
+        self.backups.last()
     }
 
     /// The log of a release's build.

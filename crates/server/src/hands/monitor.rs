@@ -145,6 +145,7 @@ impl Watcher {
         }
         // What is blind in any of these seconds is blind in all of them.
         self.last_blind.clear();
+        hands.telemetry.watched(until);
         for end in self.evaluated + 1..=until {
             for team in &teams {
                 self.evaluate(hands, team, scopes_of.get(team), end).await?;

@@ -42,10 +42,12 @@ pub(super) async fn run_fleet(hands: Arc<Hands>, stop: CancellationToken) {
             Ok(observations) => {
                 (seen, gone) = (observations.version, 0);
                 hands.troubles.over(FLEET);
+                hands.telemetry.fleet(true);
                 tell(&hands, observations.observations).await;
             }
             Err(error) => {
                 tracing::warn!("the fleet does not answer: {error}");
+                hands.telemetry.fleet(false);
                 gone = if fleet::is_gone(&error) { gone + 1 } else { 0 };
                 seen = 0;
                 tokio::select! {

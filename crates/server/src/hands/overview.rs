@@ -7,9 +7,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tidegate_core::bake::{BakeClock, Missing};
 use tidegate_core::definition::{EngineDef, SourceDef};
 use tidegate_core::ids::{CommitId, PipelineId, ServiceId, TeamId};
-use tidegate_core::pipeline::{Pipeline, SourceState, Work};
+use tidegate_core::pipeline::{Build, Capacity, Pipeline, SourceState, Work};
 use tidegate_core::scope::Scope;
-use tidegate_core::units::Span;
+use tidegate_core::units::{Span, Timestamp};
 use tidegate_runtime::{Runtime, RuntimeError};
 
 /// Every pipeline in a few words.
@@ -20,7 +20,7 @@ pub struct Overview {
 
 /// A pipeline in a few words.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Summary {
+pub(crate) struct Summary {
     pub(super) team: Option<TeamId>,
     pub(super) service: Option<ServiceId>,
     /// Its sources and the newest commit that is known of each; none if nothing shall be looked for any more.
@@ -31,6 +31,22 @@ pub(super) struct Summary {
     pub(super) ran: BTreeSet<Scope>,
     /// The Regions in which anything of it is deployed, by whatever engine.
     pub(super) placed: BTreeSet<Scope>,
+    /// Whether it has not been retired.
+    pub(crate) active: bool,
+    /// How many of its steps have something under way, by what.
+    pub(crate) work: BTreeMap<&'static str, u64>,
+    /// Releases that wait before a step.
+    pub(crate) waiting: u64,
+    /// Bakes that do not count because monitoring sees nothing.
+    pub(crate) blind: u64,
+    /// Releases that are being built.
+    pub(crate) building: u64,
+    /// Targets with too few healthy boxes.
+    pub(crate) short: u64,
+    /// Targets that run something of which it is not known whether it is enough.
+    pub(crate) unknown: u64,
+    /// Since when its oldest rollback is in work.
+    pub(crate) rolling_back_since: Option<Timestamp>,
 }
 
 /// What bakes in a Region of an environment, for the bakes that are nearest to their ends.
@@ -47,7 +63,7 @@ impl Overview {
     ///
     /// # Errors
     /// A state cannot be read; what cannot is looked at again next time.
-    pub(super) fn look(
+    pub(crate) fn look(
         &self,
         runtime: &Runtime,
         signals: &Signals,
@@ -92,7 +108,42 @@ fn summary(pipeline: &Pipeline) -> Summary {
         baking: baking(pipeline),
         ran: ran.map(|(target, _)| Scope::of(target)).collect(),
         placed: placed.map(|(target, _)| Scope::of(target)).collect(),
+        ..state_of(pipeline)
     }
+}
+
+/// What is under way, counted.
+fn state_of(pipeline: &Pipeline) -> Summary {
+    let mut summary = Summary { active: pipeline.life.is_active(), ..Summary::default() };
+    for step in pipeline.steps.values() {
+        summary.waiting += u64::from(step.candidate.is_some());
+        let kind = match &step.work {
+            Work::Free | Work::Done { .. } | Work::RolledBack { .. } => continue,
+            Work::Deploying { .. } => "deploying",
+            Work::Testing { .. } => "testing",
+            Work::Baking { blind, .. } => {
+                summary.blind += u64::from(blind.is_some());
+                "baking"
+            }
+            Work::Recalled { .. } => "recalled",
+            Work::RollingBack { since, .. } => {
+                let known = summary.rolling_back_since;
+                summary.rolling_back_since = [known, Some(*since)].into_iter().flatten().min();
+                "rolling-back"
+            }
+        };
+        *summary.work.entry(kind).or_default() += 1;
+    }
+    let building = pipeline.releases.values().filter(|r| matches!(r.build, Build::Building { .. }));
+    summary.building = building.count() as u64;
+    for slot in pipeline.slots.values() {
+        match slot.capacity {
+            Capacity::Short { .. } => summary.short += 1,
+            Capacity::Unknown if !slot.history.is_empty() => summary.unknown += 1,
+            Capacity::Unknown | Capacity::Enough => {}
+        }
+    }
+    summary
 }
 
 fn baking(pipeline: &Pipeline) -> BTreeMap<Scope, Baking> {

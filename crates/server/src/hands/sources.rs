@@ -71,22 +71,43 @@ impl Poller {
         begins
     }
 
+    /// The folder of a source's mirror.
+    pub(crate) fn mirror_name(source: &SourceDef) -> String {
+        folder_of(&key_of(source))
+    }
+
+    /// A mirror is removed: whoever names it again gets a new one. Blocks for as long as one is being made.
+    pub(crate) fn forget(&self, name: &str) {
+        self.mirrors.blocking_lock().retain(|key, _| folder_of(key) != name);
+    }
+
     /// The mirror of a source; made, but not fetched, if it is not there.
     pub(super) async fn mirror(&self, hands: &Arc<Hands>, source: &SourceDef) -> Result<Arc<Mirror>, String> {
-        let secret_name = source.secret.as_ref().map_or("", |s| s.as_str());
-        let key = format!("{secret_name} {}", source.url);
+        let key = key_of(source);
         let mut mirrors = self.mirrors.lock().await;
         if let Some(known) = mirrors.get(&key) {
             return Ok(Arc::clone(known));
         }
         let secret =
             source.secret.as_ref().map(|name| hands.secrets.get(name)).transpose().map_err(|e| causes(&e))?;
-        let dir = self.dir.join(&hex(&<sha2::Sha256 as sha2::Digest>::digest(key.as_bytes()))[..32]);
+        let dir = self.dir.join(folder_of(&key));
         let mirror = Mirror::open(&dir, &source.url, secret).await.map_err(|e| causes(&e))?;
         let mirror = Arc::new(mirror);
         mirrors.insert(key, Arc::clone(&mirror));
         Ok(mirror)
     }
+}
+
+/// One mirror for each URL and secret.
+fn key_of(source: &SourceDef) -> String {
+    let secret = source.secret.as_ref().map_or("", |secret| secret.as_str());
+    format!("{secret} {}", source.url)
+}
+
+fn folder_of(key: &str) -> String {
+    let mut name = hex(&<sha2::Sha256 as sha2::Digest>::digest(key.as_bytes()));
+    name.truncate(32);
+    name
 }
 
 pub(super) async fn run(hands: Arc<Hands>, stop: CancellationToken) {

@@ -119,7 +119,9 @@ impl From<InvalidId> for ApiError {
 
 impl From<VerifyError> for ApiError {
     fn from(error: VerifyError) -> ApiError {
-        ApiError::internal(format!("the log is NOT in order: {}", causes(&error)))
+        let body = crate::offline::broken(&error);
+        tracing::error!("{}", body.message);
+        ApiError(body)
     }
 }
 

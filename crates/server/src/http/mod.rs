@@ -3,11 +3,15 @@
 //! time and number.
 
 mod act;
+mod backup;
 mod definitions;
 mod error;
 mod events;
 mod extract;
+mod gc;
 mod limiter;
+mod log;
+mod metrics;
 mod orders;
 mod outside;
 mod read;
@@ -20,7 +24,9 @@ pub use error::ApiError;
 use crate::adopt::NotAdopted;
 use crate::apply::Applier;
 use crate::auth::Tokens;
+use crate::backup::Backups;
 use crate::estimates::Estimator;
+use crate::telemetry::Page;
 use axum::extract::{DefaultBodyLimit, Request};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -29,7 +35,7 @@ use futures_util::future::BoxFuture;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tidegate_api::{AdoptRequest, Adopted, Code, Endpoint, PackagesVerified, WorkTrouble};
+use tidegate_api::{AdoptRequest, Adopted, Code, Endpoint, GcAnswer, PackagesVerified, WorkTrouble};
 use tidegate_core::decision::Actor;
 use tidegate_core::ids::{PipelineId, ReleaseNo};
 use tidegate_runtime::Runtime;
@@ -73,6 +79,18 @@ pub trait Collaborators: Send + Sync {
     ) -> BoxFuture<'a, Result<Adopted, NotAdopted>>;
     /// Reads every package and compares it with its digest and signature.
     fn verify_packages(&self) -> BoxFuture<'_, Result<PackagesVerified, String>>;
+    /// Writes figures about what the server does beside the runtime; it may block. With `by_pipeline` also those of each
+    /// pipeline in which something moves.
+    fn measure(&self, _page: &mut Page, _by_pipeline: bool) {}
+    /// Removes what nobody needs any more, or only tells what that is; none while a build runs that may need what nobody knows of
+    /// yet.
+    fn collect(&self, _dry_run: bool) -> BoxFuture<'_, Option<Result<GcAnswer, String>>> {
+        Box::pin(std::future::ready(None))
+    }
+    /// Makes backups; none where nothing is on a disk.
+    fn backups(&self) -> Option<Arc<Backups>> {
+        None
+    }
 }
 
 /// What handlers work with.
@@ -147,10 +165,11 @@ pub fn router(api: Api) -> axum::Router {
     let message = DefaultBodyLimit::max(outside::MESSAGE_MAX_BYTES);
     let (router, mut openapi) = OpenApiRouter::with_openapi(Description::openapi())
         .routes(routes!(read::health))
+        .routes(routes!(metrics::metrics))
         .routes(routes!(read::status))
         .routes(routes!(read::why))
-        .routes(routes!(read::log))
-        .routes(routes!(read::verify_log))
+        .routes(routes!(log::log))
+        .routes(routes!(log::verify_log))
         .routes(routes!(read::endpoints))
         .routes(routes!(read::verify_packages))
         .routes(routes!(read::build_log))
@@ -175,6 +194,8 @@ pub fn router(api: Api) -> axum::Router {
         .routes(routes!(orders::notify))
         .routes(routes!(orders::create_token))
         .routes(routes!(orders::revoke_tokens))
+        .routes(routes!(backup::back_up))
+        .routes(routes!(gc::collect))
         .routes(routes!(secrets::secret_names))
         .routes(routes!(secrets::set_secret, secrets::remove_secret))
         .split_for_parts();

@@ -1,4 +1,4 @@
-//! What can be read: states, the log, endpoints, packages, build logs.
+//! What can be read: states, endpoints, packages, build logs.
 
 use super::extract::{Caller, Params};
 use super::{Api, ApiError};
@@ -14,14 +14,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 use std::time::Instant;
-use tidegate_api::{
-    Endpoints, ErrorAnswer, Health, LogPage, LogVerified, PackagesVerified, Status, VERSION, WhyAnswer,
-    WhyCommit,
-};
-use tidegate_core::decision::AggregateId;
+use tidegate_api::{Endpoints, ErrorAnswer, Health, PackagesVerified, Status, VERSION, WhyAnswer, WhyCommit};
 use tidegate_core::ids::{PipelineId, ReleaseNo};
 use tidegate_core::pipeline::NotFound;
-use tidegate_runtime::{Runtime, Start};
+use tidegate_runtime::Runtime;
 use tokio::fs::File;
 use tokio::io::AsyncReadExt;
 
@@ -29,10 +25,6 @@ use tokio::io::AsyncReadExt;
 pub(super) const STATUS_PIPELINES_MAX: usize = 100;
 /// The most troubles in one status, the oldest.
 const STATUS_TROUBLES_MAX: usize = 50;
-/// The most entries in one page of the log.
-pub(super) const LOG_PAGE_MAX: usize = 1_000;
-/// How many entries come when nothing else is said.
-const LOG_PAGE_DEFAULT: usize = 100;
 /// The most pipelines that are searched for a commit when none is named.
 const WHY_PIPELINES_MAX: usize = 1_000;
 /// A build log is sent in pieces of so many bytes.
@@ -194,57 +186,6 @@ fn why_of(
         1 => Ok(WhyAnswer { version: VERSION, commits }),
         _ => Err(NotFound::Ambiguous(commit.to_owned()).into()),
     }
-}
-
-/// Which entries.
-#[derive(Debug, Deserialize, utoipa::IntoParams)]
-#[serde(deny_unknown_fields)]
-pub(super) struct LogQuery {
-    /// Only this pipeline's own.
-    pipeline: Option<String>,
-    /// From the one after this position; without it the newest come.
-    after: Option<u64>,
-    /// At most so many; 100 when nothing is said, 1,000 at most.
-    limit: Option<usize>,
-}
-
-/// What happened, oldest first.
-#[utoipa::path(get, path = "/v1/log", params(LogQuery), security(("token" = [])),
-    responses((status = 200, body = LogPage), (status = 404, body = ErrorAnswer)))]
-pub(super) async fn log(
-    State(api): State<Api>,
-    _caller: Caller,
-    Params(query): Params<LogQuery>,
-) -> Result<Json<LogPage>, ApiError> {
-    let only = query.pipeline.map(PipelineId::new).transpose()?;
-    let limit = query.limit.unwrap_or(LOG_PAGE_DEFAULT).min(LOG_PAGE_MAX);
-    let page = api.run(move |runtime| {
-        if let Some(id) = only.as_ref().filter(|id| matches!(runtime.pipeline(id), Ok(None))) {
-            return Err(no_pipeline(id));
-        }
-        let aggregate = only.map(AggregateId::Pipeline);
-        let mut entries = match query.after {
-            Some(after) => runtime.log(aggregate.as_ref(), Start::After(after), limit)?,
-            None => runtime.log(aggregate.as_ref(), Start::Before(u64::MAX), limit)?,
-        };
-        if query.after.is_none() {
-            entries.reverse();
-        }
-        let next = entries.last().map(|e| e.position);
-        Ok(LogPage { version: VERSION, entries: entries.into_iter().map(view::log_entry).collect(), next })
-    });
-    page.await.map(Json)
-}
-
-/// Whether the log's chain is whole, and adds up to the stored states.
-#[utoipa::path(get, path = "/v1/log/verify", security(("token" = [])),
-    responses((status = 200, body = LogVerified), (status = 500, body = ErrorAnswer)))]
-pub(super) async fn verify_log(
-    State(api): State<Api>,
-    _caller: Caller,
-) -> Result<Json<LogVerified>, ApiError> {
-    let verified = api.run(|runtime| Ok(runtime.verify_log(None)?)).await?;
-    Ok(Json(LogVerified { version: VERSION, aggregates: verified.aggregates, facts: verified.facts }))
 }
 
 /// Where services are called.

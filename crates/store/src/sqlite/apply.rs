@@ -5,8 +5,7 @@ use super::{Refusal, to_sql};
 use crate::chain::{GENESIS, fact_hash};
 use crate::error::CommitError;
 use crate::model::{AggregateWrite, Commit, EPOCH};
-use rusqlite::types::Type;
-use rusqlite::{Connection, Error, OptionalExtension, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
 pub(super) fn apply(connection: &Connection, commit: &Commit) -> Result<(), Refusal> {
     commit.check_shape().map_err(Refusal::Commit)?;
@@ -98,9 +97,7 @@ fn apply_effects(connection: &Connection, commit: &Commit) -> Result<(), Refusal
 
 pub(super) fn acquire_epoch(connection: &mut Connection, above: u64) -> rusqlite::Result<u64> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let last = super::query::meta(&transaction, EPOCH)?.unwrap_or_else(|| "0".to_owned());
-    let last: u64 =
-        last.parse().map_err(|error| Error::FromSqlConversionFailure(0, Type::Text, Box::new(error)))?;
+    let last = super::query::last_epoch(&transaction)?;
     let epoch = last.max(above).saturating_add(1);
     super::query::set_meta(&transaction, EPOCH, &epoch.to_string())?;
     transaction.commit()?;

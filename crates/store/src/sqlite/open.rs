@@ -1,18 +1,19 @@
 //! Opening a data directory: lock, damage and version checks, migrations, in this order.
 
 use super::reserve::ReserveFile;
-use super::{Inner, SqliteOptions, SqliteStore, is_corrupt, is_full};
+use super::{SqliteOptions, SqliteStore, is_corrupt, is_full};
 use crate::error::OpenError;
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use std::fs::{DirBuilder, File, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
-const DATABASE: &str = "tidegate.db";
+/// The database's file in the data directory.
+pub(super) const DATABASE: &str = "tidegate.db";
 const LOCK: &str = "lock";
 const RESERVE: &str = "reserve";
 
@@ -48,7 +49,77 @@ pub(super) fn open(dir: &Path, options: &SqliteOptions) -> Result<SqliteStore, O
     };
     let connection = connection.map_err(|failure| failure.into_error(&path))?;
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(in_dir)?;
-    Ok(SqliteStore { inner: Mutex::new(Inner { connection, reserve }), dir: dir.to_owned(), _lock: lock })
+    Ok(SqliteStore::over(dir, connection, reserve, Some(lock)))
+}
+
+/// As [`open`], for reading alone: no migration, no reserve, and nothing on the disk is changed.
+pub(super) fn open_to_read(dir: &Path) -> Result<SqliteStore, OpenError> {
+    let path = dir.join(DATABASE);
+    if !path.is_file() {
+        return Err(OpenError::Nothing { path: dir.to_owned() });
+    }
+    let lock = share_lock(dir)?;
+    let connection = connect_to_read(&path).map_err(|failure| failure.into_error(&path))?;
+    Ok(SqliteStore::over(dir, connection, ReserveFile::none(), lock))
+}
+
+/// Keeps servers away as long as it is read. A folder without a lock, such as a backup, never had a server.
+fn share_lock(dir: &Path) -> Result<Option<File>, OpenError> {
+    let in_dir = |source| OpenError::Directory { path: dir.to_owned(), source };
+    let mut file = match File::open(dir.join(LOCK)) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(in_dir(error)),
+    };
+    match file.try_lock_shared() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Err(in_use(dir, &mut file)),
+        Err(TryLockError::Error(source)) => Err(in_dir(source)),
+    }
+}
+
+fn in_use(dir: &Path, file: &mut File) -> OpenError {
+    let mut text = String::new();
+    let read = file.read_to_string(&mut text);
+    let pid = read.ok().and_then(|_| text.trim().parse().ok());
+    OpenError::InUse { path: dir.to_owned(), pid }
+}
+
+/// A database that was closed is read as it is, also from a disk that cannot be written. What a server that was killed has not
+/// yet moved from the log into the database is read with it, and stays where it is.
+fn connect_to_read(path: &Path) -> Result<Connection, Failure> {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    let has_log = Path::new(&log).metadata().is_ok_and(|metadata| metadata.len() > 0);
+    let connection = if has_log {
+        Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?
+    } else {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+        Connection::open_with_flags(format!("file:{}?immutable=1", uri_path(path)), flags)?
+    };
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+    connection.pragma_update(None, "query_only", "ON")?;
+    connection.pragma_update(None, "trusted_schema", "OFF")?;
+    refuse_newer(&connection)?;
+    refuse_damaged(&connection, path)?;
+    Ok(connection)
+}
+
+/// A path in a URI: everything that could mean something there is escaped.
+fn uri_path(path: &Path) -> String {
+    use std::fmt::Write as _;
+    use std::os::unix::ffi::OsStrExt;
+    path.as_os_str().as_bytes().iter().fold(String::new(), |mut text, &byte| {
+        match byte {
+            b'/' | b'-' | b'_' | b'.' => text.push(char::from(byte)),
+            _ if byte.is_ascii_alphanumeric() => text.push(char::from(byte)),
+            // Writing to a String cannot fail.
+            _ => drop(write!(text, "%{byte:02X}")),
+        }
+        text
+    })
 }
 
 /// Takes the lock, which ends with the process however it ends, and leaves the process id for whoever comes next.
@@ -76,12 +147,7 @@ fn take_lock(dir: &Path) -> Result<File, OpenError> {
             let _ = writeln!(file, "{:>10}", std::process::id());
             Ok(file)
         }
-        Err(TryLockError::WouldBlock) => {
-            let mut text = String::new();
-            let read = file.read_to_string(&mut text);
-            let pid = read.ok().and_then(|_| text.trim().parse().ok());
-            Err(OpenError::InUse { path: dir.to_owned(), pid })
-        }
+        Err(TryLockError::WouldBlock) => Err(in_use(dir, &mut file)),
         Err(TryLockError::Error(source)) => Err(in_dir(source)),
     }
 }

@@ -1,7 +1,7 @@
 //! What is read. Every statement uses an index and has a limit.
 
 use super::to_sql;
-use crate::model::{Due, EffectRecord, FactRecord, Lane, Loaded, Start};
+use crate::model::{Due, EPOCH, EffectRecord, FactRecord, Lane, Loaded, Start, Waiting};
 use rusqlite::types::Type;
 use rusqlite::{Connection, Error, OptionalExtension, Params, Result, Row, params};
 
@@ -57,17 +57,27 @@ pub(super) fn effect(connection: &Connection, id: &str) -> Result<Option<EffectR
     statement.query_row([id], effect_record).optional()
 }
 
+pub(super) fn waiting(connection: &Connection) -> Result<Vec<Waiting>> {
+    const SQL: &str = "SELECT lane, COUNT(*), MIN(created_at) FROM effects GROUP BY lane ORDER BY lane";
+    rows(connection, SQL, [], |row| {
+        Ok(Waiting { lane: lane(row, 0)?, effects: unsigned(row, 1)?, oldest: row.get(2)? })
+    })
+}
+
+fn lane(row: &Row<'_>, column: usize) -> Result<Lane> {
+    match row.get_ref(column)?.as_str()? {
+        "forward" => Ok(Lane::Forward),
+        "rollback" => Ok(Lane::Rollback),
+        "page" => Ok(Lane::Page),
+        other => Err(Error::InvalidColumnType(column, format!("lane {other}"), Type::Text)),
+    }
+}
+
 fn effect_record(row: &Row<'_>) -> Result<EffectRecord> {
-    let lane = match row.get_ref(2)?.as_str()? {
-        "forward" => Lane::Forward,
-        "rollback" => Lane::Rollback,
-        "page" => Lane::Page,
-        other => return Err(Error::InvalidColumnType(2, format!("lane {other}"), Type::Text)),
-    };
     Ok(EffectRecord {
         id: row.get(0)?,
         aggregate: row.get(1)?,
-        lane,
+        lane: lane(row, 2)?,
         body: row.get(3)?,
         attempt: row.get(4)?,
         not_before: row.get(5)?,
@@ -116,6 +126,11 @@ pub(super) fn document(connection: &Connection, key: &str) -> Result<Option<Vec<
 pub(super) fn meta(connection: &Connection, key: &str) -> Result<Option<String>> {
     let mut statement = connection.prepare_cached("SELECT value FROM meta WHERE id = ?1")?;
     statement.query_row([key], |row| row.get(0)).optional()
+}
+
+pub(super) fn last_epoch(connection: &Connection) -> Result<u64> {
+    let last = meta(connection, EPOCH)?.unwrap_or_else(|| "0".to_owned());
+    last.parse().map_err(|error| Error::FromSqlConversionFailure(0, Type::Text, Box::new(error)))
 }
 
 pub(super) fn set_meta(connection: &Connection, key: &str, value: &str) -> Result<()> {

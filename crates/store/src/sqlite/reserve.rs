@@ -12,16 +12,22 @@ const BLOCK_BYTES: usize = 64 << 10;
 
 #[derive(Debug)]
 pub(super) struct ReserveFile {
-    file: File,
+    /// None where nothing is written and nothing is reserved.
+    file: Option<File>,
     bytes: u64,
     held: bool,
 }
 
 impl ReserveFile {
+    /// Reserves nothing.
+    pub(super) fn none() -> Self {
+        Self { file: None, bytes: 0, held: true }
+    }
+
     /// Opens or makes the file and fills it if the disk allows; a full disk is no error.
     pub(super) fn open(path: &Path, bytes: u64) -> io::Result<Self> {
         let file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
-        let mut reserve = Self { file, bytes, held: false };
+        let mut reserve = Self { file: Some(file), bytes, held: false };
         reserve.tend()?;
         Ok(reserve)
     }
@@ -36,7 +42,7 @@ impl ReserveFile {
             match self.fill() {
                 Ok(()) => self.held = true,
                 Err(error) if is_full(&error) => {
-                    self.file.set_len(0)?;
+                    self.file.as_ref().map_or(Ok(()), |file| file.set_len(0))?;
                 }
                 Err(error) => return Err(error),
             }
@@ -48,26 +54,28 @@ impl ReserveFile {
     pub(super) fn release(&mut self) -> bool {
         let had = self.held && self.bytes > 0;
         self.held = self.bytes == 0;
-        had && self.file.set_len(0).and_then(|()| self.file.sync_all()).is_ok()
+        let emptied = |file: &File| file.set_len(0).and_then(|()| file.sync_all()).is_ok();
+        had && self.file.as_ref().is_some_and(emptied)
     }
 
-    fn fill(&mut self) -> io::Result<()> {
-        if self.file.metadata()?.len() > self.bytes {
-            self.file.set_len(self.bytes)?;
+    fn fill(&self) -> io::Result<()> {
+        let Some(file) = &self.file else { return Ok(()) };
+        if file.metadata()?.len() > self.bytes {
+            file.set_len(self.bytes)?;
         }
         if self.bytes > 0 {
-            match fallocate(&self.file, FallocateFlags::empty(), 0, self.bytes) {
+            match fallocate(file, FallocateFlags::empty(), 0, self.bytes) {
                 Ok(()) => {}
-                Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.fill_by_writing()?,
+                Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.fill_by_writing(file)?,
                 Err(error) => return Err(error.into()),
             }
         }
-        self.file.sync_all()
+        file.sync_all()
     }
 
     /// Writes noise, which a file system that compresses cannot shrink.
-    fn fill_by_writing(&mut self) -> io::Result<()> {
-        self.file.seek(SeekFrom::Start(0))?;
+    fn fill_by_writing(&self, mut file: &File) -> io::Result<()> {
+        file.seek(SeekFrom::Start(0))?;
         let mut noise: u64 = 0x9e37_79b9_7f4a_7c15;
         let mut block = Vec::with_capacity(BLOCK_BYTES);
         let mut left = self.bytes;
@@ -81,7 +89,7 @@ impl ReserveFile {
             }
             let count = left.min(BLOCK_BYTES as u64);
             block.truncate(usize::try_from(count).unwrap_or(BLOCK_BYTES));
-            self.file.write_all(&block)?;
+            file.write_all(&block)?;
             left -= count;
         }
         Ok(())

@@ -3,7 +3,7 @@
 use crate::support::{effect, ready, write};
 use tidegate_store::{
     BODY_BYTES_MAX, Commit, CommitError, Due, GENESIS, Lane, MemoryStore, Postpone, Reserve, SqliteOptions,
-    SqliteStore, Start, Store, Verified, fact_hash,
+    SqliteStore, Start, Store, Verified, Waiting, fact_hash,
 };
 
 macro_rules! conformance {
@@ -29,6 +29,7 @@ conformance!(
     lists_due_timers_in_order,
     wakes_what_exists,
     keeps_effects_until_they_end,
+    counts_what_waits,
     keeps_documents_once,
     pages_through_the_log,
     chains_facts,
@@ -155,6 +156,22 @@ fn keeps_effects_until_they_end(store: &dyn Store) {
     assert_eq!(store.effect("e1").unwrap(), None);
     assert_eq!(store.next_effect_at(Lane::Forward).unwrap(), None);
     assert_eq!(store.next_effect_at(Lane::Rollback).unwrap(), None);
+}
+
+fn counts_what_waits(store: &dyn Store) {
+    assert_eq!(store.waiting().unwrap(), []);
+    let mut first = write("pipeline/a", 0, &["one"], "s", None);
+    first.new_effects = vec![effect("e1", Lane::Rollback, 9), effect("e2", Lane::Page, 1)];
+    store.commit(&Commit { at: 500, ..first }).unwrap();
+    let mut second = write("pipeline/a", 1, &["two"], "s", None);
+    second.new_effects = vec![effect("e3", Lane::Rollback, 1), effect("e4", Lane::Forward, 1)];
+    store.commit(&Commit { at: 700, ..second }).unwrap();
+    let waiting = |lane, effects, oldest| Waiting { lane, effects, oldest };
+    let all = [waiting(Lane::Forward, 1, 700), waiting(Lane::Page, 1, 500), waiting(Lane::Rollback, 2, 500)];
+    assert_eq!(store.waiting().unwrap(), all);
+    let ended = ["e1", "e4"].map(str::to_owned).to_vec();
+    store.commit(&Commit { ended_effects: ended, ..Commit::default() }).unwrap();
+    assert_eq!(store.waiting().unwrap(), [waiting(Lane::Page, 1, 500), waiting(Lane::Rollback, 1, 700)]);
 }
 
 fn keeps_documents_once(store: &dyn Store) {

@@ -5,5 +5,6 @@ mod conformance;
 mod crash;
 mod equivalence;
 mod opening;
+mod snapshot;
 mod space;
 mod support;

@@ -6,7 +6,9 @@ use std::error::Error;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use tidegate_store::{Lane, OpenError, SqliteOptions, SqliteStore, Store, StoreError, VerifyError};
+use tidegate_store::{
+    GENESIS, Lane, OpenError, SqliteOptions, SqliteStore, Store, StoreError, VerifyError, fact_hash,
+};
 
 fn open(dir: &Path) -> Result<SqliteStore, OpenError> {
     SqliteStore::open(dir, &SqliteOptions { reserve_bytes: 4096 })
@@ -125,36 +127,110 @@ fn after(sql: &str) -> String {
 
 #[test]
 fn tampering_with_the_log_shows() {
-    let broken = |seq, what| format!("the log of a is broken at fact {seq}: {what}");
-    let contents = "its contents do not have its hash";
-    assert_eq!(
-        after("UPDATE facts SET fact = CAST('a9' AS BLOB) WHERE aggregate = 'a' AND seq = 2"),
-        broken(2, contents)
+    let check = |sql: &str, place: &str, what: &str| {
+        let told = after(sql);
+        let expected = format!("the log of a is broken at fact {place}: {what}");
+        assert!(told.starts_with(&expected), "{sql}: {told}");
+    };
+    let contents = "its contents do not have its hash: they give ";
+    check(
+        "UPDATE facts SET fact = CAST('a9' AS BLOB) WHERE aggregate = 'a' AND seq = 2",
+        "2 (position 2)",
+        contents,
     );
-    assert_eq!(after("UPDATE facts SET at = 1 WHERE aggregate = 'a' AND seq = 1"), broken(1, contents));
-    assert_eq!(
-        after("UPDATE facts SET cause = x'00' WHERE aggregate = 'a' AND seq = 3"),
-        broken(3, contents)
+    check("UPDATE facts SET at = 1 WHERE aggregate = 'a' AND seq = 1", "1 (position 1)", contents);
+    check("UPDATE facts SET cause = x'00' WHERE aggregate = 'a' AND seq = 3", "3 (position 3)", contents);
+    let missing = "it is missing or not in its place: fact 3 comes there";
+    check("DELETE FROM facts WHERE aggregate = 'a' AND seq = 2", "2 (position 3)", missing);
+    let swap =
+        "UPDATE facts SET position = 99 WHERE position = 1; UPDATE facts SET position = 1 WHERE position = 2;
+                UPDATE facts SET position = 2 WHERE position = 99;";
+    check(swap, "1 (position 1)", "it is missing or not in its place: fact 2 comes there");
+    let relabel = "UPDATE facts SET seq = 4 - seq WHERE aggregate = 'a'";
+    check(relabel, "1 (position 1)", "it is missing or not in its place: fact 3 comes there");
+    check(
+        "DELETE FROM facts WHERE aggregate = 'a' AND seq = 3",
+        "3",
+        "it is missing at the end: 3 facts were recorded",
     );
-    let missing = "it is missing or not in its place";
-    assert_eq!(after("DELETE FROM facts WHERE aggregate = 'a' AND seq = 2"), broken(2, missing));
-    assert_eq!(
-        after("DELETE FROM facts WHERE aggregate = 'a' AND seq = 3"),
-        broken(3, "it is missing at the end")
+    // Somebody who knows how hashes are made, and has not changed the aggregate.
+    let chain = ["a1", "a2", "a3", "a4"].iter().zip(1..);
+    let forged = chain
+        .fold(GENESIS, |head, (fact, seq)| fact_hash(&head, "a", seq, 1_000, b"a test", fact.as_bytes()));
+    let forged: String = forged.iter().map(|byte| format!("{byte:02x}")).collect();
+    let append = format!(
+        "INSERT INTO facts SELECT 9, aggregate, 4, at, cause, CAST('a4' AS BLOB), x'{forged}' FROM facts
+         WHERE position = 3"
     );
-    assert_eq!(
-        after("UPDATE aggregates SET version = 2 WHERE id = 'a'"),
-        broken(3, "it is beyond the aggregate's version")
+    check(&append, "4 (position 9)", "it is beyond the aggregate's version: 3 facts were recorded");
+    check(
+        "UPDATE aggregates SET version = 2 WHERE id = 'a'",
+        "3 (position 3)",
+        "it is beyond the aggregate's version: 2 facts were recorded",
     );
-    assert_eq!(
-        after("UPDATE aggregates SET head = zeroblob(32) WHERE id = 'a'"),
-        broken(3, "the aggregate's head is not its hash")
+    check(
+        "UPDATE aggregates SET head = zeroblob(32) WHERE id = 'a'",
+        "3 (position 3)",
+        "the aggregate's head is not its hash: it has ",
     );
-    assert_eq!(after("DELETE FROM aggregates WHERE id = 'a'"), broken(3, "its aggregate is missing"));
+    check("DELETE FROM aggregates WHERE id = 'a'", "3 (position 3)", "its aggregate is missing");
     assert_eq!(
         after("UPDATE facts SET hash = x'00' WHERE aggregate = 'a' AND seq = 1"),
         "cannot read the log"
     );
+}
+
+/// Every file of a folder with its bytes.
+fn files(dir: &Path) -> Vec<(std::ffi::OsString, Vec<u8>)> {
+    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
+    let mut all: Vec<_> =
+        entries.map(|entry| (entry.file_name(), std::fs::read(entry.path()).unwrap())).collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn a_closed_database_is_read_without_a_change() {
+    let parent = tempfile::tempdir().unwrap();
+    // Signs that mean something in a URI.
+    let dir = parent.path().join("a b?c#d%20");
+    let refused = SqliteStore::open_to_read(&dir).unwrap_err();
+    assert!(matches!(refused, OpenError::Nothing { .. }), "{refused}");
+    let store = open(&dir).unwrap();
+    store.commit(&write("a", 0, &["one"], "s", None)).unwrap();
+    let refused = SqliteStore::open_to_read(&dir).unwrap_err();
+    assert!(matches!(refused, OpenError::InUse { .. }), "{refused}");
+    drop(store);
+    let before = files(&dir);
+    let reading = SqliteStore::open_to_read(&dir).unwrap();
+    assert_eq!(reading.verify_chain(None).unwrap().facts, 1);
+    assert_eq!(SqliteStore::open_to_read(&dir).unwrap().verify_chain(None).unwrap().facts, 1, "two at once");
+    assert!(reading.commit(&write("a", 1, &["two"], "s", None)).is_err());
+    assert!(reading.acquire_epoch(0).is_err());
+    let refused = open(&dir).unwrap_err();
+    assert!(matches!(refused, OpenError::InUse { .. }), "no server starts meanwhile: {refused}");
+    drop(reading);
+    assert_eq!(files(&dir), before);
+    open(&dir).unwrap();
+}
+
+#[test]
+fn what_a_killed_server_left_in_the_log_of_the_database_is_read_with_it() {
+    let parent = tempfile::tempdir().unwrap();
+    let (dir, copy) = (parent.path().join("data"), parent.path().join("copy"));
+    let store = open(&dir).unwrap();
+    store.commit(&write("a", 0, &["one"], "s", None)).unwrap();
+    // What is on the disk while the server runs is what a kill leaves behind.
+    std::fs::create_dir(&copy).unwrap();
+    for (name, bytes) in files(&dir) {
+        std::fs::write(copy.join(name), bytes).unwrap();
+    }
+    assert!(copy.join("tidegate.db-wal").metadata().unwrap().len() > 0);
+    let before = files(&copy);
+    let reading = SqliteStore::open_to_read(&copy).unwrap();
+    assert_eq!(reading.verify_chain(None).unwrap().facts, 1);
+    drop(reading);
+    assert_eq!(files(&copy), before);
 }
 
 #[test]

@@ -21,7 +21,10 @@ pub(super) fn make_empty(path: &Path) -> std::io::Result<()> {
 }
 
 /// Removes a folder with all its content, also where a build has made folders read-only.
-fn remove_tree(path: &Path) -> std::io::Result<()> {
+///
+/// # Errors
+/// Something in it cannot be removed.
+pub fn remove_tree(path: &Path) -> std::io::Result<()> {
     match fs::remove_dir_all(path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {

@@ -267,6 +267,8 @@ impl CommandEngine {
                 |why: state::ReadError| OpenError::State { path: dir.clone(), why: why.to_string() };
             let state = SlotState::read(&dir).map_err(damaged)?;
             let secrets = state::read_secrets(&dir).map_err(damaged)?;
+            // What was restored from a backup has only those in which something was.
+            target::make_slot_dirs(&dir).map_err(|e| fail(&dir, e))?;
             let target = self.target(&state.slot.target).map_err(|e| fail(&dir, e))?;
             target.resume(state, secrets);
         }

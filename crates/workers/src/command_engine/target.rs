@@ -119,6 +119,11 @@ pub(super) struct Target {
     wake: watch::Sender<u64>,
 }
 
+/// The folders of a slot.
+pub(super) fn make_slot_dirs(dir: &Path) -> std::io::Result<()> {
+    ["", "logs", "packages", "state"].iter().try_for_each(|part| make_dir(&dir.join(part)))
+}
+
 impl Target {
     pub(super) fn new(dir: PathBuf) -> Target {
         Target { dir, slots: Mutex::default(), wake: watch::Sender::new(0) }
@@ -151,9 +156,7 @@ impl Target {
         let dir = self.slot_dir(pipeline);
         let fail = |source| SetError::Persist { path: dir.clone(), source };
         if old.is_none() {
-            for part in ["", "logs", "packages", "state"] {
-                make_dir(&dir.join(part)).map_err(fail)?;
-            }
+            make_slot_dirs(&dir).map_err(fail)?;
         }
         if old.is_none_or(|o| o.secrets != secrets) {
             state::write_secrets(&dir, &secrets).map_err(fail)?;

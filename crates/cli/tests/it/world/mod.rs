@@ -5,13 +5,15 @@ pub(crate) mod definitions;
 mod http;
 pub(crate) mod monitoring;
 mod repo;
+mod start;
 
 pub(crate) use http::get;
 pub(crate) use repo::Repo;
+pub(crate) use start::{can_have_a_disk, on_disk};
 
 use serde_json::Value;
-use std::fs::{self, File};
-use std::os::unix::process::CommandExt;
+use start::{spawn, spawn_logged, spawn_with};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -141,6 +143,47 @@ impl World {
     /// As [`World::restart_server`], without waiting until it serves.
     pub(crate) fn begin_server(&self) {
         *self.server() = spawn(&mut Command::new(env!("CARGO_BIN_EXE_tidegate")), self.dir.path());
+    }
+
+    /// As [`World::restart_server`], where the server is to take over with a new epoch.
+    pub(crate) fn take_over(&self) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        *self.server() = spawn_with(&mut command, self.dir.path(), &["--new-epoch"]);
+        self.wait_up();
+    }
+
+    /// As [`World::restart_server`], by this command with these arguments more.
+    pub(crate) fn start_by(&self, command: &mut Command, arguments: &[&str]) {
+        *self.server() = spawn_with(command, self.dir.path(), arguments);
+        self.wait_up();
+    }
+
+    /// As [`World::restart_server`], by a whole command line.
+    pub(crate) fn start_as_it_is(&self, command: &mut Command) {
+        *self.server() = spawn_logged(command, self.dir.path());
+        self.wait_up();
+    }
+
+    /// Starts a server on a data directory, which must end by itself; what it told.
+    pub(crate) fn refused(&self, data: &Path, arguments: &[&str]) -> Told {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        command.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(data).args(arguments);
+        let told = run(&mut command);
+        assert_eq!((told.code, told.out.as_str()), (1, ""), "{told:?}");
+        told
+    }
+
+    /// The processes of all boxes, by folder.
+    pub(crate) fn box_pids(&self) -> Vec<(PathBuf, Value)> {
+        let records = self.box_records().into_iter();
+        records.map(|(folder, record)| (folder, record["process"]["pid"].clone())).collect()
+    }
+
+    /// Ends the server, the fleet and its boxes, and removes the data directory.
+    pub(crate) fn lose_machine(&self) {
+        self.kill_server();
+        self.end_fleet();
+        fs::remove_dir_all(self.data()).unwrap();
     }
 
     /// Waits until the server serves.
@@ -339,12 +382,21 @@ impl World {
     }
 
     /// Ends the fleet and its boxes, if there are any.
-    fn end_fleet(&self) {
+    pub(crate) fn end_fleet(&self) {
+        self.stop_fleet(true);
+    }
+
+    /// Ends the fleet; its boxes run on.
+    pub(crate) fn stop_fleet_alone(&self) {
+        self.stop_fleet(false);
+    }
+
+    fn stop_fleet(&self, boxes: bool) {
         let client = FleetClient::new(FleetConfig::socket(&self.data().join("fleet")));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let Ok(fleet) = client.status().await else { return };
-            let _ = client.stop(Stop { boxes: true }).await;
+            let _ = client.stop(Stop { boxes }).await;
             let end = Instant::now() + PATIENCE;
             while alive(fleet.pid) && Instant::now() < end {
                 tokio::time::sleep(LOOK_EVERY).await;
@@ -367,46 +419,6 @@ impl Drop for World {
         let _ = server.kill();
         let _ = server.wait();
     }
-}
-
-/// Whether a server can have a disk of its own on this machine; else says so loudly.
-pub(crate) fn can_have_a_disk() -> bool {
-    let dir = tempfile::tempdir().unwrap();
-    let told = run(unshare().args(["mount", "-t", "tmpfs", "none"]).arg(dir.path()));
-    if told.code != 0 {
-        eprintln!(
-            "SKIPPED: no disk can be mounted here, neither as root nor in a user namespace: {}",
-            told.talk
-        );
-    }
-    told.code == 0
-}
-
-/// A mount namespace of its own. Only root may have that without a user namespace.
-fn unshare() -> Command {
-    let mut command = Command::new("unshare");
-    command.arg(if rustix::process::geteuid().is_root() { "-m" } else { "-Urm" });
-    command
-}
-
-/// The server where its data directory is a small disk.
-fn on_disk(data: &Path, mib: u32) -> Command {
-    let mut command = unshare();
-    command.args(["sh", "-c", r#"mount -t tmpfs -o "size=$1m" none "$2" && shift 2 && exec "$@""#, "sh"]);
-    command.arg(mib.to_string()).arg(data).arg(env!("CARGO_BIN_EXE_tidegate"));
-    command
-}
-
-fn spawn(command: &mut Command, dir: &Path) -> Child {
-    let log = File::options().create(true).append(true).open(dir.join("server.log")).unwrap();
-    command.arg("serve").arg("--listen").arg("127.0.0.1:0").arg("--data").arg(dir.join("data"));
-    command
-        .stdin(Stdio::null())
-        .stdout(log.try_clone().unwrap())
-        .stderr(log)
-        .process_group(0)
-        .spawn()
-        .unwrap()
 }
 
 /// Runs a command to its end.

@@ -1,0 +1,29 @@
+//! Tells the service manager that started this process how far it is (sd_notify): a few bytes to a socket that it named. Where
+//! none did, nothing is told.
+
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+/// It serves.
+pub(crate) const READY: &str = "READY=1";
+/// It ends.
+pub(crate) const STOPPING: &str = "STOPPING=1";
+
+/// Tells it; whether it was heard is the service manager's affair.
+pub(crate) fn tell(state: &str) {
+    let Some(name) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let name = name.as_encoded_bytes();
+    let send = || -> io::Result<()> {
+        let address = match name.strip_prefix(b"@") {
+            Some(name) => SocketAddr::from_abstract_name(name)?,
+            None => SocketAddr::from_pathname(std::ffi::OsStr::new(
+                std::str::from_utf8(name).map_err(io::Error::other)?,
+            ))?,
+        };
+        UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address).map(|_| ())
+    };
+    if let Err(error) = send() {
+        tracing::warn!("the service manager cannot be told '{state}': {error}");
+    }
+}
