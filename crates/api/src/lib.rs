@@ -26,9 +26,8 @@ pub use log::{LogEntry, LogPage, LogVerified};
 pub use orders::{
     AdoptRequest, Adopted, AdoptedTarget, AlarmRequest, AlertsTaken, AllApplied, Applied, ApprovalRequest,
     Definitions, Done, HoldRequest, IgnoredAlert, NotifyRequest, OrganisationDefinition, OverrideRequest,
-    PipelineDefinition, ReportRequest,
-    RetireRequest, RetryRequest, RollbackRequest, SecretNames, SecretRequest, SkipRequest, TokenCreated,
-    TokenRequest,
+    PipelineDefinition, ReportRequest, RetireRequest, RetryRequest, RollbackRequest, SecretNames,
+    SecretRequest, SkipRequest, TokenCreated, TokenRequest,
 };
 pub use places::{BadPackage, Endpoint, Endpoints, Health, PackagesVerified};
 pub use status::{

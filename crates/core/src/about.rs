@@ -6,7 +6,7 @@
 use crate::decision::{AggregateId, Fact};
 use crate::ids::{RegionId, ReleaseNo, TargetId};
 use crate::organisation::OrganisationFact;
-use crate::pipeline::{Cause, PipelineFact};
+use crate::pipeline::{ADOPTED, Cause, PipelineFact};
 use crate::team::TeamFact;
 use std::collections::BTreeSet;
 
@@ -37,7 +37,7 @@ pub fn named(aggregate: &AggregateId, fact: &Fact) -> Named {
     }
     match fact {
         Fact::Pipeline(fact) => pipeline(fact, &mut named),
-        Fact::Team(TeamFact::AlarmChanged { scope, .. }) => {
+        Fact::Team(TeamFact::AlarmChanged { scope, .. } | TeamFact::AlarmRenewed { scope, .. }) => {
             named.regions.insert(scope.region.clone());
         }
         Fact::Team(
@@ -74,6 +74,11 @@ fn pipeline(fact: &PipelineFact, named: &mut Named) {
         | F::RollbackOrdered { release, .. } => {
             named.releases.insert(*release);
         }
+        F::Adopted { adoption, .. } => {
+            named.releases.insert(ADOPTED);
+            named.regions.extend(adoption.targets.keys().map(|target| target.region.clone()));
+        }
+        F::Pretended { fact } => pipeline(fact, named),
         F::Overridden { allowed, .. } => {
             named.releases.insert(allowed.release);
         }
@@ -110,6 +115,7 @@ fn pipeline(fact: &PipelineFact, named: &mut Named) {
         | F::SlotProgressed { target, .. }
         | F::SlotTroubled { target, .. }
         | F::SlotStuck { target, .. }
+        | F::GlassBroken { target, .. }
         | F::CapacityChanged { target, .. } => {
             named.on(target);
         }
@@ -128,6 +134,10 @@ fn pipeline(fact: &PipelineFact, named: &mut Named) {
         | F::Retiring { .. }
         | F::Retired { .. }
         | F::Revived { .. }
+        | F::PageOpened { .. }
+        | F::PageResolved { .. }
+        | F::ObservingBegan { .. }
+        | F::ObservingEnded { .. }
         | F::ReleasesForgotten { .. } => {}
     }
 }

@@ -127,10 +127,6 @@ async fn route(api: &Api, request: Request<Incoming>) -> Result<Answer, Refusal>
             let supervisor = Arc::clone(&api.supervisor);
             json(&blocking(move || supervisor.break_glass(&order)).await?)
         }
-        (&Method::GET, "/v1/before/packages") => {
-            let shared = Arc::clone(shared);
-            json(&blocking(move || Ok(crate::glass::packages(&shared))).await?)
-        }
         (&Method::GET, "/v1/slots") => json(&shared.board.observations(0)),
         (&Method::GET, "/v1/watch") => watch(shared, number(&query, "after")?).await,
         (&Method::GET, "/v1/metrics") => {

@@ -11,10 +11,9 @@ use hyper::Request;
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tidegate_core::ids::{PackageDigest, TargetId};
+use tidegate_core::ids::TargetId;
 use tokio::net::UnixStream;
 
 /// How long a call may take, in milliseconds; a watch has [`WATCH_HOLD_MAX_MS`] more.
@@ -104,11 +103,6 @@ impl FleetClient {
     /// Puts a slot back without the server.
     pub async fn break_glass(&self, order: &BreakGlass) -> Result<PutBack, ClientError> {
         self.call("POST", "/v1/glass", Some(order), CALL_LIMIT_MS).await
-    }
-
-    /// The packages that slots may be put back to without the server: they are not to be collected.
-    pub async fn packages_before(&self) -> Result<BTreeSet<PackageDigest>, ClientError> {
-        self.call("GET", "/v1/before/packages", None::<&()>, CALL_LIMIT_MS).await
     }
 
     /// All observations.

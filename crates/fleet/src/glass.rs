@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use tidegate_core::engine::{BrokenGlass, Desired, Rest, Share};
-use tidegate_core::ids::{PackageDigest, Role, RunSpecDigest, SecretName, SlotId};
+use tidegate_core::ids::{Role, RunSpecDigest, SecretName, SlotId};
 use tidegate_core::run_spec::RunSpec;
 
 /// How many RunSpecs a slot remembers, beside the present one.
@@ -76,13 +76,6 @@ pub(crate) fn remember(shared: &Shared, had: &SetSlot, new: &SetSlot) {
         // Nothing is lost but a way to go without the server.
         tracing::warn!(slot = %had.slot, error = %refusal(&error), "what a slot ran before cannot be kept");
     }
-}
-
-/// The packages that slots may be put back to.
-pub(crate) fn packages(shared: &Shared) -> BTreeSet<PackageDigest> {
-    let files = disk::entries(&shared.data.path(FOLDER)).unwrap_or_default();
-    let all = files.into_iter().filter_map(|path| disk::read_json::<Before>(&path).ok().flatten());
-    all.flat_map(|before| before.run_specs).map(|each| each.run_spec.package).collect()
 }
 
 /// What is to be put in place of a slot's command, and what was passed over.

@@ -137,6 +137,7 @@ fn is_by(cause: &Actor, by: &str) -> bool {
     match cause {
         Actor::User(user) => user.as_str() == by,
         Actor::Tidegate => by == "tidegate",
+        Actor::Machine(user) => user == by,
         Actor::Release { pipeline, release } => match by.split_once('/') {
             Some((name, number)) => name == pipeline.as_str() && number == release.to_string(),
             None => by == pipeline.as_str(),

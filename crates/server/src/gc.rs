@@ -110,7 +110,8 @@ fn needed(hands: &Hands) -> Result<Needed, GcError> {
         let Some(pipeline) = hands.runtime.pipeline(&id)? else { continue };
         let kept = kept_releases(&pipeline);
         let releases: Vec<_> = pipeline.releases.iter().filter(|(no, _)| kept.contains(no)).collect();
-        let told = serde_json::to_string(&(releases, &pipeline.slots, &pipeline.steps)).unwrap_or_default();
+        let told = serde_json::to_string(&(releases, &pipeline.slots, &pipeline.steps, &pipeline.reality))
+            .unwrap_or_default();
         add_digests(&told, &mut needed.digests);
         needed.releases.extend(kept.into_iter().map(|no| (id.clone(), no)));
         if pipeline.life.is_active() {
@@ -118,8 +119,8 @@ fn needed(hands: &Hands) -> Result<Needed, GcError> {
             needed.mirrors.extend(sources.map(mirror_name));
         }
     }
-    // What engines were told, and what boxes run, also if this server's store does not know it (any more).
-    for folder in ["fleet/slots", "fleet/configurations", "fleet/boxes", "commands/targets"] {
+    // What engines were told, what somebody at the machine may put back, and what boxes run, also if this server's store does not know it (any more).
+    for folder in ["fleet/slots", "fleet/configurations", "fleet/before", "fleet/boxes", "commands/targets"] {
         read_all(&hands.dirs.data.join(folder), &mut |text| add_digests(text, &mut needed.digests))?;
     }
     Ok(needed)
@@ -127,8 +128,9 @@ fn needed(hands: &Hands) -> Result<Needed, GcError> {
 
 /// The releases that a target may run or return to: none is older than the oldest that a slot or a step names.
 fn kept_releases(pipeline: &Pipeline) -> BTreeSet<ReleaseNo> {
-    let in_slots =
-        pipeline.slots.values().flat_map(|slot| slot.history.iter().copied().chain(slot.running()));
+    // Where it only observes, what is really so as well.
+    let slots = pipeline.slots.values().chain(pipeline.real_slots().values());
+    let in_slots = slots.flat_map(|slot| slot.history.iter().copied().chain(slot.running()));
     let in_steps = pipeline.steps.values().flat_map(|step| {
         let work = step.work.under_way().map(|(release, _)| release);
         [step.candidate, step.done, work].into_iter().flatten()

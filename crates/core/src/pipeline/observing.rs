@@ -157,6 +157,8 @@ impl PipelineFact {
             | PipelineFact::Retiring { .. }
             | PipelineFact::Retired { .. }
             | PipelineFact::Revived { .. }
+            | PipelineFact::PageOpened { .. }
+            | PipelineFact::PageResolved { .. }
             | PipelineFact::ObservingBegan { .. }
             | PipelineFact::ObservingEnded { .. }
             | PipelineFact::Pretended { .. }

@@ -98,7 +98,8 @@ impl Deciding<'_> {
     /// Tells the team's on-call engineer, if the team says where.
     pub(super) fn page(&mut self, matter: Matter, severity: Severity, title: String, text: String) {
         let to = self.team.definition.as_ref().map(|d| d.pages.clone()).unwrap_or_default();
-        if to.is_empty() {
+        // Nobody is woken for what would be. What cannot be built is really so, and is told in the log.
+        if to.is_empty() || self.p.observes() {
             return;
         }
         let key = matter.key();

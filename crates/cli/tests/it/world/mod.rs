@@ -13,7 +13,7 @@ pub(crate) use start::{can_have_a_disk, on_disk};
 
 use serde_json::Value;
 use start::{spawn, spawn_logged, spawn_with};
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
