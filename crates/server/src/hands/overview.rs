@@ -126,6 +126,8 @@ fn state_of(pipeline: &Pipeline) -> Summary {
                 "baking"
             }
             Work::Recalled { .. } => "recalled",
+            // What only would be taken back wakes nobody.
+            Work::RollingBack { .. } if pipeline.observes() => "rolling-back",
             Work::RollingBack { since, .. } => {
                 let known = summary.rolling_back_since;
                 summary.rolling_back_since = [known, Some(*since)].into_iter().flatten().min();
@@ -136,7 +138,8 @@ fn state_of(pipeline: &Pipeline) -> Summary {
     }
     let building = pipeline.releases.values().filter(|r| matches!(r.build, Build::Building { .. }));
     summary.building = building.count() as u64;
-    for slot in pipeline.slots.values() {
+    // Where it only observes, nobody tells of its boxes.
+    for slot in pipeline.slots.values().filter(|_| !pipeline.observes()) {
         match slot.capacity {
             Capacity::Short { .. } => summary.short += 1,
             Capacity::Unknown if !slot.history.is_empty() => summary.unknown += 1,

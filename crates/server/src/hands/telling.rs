@@ -8,6 +8,7 @@ use tidegate_api::describe;
 use tidegate_core::about::named;
 use tidegate_core::decision::{Actor, AggregateId, Fact};
 use tidegate_core::pipeline::PipelineFact;
+use tidegate_core::team::TeamFact;
 use tidegate_runtime::{LogEntry, Start};
 use tokio_util::sync::CancellationToken;
 
@@ -88,7 +89,7 @@ fn is_progress(fact: &Fact) -> bool {
     use PipelineFact as F;
     match fact {
         Fact::Pipeline(fact) => matches!(
-            fact,
+            fact.plain(),
             F::SlotAsked { .. }
                 | F::SlotProgressed { .. }
                 | F::SlotResized { .. }
@@ -96,7 +97,7 @@ fn is_progress(fact: &Fact) -> bool {
                 | F::CandidateSet { .. }
                 | F::ReleasesForgotten { .. }
         ),
-        Fact::Lease(_) => true,
+        Fact::Lease(_) | Fact::Team(TeamFact::AlarmRenewed { .. }) => true,
         Fact::Team(_) | Fact::Organisation(_) => false,
     }
 }
