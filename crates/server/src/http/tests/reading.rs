@@ -80,6 +80,14 @@ async fn what_is_not_there_is_said_in_the_same_form() {
         ("GET", "/v1/why/abcd", 404, "TG003"),
         ("GET", "/v1/why/abcd?pipeline=nothing", 404, "TG003"),
         ("GET", "/v1/log?pipeline=nothing", 404, "TG003"),
+        ("GET", "/v1/log?after=1&before=2", 400, "TG005"),
+        ("GET", "/v1/log?release=newest", 400, "TG005"),
+        ("GET", "/v1/log?region=No_Name", 400, "TG005"),
+        ("GET", "/v1/log?since=yesterday", 400, "TG005"),
+        ("GET", "/v1/log/verify?pipeline=nothing", 404, "TG003"),
+        ("GET", "/metrics?pipelines=some", 400, "TG005"),
+        ("POST", "/v1/backups", 400, "TG005"),
+        ("POST", "/v1/gc", 400, "TG005"),
         ("GET", "/v1/builds/frontend/r1/log", 404, "TG003"),
         ("GET", "/v1/builds/..%2f..%2fetc/r1/log", 400, "TG005"),
         ("GET", "/v1/schemas/other.json", 404, "TG003"),
@@ -120,6 +128,66 @@ async fn the_log_comes_in_pages_and_verifies() {
     assert_eq!(seen, 4, "the definition and three commits");
     let (_, answer) = world.call("GET", "/v1/log/verify", &world.admin, "").await;
     assert_eq!(answer["facts"], newest);
+}
+
+#[tokio::test]
+async fn the_log_is_searched_on_the_server() {
+    let world = applied().await;
+    let bob = world.token("bob");
+    let hold = json!({"reason": "audit"}).to_string();
+    world.call("POST", "/v1/pipelines/frontend/holds", &bob, &hold).await;
+    for digit in ['a', 'b', 'c'] {
+        world.push(digit, None, "change");
+    }
+    let page = |query: &'static str| {
+        let world = &world;
+        async move {
+            let path = format!("/v1/log?{query}");
+            let (status, answer) = world.call("GET", &path, &world.admin, "").await;
+            assert_eq!(status, StatusCode::OK, "{answer}");
+            serde_json::from_value::<LogPage>(answer).unwrap()
+        }
+    };
+    let found = page("by=bob").await;
+    let [held] = &found.entries[..] else { panic!("{found:?}") };
+    assert_eq!((held.text.as_str(), held.hash.len()), ("hold 1 placed by bob: audit", 64));
+    // Backward in pages, to the beginning.
+    let (mut before, mut seen) = (u64::MAX, Vec::new());
+    loop {
+        let path = format!("/v1/log?by=tidegate&limit=2&before={before}");
+        let (_, answer) = world.call("GET", &path, &world.admin, "").await;
+        let page: LogPage = serde_json::from_value(answer).unwrap();
+        seen.splice(0..0, page.entries.iter().map(|entry| entry.text.clone()));
+        let Some(earlier) = page.earlier else { break };
+        assert!(earlier < before);
+        before = earlier;
+    }
+    assert_eq!(seen.iter().filter(|text| text.contains("1 new commit")).count(), 3, "{seen:#?}");
+    let since = format!("/v1/log?since={}", held.at.0);
+    let (_, answer) = world.call("GET", &since, &world.admin, "").await;
+    let later: LogPage = serde_json::from_value(answer).unwrap();
+    assert!(later.entries.iter().all(|entry| entry.at >= held.at) && later.entries.len() >= 4, "{later:?}");
+    assert_eq!(page("by=nobody").await.entries, []);
+}
+
+#[tokio::test]
+async fn figures_need_a_token_and_a_store_in_memory_has_no_backup() {
+    let world = applied().await;
+    let (status, answer) = world.call("GET", "/metrics", "", "").await;
+    assert_eq!((status.as_u16(), answer["error"]["code"].as_str()), (401, Some("TG001")));
+    let (status, answer) = world.call("GET", "/metrics", &world.token("carol"), "").await;
+    assert_eq!(status, StatusCode::OK);
+    let text = answer.as_str().unwrap();
+    let committed = r#"tidegate_decisions_total{aggregate="organisation",outcome="committed"} 1"#;
+    assert!(
+        text.contains(committed) && text.contains("tidegate_effects_waiting{lane=\"rollback\"} 0"),
+        "{text}"
+    );
+    let into = json!({"into": "/nowhere/backup"}).to_string();
+    let (status, answer) = world.call("POST", "/v1/backups", &world.admin, &into).await;
+    assert_eq!((status.as_u16(), answer["error"]["code"].as_str()), (409, Some("TG004")));
+    let (status, _) = world.call("POST", "/v1/backups", &world.token("bob"), &into).await;
+    assert_eq!(status.as_u16(), 403);
 }
 
 #[tokio::test]
