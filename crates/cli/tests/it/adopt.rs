@@ -1,6 +1,6 @@
 //! A service that ran before tidegate is handed over, with real processes and commands that nobody of tidegate's started.
 
-use crate::world::{Repo, World, alive, definitions, get, release, words};
+use crate::world::{Repo, World, alive, definitions, get, release, steps, words};
 use serde_json::json;
 use std::fs;
 use std::net::{TcpListener, TcpStream};
@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use tidegate_api::WorkStatus;
 
 const TARGET: &str = "shop/beta/eu/a/main";
 
@@ -65,6 +66,13 @@ impl Drop for Old {
     }
 }
 
+fn until_it_bakes(world: &World) {
+    world.until("it bakes", || {
+        let pipeline = world.pipeline("app");
+        matches!(steps(&pipeline).next()?.work, WorkStatus::Baking { .. }).then_some(())
+    });
+}
+
 fn adopt<'a>(folder: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
     let mut words =
         vec!["adopt", "app", "--folder", folder.to_str().unwrap(), "--reason", "it ran for years"];
@@ -95,6 +103,8 @@ fn processes_that_run_become_release_0_and_what_is_returned_to() {
     let told = world.cli(&adopt(&folder, &["--box", &named])).well();
     assert!(told.contains("this is r0 of app") && told.contains("nothing was deployed"), "{told}");
     definition["mode"] = json!("act");
+    // What has passed keeps its release when that is taken back.
+    definition["stages"][0]["bake"]["az"] = json!("1h");
     world.apply("app", &definition).well();
     world.until_everywhere("app", 0);
     world.until("the box is looked after", || world.box_records().into_iter().next());
@@ -136,7 +146,7 @@ fn processes_that_run_become_release_0_and_what_is_returned_to() {
     world.land(&repo, &[("version", "2")]);
     // A parent hears of its child's end.
     old.0.wait().unwrap();
-    world.until_passed("app", 2);
+    until_it_bakes(&world);
     answers("2");
     world.bob(&["rollback", "app", "r2", "--reason", "a drill"]).well();
     world.until_everywhere("app", 0);
@@ -204,6 +214,7 @@ fn what_commands_look_after_is_observed_and_not_deployed() {
     let mut definition = definitions::application(&repo);
     let command = |kind: &str| json!(["tools/tool.sh", kind]);
     definition["build"]["package"] = json!([{"from": "out", "to": "tools"}]);
+    definition["stages"][0]["bake"]["az"] = json!("1h");
     definition["run"] = json!({
         "engine": {"command": {"shape": "one-unit", "deploy": command("deploy"), "observe": command("observe"),
             "time_limit": "20s"}},
@@ -228,7 +239,7 @@ fn what_commands_look_after_is_observed_and_not_deployed() {
     assert!(journal().lines().all(|line| line == "observe"), "{}", journal());
 
     world.land(&repo, &[("tool.sh", TOOL), ("build.sh", build), ("version", "1")]);
-    world.until_passed("app", 1);
+    until_it_bakes(&world);
     assert_eq!(fs::read_to_string(control.join("live")).unwrap(), "1");
     world.bob(&["rollback", "app", "r1", "--reason", "a drill"]).well();
     world.until_everywhere("app", 0);
