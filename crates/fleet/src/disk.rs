@@ -67,6 +67,7 @@ impl DataDir {
             }
             _ => {}
         }
+        self.forget_processes()?;
         let mut bytes = [0_u8; 16];
         getrandom::fill(&mut bytes).map_err(|e| FleetError::disk("write", &path)(io::Error::other(e)))?;
         let id = tidegate_core::run_spec::hex(&bytes);
@@ -74,6 +75,27 @@ impl DataDir {
         write_atomic(&path, id.as_bytes(), Durable::Yes).map_err(FleetError::disk("write", &path))?;
         keep_home()?;
         Ok(id)
+    }
+
+    /// What a copied or restored folder says of processes is about those of the first fleet: also of those that the first one took
+    /// up, which do not carry its name.
+    fn forget_processes(&self) -> Result<(), FleetError> {
+        let mut files = entries(&self.path("slots"))?;
+        for target in entries(&self.path("boxes"))? {
+            files.extend(entries(&target)?.into_iter().map(|folder| folder.join("box.json")));
+        }
+        for file in files {
+            let Ok(Some(serde_json::Value::Object(mut fields))) = read_json(&file) else { continue };
+            let had =
+                [fields.remove("takes_up"), fields.insert("process".to_owned(), serde_json::Value::Null)];
+            if had[1].is_none() {
+                fields.remove("process");
+            }
+            if had.into_iter().flatten().any(|value| !value.is_null()) {
+                self.write_json(&file, &fields)?;
+            }
+        }
+        Ok(())
     }
 
     /// Takes the lock, or says who has it.

@@ -105,7 +105,8 @@ pub(crate) fn put_back(
     let mut passed_over = Vec::new();
     for each in known.into_iter().rev() {
         let digest = each.run_spec.digest();
-        let bad = lead == Some(&digest) || had.desired.condemned.contains(&digest);
+        let condemned = order.to.is_none() && had.desired.condemned.contains(&digest);
+        let bad = lead == Some(&digest) || condemned;
         if order.to.as_ref().is_some_and(|to| *to != digest) || bad {
             continue;
         }
@@ -113,8 +114,10 @@ pub(crate) fn put_back(
             passed_over.push(format!("RunSpec {digest}: {error}"));
             continue;
         }
-        let condemned: Vec<RunSpecDigest> =
-            present.iter().filter(|d| ***d != digest).map(|d| (*d).clone()).collect();
+        // What was put away by hand before is not found by the next hand.
+        let away = had.desired.condemned.iter().filter(|_| had.glass.is_some());
+        let all: BTreeSet<RunSpecDigest> = present.iter().copied().chain(away).cloned().collect();
+        let condemned: Vec<RunSpecDigest> = all.into_iter().filter(|each| *each != digest).collect();
         let minimum_serving = if had.slot.target.role == Role::OneBox { 0 } else { (2 * boxes).div_ceil(3) };
         let desired = Desired {
             split: vec![Share { run_spec: digest.clone(), boxes }],

@@ -5,7 +5,7 @@
 
 use crate::boxes::BoxRecord;
 use crate::disk;
-use crate::process::{Process, ProcessName};
+use crate::process::{FLEET_VARIABLE, Process, ProcessName};
 use crate::procfs::{self, Stat};
 use crate::protocol::{Code, Refusal, SetSlot};
 use crate::shared::Shared;
@@ -44,6 +44,8 @@ pub enum NotTakenUp {
          under an init system, or with setsid"
     )]
     NoSession { pid: u32 },
+    #[error("process {pid} is a box of a fleet already")]
+    Supervised { pid: u32 },
     #[error("process {pid} listens on no TCP port")]
     Silent { pid: u32 },
     #[error("process {pid} listens on several ports ({ports}); say which takes requests, as PID:PORT")]
@@ -66,6 +68,9 @@ pub fn look(pid: u32, port: Option<u16>) -> Result<Running, NotTakenUp> {
     line.truncate(ARGUMENTS_MAX_BYTES);
     let words = line.split(|b| *b == 0).filter(|word| !word.is_empty());
     let arguments = words.map(|word| String::from_utf8_lossy(word).into_owned()).collect();
+    if procfs::environ(pid, &[FLEET_VARIABLE]).is_some_and(|found| !found.is_empty()) {
+        return Err(NotTakenUp::Supervised { pid });
+    }
     if stat.session != pid {
         return Err(NotTakenUp::NoSession { pid });
     }
@@ -106,9 +111,13 @@ pub(crate) fn check(set: &SetSlot) -> Result<(), Refusal> {
         return Err(bad(format!("{} processes are no {} boxes", processes.len(), share.boxes)));
     }
     for process in processes {
-        let found = look(process.pid, Some(process.port)).map_err(|error| bad(error.to_string()))?;
-        if found.process != *process {
-            return Err(bad(format!("process {} is another one by now", process.pid)));
+        // One that has ended since is started as a box instead, and holds up no other.
+        let lives = Stat::read(process.pid).is_some_and(|stat| stat.start_time == process.start_time);
+        match look(process.pid, Some(process.port)) {
+            Err(error) if lives && !matches!(error, NotTakenUp::Gone { .. }) => {
+                return Err(bad(error.to_string()));
+            }
+            _ => {}
         }
     }
     Ok(())

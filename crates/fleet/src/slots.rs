@@ -227,6 +227,15 @@ impl Supervisor {
         }
         validate::complete(&mut set, before.as_deref())?;
         running::check(&set)?;
+        for process in set.takes_up.iter().flatten() {
+            let has = |other: &SetSlot| other.takes_up.iter().flatten().any(|taken| taken == process);
+            let other =
+                slots.processes.iter().find(|(id, other)| **id != set.slot && has(&other.set.borrow()));
+            if let Some((other, _)) = other {
+                let text = format!("process {} is a box of slot {other} already", process.pid);
+                return Err(Refusal::new(Code::BadCommand, text));
+            }
+        }
         let route = self.endpoints_of(&set)?;
         let fence = set.fence;
         if let Some(before) = &before {

@@ -216,7 +216,10 @@ fn runs(running: &Running, program: &Path, folder: &Path) -> Result<(), NotAdopt
     let pid = running.process.pid;
     if script {
         let cwd = PathBuf::from(format!("/proc/{pid}/cwd"));
-        let named = running.arguments.iter().filter_map(|argument| File::open(cwd.join(argument)).ok());
+        // What is no plain file may have no end.
+        let is_file = |path: &PathBuf| path.metadata().is_ok_and(|meta| meta.is_file());
+        let named = running.arguments.iter().map(|argument| cwd.join(argument)).filter(is_file);
+        let named = named.filter_map(|path| File::open(path).ok());
         let mut parts: BTreeSet<[u8; 32]> = named.filter_map(|file| digest(file).ok()).collect();
         parts.insert(image);
         if has_any(folder, &parts).map_err(|error| failed(folder, error))? {
@@ -380,20 +383,17 @@ async fn keep(
         let failed = |error: &dyn std::error::Error| {
             NotAdopted::Failed(format!("cannot keep the package: {}", causes(error)))
         };
-        let path = hands.dirs.builds.join(format!("adopted-{}.tar", name.replace('/', "-")));
+        // It has no name: two requests do not meet in it, and nobody collects it.
+        let tar = tempfile::tempfile_in(&hands.dirs.builds).map_err(|error| failed(&error))?;
         let item = PackItem { from: folder.clone(), to: PathBuf::new() };
-        let tar = File::create(&path).map_err(|error| failed(&error))?;
-        let kept = pack(&[item], io::BufWriter::new(tar))
-            .map_err(|error| refused(causes(&error), "give a folder that has nothing but what runs"))
-            .and_then(|()| {
-                let tar = File::open(&path).map_err(|error| failed(&error))?;
-                let from = folder.display().to_string();
-                let key = &hands.signing_key;
-                let provenance = Provenance::imported(&by, &from, key.key_id(), hands.runtime.now());
-                hands.packages.put(tar, &name, provenance, key).map_err(|error| failed(&error))
-            });
-        let _ = fs::remove_file(&path);
-        kept
+        let mut packed = io::BufWriter::new(tar);
+        pack(&[item], &mut packed)
+            .map_err(|error| refused(causes(&error), "give a folder that has nothing but what runs"))?;
+        let mut tar = packed.into_inner().map_err(|error| failed(error.error()))?;
+        tar.rewind().map_err(|error| failed(&error))?;
+        let (from, key) = (folder.display().to_string(), &hands.signing_key);
+        let provenance = Provenance::imported(&by, &from, key.key_id(), hands.runtime.now());
+        hands.packages.put(tar, &name, provenance, key).map_err(|error| failed(&error))
     });
     kept.await
 }

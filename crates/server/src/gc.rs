@@ -131,7 +131,8 @@ fn kept_releases(pipeline: &Pipeline) -> BTreeSet<ReleaseNo> {
     // Where it only observes, what is really so as well.
     let slots = pipeline.slots.values().chain(pipeline.real_slots().values());
     let in_slots = slots.flat_map(|slot| slot.history.iter().copied().chain(slot.running()));
-    let in_steps = pipeline.steps.values().flat_map(|step| {
+    let steps = pipeline.steps.values().chain(pipeline.reality.iter().flat_map(|r| r.steps.values()));
+    let in_steps = steps.flat_map(|step| {
         let work = step.work.under_way().map(|(release, _)| release);
         [step.candidate, step.done, work].into_iter().flatten()
     });

@@ -30,8 +30,6 @@ enum Action {
     /// Let the program that is on disk now take over, without a failed request. To be run after a new binary was put in
     /// its place.
     Upgrade,
-    /// Break glass: put a target back to what it ran before, at the machine, with the server dead or its disk lost. See
-    /// 'tidegate fleet rollback --help'.
     Rollback(RollbackOptions),
     /// End the fleet of a server's data directory (--data); a server that still runs starts it again. Boxes run on without
     /// their proxy, and the next fleet finds them; with --boxes they are drained and end as well.
@@ -42,7 +40,7 @@ enum Action {
     },
 }
 
-/// Put a target back to what it ran before, at the machine itself: with the server dead, or its disk lost.
+/// Break glass: put a target back to what it ran before, at the machine, with the server dead or its disk lost.
 ///
 /// The fleet remembers what each target was whole with, and its packages are kept near. The newest whose signature and checksum are
 /// right goes back to all boxes, each new box healthy before an old one leaves. The deed is recorded, survives restarts, and no

@@ -322,15 +322,18 @@ impl Deciding<'_> {
         let kept = self.p.releases.keys().rev().nth(RELEASES_KEPT).copied();
         let slots = self.p.slots.values().chain(self.p.real_slots().values());
         let in_slots = slots.flat_map(|s| s.history.iter().copied().chain(s.running())).min();
+        let reality = self.p.reality.iter();
         let in_steps = self
             .p
             .steps
             .values()
+            .chain(reality.clone().flat_map(|reality| reality.steps.values()))
             .filter_map(|s| {
                 s.candidate.into_iter().chain(s.done).chain(s.work.under_way().map(|(r, _)| r)).min()
             })
             .min();
-        let tainted = self.p.taints.values().filter(|t| t.cleared.is_none()).map(|t| t.first).min();
+        let taints = self.p.taints.values().chain(reality.flat_map(|reality| reality.taints.values()));
+        let tainted = taints.filter(|t| t.cleared.is_none()).map(|t| t.first).min();
         let Some(before) = [kept, in_slots, in_steps, tainted].into_iter().flatten().min() else { return };
         if self.p.releases.first_key_value().is_some_and(|(first, _)| *first < before) {
             self.fact(PipelineFact::ReleasesForgotten { before });

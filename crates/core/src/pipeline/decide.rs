@@ -215,7 +215,9 @@ impl Deciding<'_> {
         let slots =
             self.p.slots.values().chain(self.p.reality.iter().flat_map(|reality| reality.slots.values()));
         let in_slots = slots.flat_map(|slot| slot.history.iter().copied().chain(slot.running()));
-        let in_steps = self.p.steps.values().flat_map(|step| {
+        let steps =
+            self.p.steps.values().chain(self.p.reality.iter().flat_map(|reality| reality.steps.values()));
+        let in_steps = steps.flat_map(|step| {
             step.candidate
                 .into_iter()
                 .chain(step.done)

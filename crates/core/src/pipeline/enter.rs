@@ -1,5 +1,6 @@
 //! Releases enter steps: who comes to a step, and what happens when its gates are open.
 
+use super::adopt::ADOPTED;
 use super::decide::Deciding;
 use super::gates::{self, Blocker, Gate};
 use super::rollback::is_good;
@@ -100,7 +101,9 @@ impl Deciding<'_> {
                 && (new || behind(release) && !self.p.movers(stage, step, *release).is_empty())
                 && is_good(&self.p, *release)
         };
-        let release = [passed, everywhere].into_iter().flatten().filter(wanted).max();
+        // What was handed over stays where it ran: nobody has reviewed it, and nobody has asked for it elsewhere.
+        let deployable = |release: &ReleaseNo| *release != ADOPTED;
+        let release = [passed, everywhere].into_iter().flatten().filter(deployable).filter(wanted).max();
         if let Some(release) = release {
             self.fact(PipelineFact::CandidateSet { step: step.id.clone(), release });
         }

@@ -31,7 +31,7 @@ pub(crate) use decide::decide;
 pub use event::{Grant, Observed, PipelineEvent};
 pub use facts::PipelineFact;
 pub use gates::{Blocker, Gate, Reason};
-pub use observing::Reality;
+pub use observing::{Reality, Verdict};
 pub use orders::run_specs;
 pub(crate) use paging::told_of_ends;
 pub use paging::{Matter, OpenPage};

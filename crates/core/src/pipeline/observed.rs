@@ -80,7 +80,9 @@ impl Deciding<'_> {
                 let run_specs = self.make_run_specs(&definition, package, &BTreeMap::new());
                 self.fact(PipelineFact::Built { release, package: package.clone(), run_specs, at });
                 let first = self.p.plan.steps().next().map(|(_, step)| step.id.clone());
-                if let Some(first) = first {
+                // What was made while the pipeline only observed waits for a person's word.
+                let may = self.p.observed.is_none_or(|observed| release > observed);
+                if let Some(first) = first.filter(|_| may) {
                     self.candidate(&first, release);
                 }
             }

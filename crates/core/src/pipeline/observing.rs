@@ -5,16 +5,18 @@
 //! the change of modes.
 
 use super::decide::Deciding;
-use super::{Capacity, Motion, Pipeline, PipelineFact, SlotState, Standing, StepState, Taint, Work};
+use super::{Capacity, Motion, Pipeline, PipelineFact, Release, SlotState, Standing, StepState, Taint, Work};
 use crate::Shared;
+use crate::alarm::AlarmName;
 use crate::decision::Illegal;
 use crate::definition::{Mode, PipelineDef};
 use crate::engine::{BoxHealth, BoxObservation, Fence, Observation};
 use crate::ids::{ReleaseNo, SlotId, TargetId};
 use crate::plan::{Plan, StepId};
+use crate::scope::Scope;
 use crate::units::{Span, Timestamp};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// How often it is looked at what would have come of what would have been asked for.
 const LOOK_EVERY: Span = Span::seconds(1);
@@ -33,6 +35,29 @@ pub struct Reality {
     pub slots: Shared<BTreeMap<TargetId, Shared<SlotState>>>,
     /// What was rejected before.
     pub taints: BTreeMap<ReleaseNo, Taint>,
+    /// What is thought of releases that are not simply good.
+    pub verdicts: BTreeMap<ReleaseNo, Verdict>,
+}
+
+/// What is thought of a release.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Verdict {
+    /// Its standing.
+    pub standing: Standing,
+    /// How often it was suspected.
+    pub suspected: u32,
+    /// Alarms that do not count for it, by Region.
+    pub masks: BTreeMap<Scope, BTreeSet<AlarmName>>,
+}
+
+impl Verdict {
+    fn of(release: &Release) -> Option<Verdict> {
+        let Release { standing, suspected, masks, .. } = release;
+        let simply_good = *standing == Standing::Good && *suspected == 0 && masks.is_empty();
+        let verdict = || Verdict { standing: standing.clone(), suspected: *suspected, masks: masks.clone() };
+        (!simply_good).then(verdict)
+    }
 }
 
 impl Pipeline {
@@ -55,6 +80,11 @@ impl Pipeline {
             steps: self.steps.clone(),
             slots: self.slots.clone(),
             taints: self.taints.clone(),
+            verdicts: self
+                .releases
+                .iter()
+                .filter_map(|(no, release)| Some((*no, Verdict::of(release)?)))
+                .collect(),
         };
         self.reality = Some(reality.into());
         // Nobody tells of boxes from now on, so what they were short of would stay for ever.
@@ -67,22 +97,22 @@ impl Pipeline {
         }
     }
 
-    /// What was made meanwhile does not start by itself, and what was rejected in pretence was not.
+    /// What was made meanwhile does not start by itself, and what was thought of releases in pretence was not.
     pub(super) fn end_observing(&mut self) {
         let Some(reality) = self.reality.take() else { return };
-        let Reality { plan, steps, slots, taints, since: _ } = (*reality).clone();
+        let Reality { plan, steps, slots, taints, mut verdicts, since: _ } = (*reality).clone();
         (self.plan, self.steps, self.slots, self.taints) = (plan, steps, slots, taints);
         self.observed = self.newest().map(|(no, _)| no);
-        let wrong: Vec<ReleaseNo> = self
-            .releases
-            .iter()
-            .filter(|(no, release)| release.standing != Standing::Good && !self.taints.contains_key(no))
-            .map(|(no, _)| *no)
-            .collect();
+        let differs = |(no, release): &(&ReleaseNo, &Shared<Release>)| {
+            Verdict::of(release).as_ref() != verdicts.get(no)
+        };
+        let wrong: Vec<ReleaseNo> = self.releases.iter().filter(differs).map(|(no, _)| *no).collect();
         for no in wrong {
-            if let Some(release) = self.releases.get_mut(&no) {
-                release.standing = Standing::Good;
-            }
+            let real = verdicts.remove(&no);
+            let Some(release) = self.releases.get_mut(&no) else { continue };
+            let good = || Verdict { standing: Standing::Good, suspected: 0, masks: BTreeMap::new() };
+            let Verdict { standing, suspected, masks } = real.unwrap_or_else(good);
+            (release.standing, release.suspected, release.masks) = (standing, suspected, masks);
         }
     }
 

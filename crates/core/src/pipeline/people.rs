@@ -157,6 +157,12 @@ impl Deciding<'_> {
             (Build::Built { .. }, Standing::Good)
                 if self.p.observed >= Some(release) && release != ADOPTED =>
             {
+                let newer = self.p.slots.values().filter_map(|slot| slot.current()).max();
+                if newer > Some(release) {
+                    let text =
+                        format!("{release} is older than what runs, and no step goes to an older release");
+                    return Err(Illegal::new(text));
+                }
                 let first = self.p.plan.steps().next().map(|(_, step)| step.id.clone());
                 if let Some(first) = first {
                     self.candidate(&first, release);

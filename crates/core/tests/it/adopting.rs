@@ -72,6 +72,10 @@ fn what_is_not_handed_over_is_filled_by_the_first_release() {
     assert_eq!(s.runs("frontend", MAIN), Some(ADOPTED));
     assert_eq!(s.step("frontend", "wave-1/az-1").done, Some(ADOPTED));
     assert_eq!(s.step("frontend", "wave-1/az-2").done, None);
+    // Nobody has reviewed it, and nobody wants it elsewhere: it does not go on by itself.
+    s.wait(tidegate_core::units::Span::hours(24));
+    let moved = s.pipeline("frontend").slots.iter().filter(|(_, slot)| slot.generation > 0).count();
+    assert_eq!(moved, 1);
     s.release("frontend");
     s.finish("frontend", R1);
     assert_eq!(s.runs("frontend", MAIN), Some(R1));

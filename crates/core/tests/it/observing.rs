@@ -143,3 +143,34 @@ fn nothing_is_left_half_way_by_a_change_of_modes() {
     assert!(!s.pipeline("frontend").observes());
     assert_eq!(s.runs("frontend", "frontend/production/east/a/main"), Some(R1));
 }
+
+#[test]
+fn what_was_thought_of_releases_is_not_changed_by_pretence() {
+    let mut s = Scenario::running();
+    s.release("frontend");
+    s.reach("frontend", "wave-1/az-1", R2);
+    s.rollback("frontend", R2);
+    let before = s.pipeline("frontend");
+    s.apply(&definition("observe-only"));
+    s.retry("frontend", R2);
+    assert_eq!(s.pipeline("frontend").releases[&R2].standing, Standing::Good, "in pretence");
+    s.watch(tidegate_core::units::Span::hours(1));
+    s.apply(&definition("act"));
+    let after = s.pipeline("frontend");
+    assert_eq!((&after.releases[&R2], &after.taints), (&before.releases[&R2], &before.taints));
+    s.wait(tidegate_core::units::Span::hours(24));
+    assert_eq!(s.runs("frontend", "frontend/production/north/a/main"), Some(R1));
+}
+
+#[test]
+fn what_is_being_built_when_it_acts_again_does_not_start_by_itself() {
+    let mut s = observing();
+    s.stop_builds();
+    assert_eq!(s.release("frontend"), R1);
+    s.apply(&definition("act"));
+    s.start_all();
+    s.wait(tidegate_core::units::Span::hours(1));
+    nothing_moved(&s);
+    s.retry("frontend", R1);
+    assert_eq!(s.runs("frontend", "frontend/gamma/north/a/one-box"), Some(R1));
+}

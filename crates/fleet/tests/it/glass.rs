@@ -60,8 +60,10 @@ async fn what_ran_before_serves_again_and_no_server_undoes_it_unknowingly() {
     fleet.set(&knowing).await.unwrap();
     fleet.settled(&slot, &[(&next, 3)]).await;
     assert_eq!(fleet.observe(&slot).await.glass, None);
-    // What was condemned by hand is not what the next hand finds.
     put_back(&fleet, &slot, &old).await;
+    // What was put away by hand is not what the next hand finds.
+    let error = fleet.client.break_glass(&order(&slot)).await.unwrap_err();
+    assert!(error.to_string().contains("ran nothing before what it runs now"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -116,8 +116,6 @@ async fn what_the_fleet_could_not_look_after_is_refused_and_left_alone() {
         assert!(error.to_string().contains(part), "{error}");
     };
     refused(vec![with.process(), with.process()], "2 processes are no 1 boxes").await;
-    let other = RunningProcess { start_time: 1, ..with.process() };
-    refused(vec![other], "is another one by now").await;
     refused(vec![RunningProcess { port: 1, ..with.process() }], "does not listen on port 1").await;
     assert!(alive(with.pid()) && alive(without.pid()));
     assert!(fleet.client.slots().await.unwrap().observations.is_empty(), "the slot is not known");

@@ -124,7 +124,7 @@ impl Backups {
         // Whatever the store names is there: a package is kept before its release is told to be built.
         copier.links(Path::new("packages"), &is_finished)?;
         copier.file(Path::new("fleet/endpoints.json"))?;
-        for name in ["fleet/slots", "fleet/configurations"] {
+        for name in ["fleet/slots", "fleet/configurations", "fleet/before"] {
             copier.tree(Path::new(name), &is_finished)?;
         }
         copier.tree(Path::new("commands/targets"), &of_commands)?;
