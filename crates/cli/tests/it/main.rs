@@ -24,6 +24,7 @@ mod disk;
 mod doctor;
 mod estimates;
 mod folders;
+mod forge;
 mod glass;
 mod instances;
 mod observing;

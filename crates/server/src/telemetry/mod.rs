@@ -8,9 +8,10 @@ mod figures;
 mod page;
 
 pub(crate) use figures::{of_runtime, of_server};
+pub(crate) use page::Kind;
 pub use page::{CONTENT_TYPE, Page};
 
-use page::{Histogram, Kind};
+use page::Histogram;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
