@@ -11,6 +11,8 @@ use std::fmt;
 
 /// The most changes that are kept of one commit: more than one have brought it only where branches were merged by hand.
 pub const CHANGES_MAX: usize = 5;
+/// The most older heads of one change that are compared with its newest.
+pub const OLDER_HEADS_MAX: usize = 5;
 /// The most reviewers whose last words are kept of one change.
 pub const REVIEWERS_MAX: usize = 50;
 
@@ -102,6 +104,10 @@ pub struct MergedChange {
     pub authors: Vec<String>,
     /// What each reviewer said last.
     pub words: Vec<ReviewWord>,
+    /// Older heads that were approved, of which the repository bears out that the newest is one of them and no more than that: the
+    /// change was brought up to date with the mainline since, by a merge or a rebase.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub same: Vec<CommitId>,
     /// What became of it in the repository, for the commit that this is about.
     pub landed: Landed,
 }

@@ -11,9 +11,9 @@ pub mod gitlab;
 pub use client::{Client, ClientError, Counted, ForgeError, Server};
 
 use crate::git::{BorneOut, GitError, Merge, Mirror};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use tidegate_core::definition::ReviewDef;
-use tidegate_core::forge::{Brought, CHANGES_MAX, Landed, MergedChange, ReviewWord};
+use tidegate_core::forge::{Brought, CHANGES_MAX, Landed, MergedChange, OLDER_HEADS_MAX, ReviewWord, Says};
 use tidegate_core::ids::CommitId;
 use tidegate_core::units::Timestamp;
 
@@ -110,6 +110,14 @@ pub async fn ask(client: &Client, mirror: &Mirror, question: &Question<'_>) -> T
     told
 }
 
+/// Heads that were approved and are not the newest.
+fn older_heads(words: &[ReviewWord], head: &CommitId) -> Vec<CommitId> {
+    let approved = words.iter().filter(|word| word.says == Says::Approved);
+    let older: BTreeSet<&CommitId> =
+        approved.filter_map(|word| word.of.as_ref()).filter(|of| *of != head).collect();
+    older.into_iter().take(OLDER_HEADS_MAX).cloned().collect()
+}
+
 struct Asker<'a> {
     client: &'a Client,
     question: &'a Question<'a>,
@@ -131,12 +139,14 @@ impl Asker<'_> {
                 continue;
             }
             let details = self.details(&listed).await?;
+            let older = older_heads(&details.words, &listed.head);
             let merge = Merge {
                 reference: &self.reference(listed.number),
                 head: &listed.head,
                 landed: &listed.landed,
                 squashed: listed.squashed.as_ref(),
                 own: &details.own,
+                older: &older,
                 branch: self.question.branch,
             };
             let borne_out = mirror.bears_out(&merge).await?;
@@ -149,6 +159,7 @@ impl Asker<'_> {
                 author: listed.author,
                 authors: borne_out.authors.clone(),
                 words: details.words,
+                same: borne_out.same.clone(),
                 landed: Landed::Own,
             };
             known.insert(listed.number, (change, borne_out));
@@ -272,7 +283,7 @@ impl Asker<'_> {
                 Ok(Details {
                     words: gitlab::words(&approvals, &notes, &versions),
                     own: gitlab::commits(&commits)?,
-                    retargeted_at: gitlab::retargeted_at(&versions, &listed.head),
+                    retargeted_at: gitlab::retargeted_at(&versions),
                 })
             }
         }

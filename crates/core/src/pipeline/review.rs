@@ -265,8 +265,8 @@ fn judge_by_hand(seen: &SeenCommit, team: &Team) -> Result<Review, Unreviewed> {
     }
 }
 
-/// An approval on the forge counts that is a member's last word, who wrote nothing of the change, about the head that was merged;
-/// and the repository bears out that this head is what came.
+/// An approval on the forge counts that is a member's last word, who wrote nothing of the change, about the head that was merged or
+/// one that was only brought up to date since; and the repository bears out that this head is what came.
 fn judge_on_forge(brought: &Brought, told_at: Timestamp, team: &Team) -> Result<Review, Vec<Lack>> {
     let Brought { forge, repository, changes } = brought;
     if changes.is_empty() {
@@ -337,7 +337,7 @@ fn counts<'a>(
     if opened || merged.authors.iter().any(|address| is_of(address, user, change.forge, team)) {
         return Err(Lack::ByAuthor { change, by });
     }
-    if word.of.as_ref() != Some(&merged.head) {
+    if !word.of.as_ref().is_some_and(|of| *of == merged.head || merged.same.contains(of)) {
         let (approved, merged) = (word.of.clone(), merged.head.clone());
         return Err(Lack::OtherHead { change, by, approved, merged });
     }

@@ -56,6 +56,7 @@ fn change(words: &[ReviewWord]) -> MergedChange {
         author: "alice-gh".to_owned(),
         authors: vec!["Alice@example.org".to_owned()],
         words: words.to_vec(),
+        same: Vec::new(),
         landed: Landed::Merge,
     }
 }
@@ -156,6 +157,17 @@ fn what_does_not_count_is_told_with_its_reason() {
     let retargeted_at = Some(Timestamp(950_000));
     expect!["pull request acme/shop#12 was approved by bob before it was pointed at this branch"]
         .assert_eq(&outcome(vec![MergedChange { retargeted_at, ..change(&[approved("bob-gh")]) }]));
+}
+
+#[test]
+fn an_older_head_counts_if_it_was_only_brought_up_to_date_since() {
+    let older = word("bob-gh", Says::Approved, 'b', BEFORE);
+    let same = vec![id('b')];
+    expect!["approved by bob in pull request acme/shop#12 as bob-gh"]
+        .assert_eq(&outcome(vec![MergedChange { same: same.clone(), ..change(&[older]) }]));
+    let other = word("bob-gh", Says::Approved, 'c', BEFORE);
+    expect!["pull request acme/shop#12 was approved by bob for cccccccccc, but aaaaaaaaaa was merged"]
+        .assert_eq(&outcome(vec![MergedChange { same, ..change(&[other]) }]));
 }
 
 #[test]

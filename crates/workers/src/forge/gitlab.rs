@@ -201,10 +201,7 @@ pub fn words(approvals: &[Approval], notes: &[Note], versions: &[Version]) -> Ve
 
 /// When what it is compared with changed last while its head stayed: it was pointed at another branch.
 #[must_use]
-pub fn retargeted_at(versions: &[Version], head: &CommitId) -> Option<Timestamp> {
-    let of_head: Vec<&Version> = versions.iter().filter(|version| &version.head == head).collect();
-    match of_head[..] {
-        [] | [_] => None,
-        [.., newest] => Some(newest.at),
-    }
+pub fn retargeted_at(versions: &[Version]) -> Option<Timestamp> {
+    let same = versions.windows(2).filter(|pair| pair[0].head == pair[1].head);
+    same.map(|pair| pair[1].at).max()
 }

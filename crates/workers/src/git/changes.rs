@@ -16,6 +16,8 @@ pub const OWN_COMMITS_MAX: usize = 250;
 const AUTHORS_MAX: usize = 100;
 /// The longest address, in characters; longer ones are cut.
 const ADDRESS_CHARS_MAX: usize = 200;
+/// What git says when a repository does not have, or does not give, what is asked for by name.
+const ABSENT: [&str; 3] = ["couldn't find remote ref", "not our ref", "unadvertised object"];
 /// What is read of commits, in bytes: more is a change that nobody vouches for.
 const READ_BYTES_MAX: u64 = 8 << 20;
 /// Between the commits that git prints. It may stand in a subject as well; what is then read is none of the commits asked for.
@@ -36,6 +38,8 @@ pub struct Merge<'a> {
     pub squashed: Option<&'a CommitId>,
     /// The change's own commits: those that reviewers were shown.
     pub own: &'a [CommitId],
+    /// Heads that it had before and that were approved.
+    pub older: &'a [CommitId],
     /// The mainline.
     pub branch: &'a str,
 }
@@ -45,8 +49,10 @@ pub struct Merge<'a> {
 pub struct BorneOut {
     /// Commits that the change's head vouches for.
     pub commits: BTreeMap<CommitId, Landed>,
-    /// Who wrote the change's own commits.
+    /// Who wrote the change's own commits, and those of [`BorneOut::same`].
     pub authors: Vec<String>,
+    /// The older heads that the head is, brought up to date, and nothing more.
+    pub same: Vec<CommitId>,
     /// Why the commit that the mainline got is not among them.
     pub why_not: Option<String>,
 }
@@ -54,7 +60,7 @@ pub struct BorneOut {
 /// One of a change's own commits.
 struct Own {
     id: CommitId,
-    parents: usize,
+    parents: Vec<CommitId>,
     author: String,
     subject: String,
     /// In `Co-authored-by:` trailers.
@@ -89,7 +95,7 @@ impl Mirror {
         let authors = authors.into_iter().collect();
         let commits_own: BTreeMap<CommitId, Landed> =
             commits.iter().map(|c| (c.id.clone(), Landed::Own)).collect();
-        let mut found = BorneOut { commits: commits_own, authors, why_not: None };
+        let mut found = BorneOut { commits: commits_own, authors, same: Vec::new(), why_not: None };
         let tip = self.head(branch).await?;
         if !self.is_ancestor(landed, &tip).await? {
             found.why_not = Some(format!("{} is not on {branch}", landed.short()));
@@ -99,7 +105,57 @@ impl Mirror {
                 Err(why) => found.why_not = Some(why),
             }
         }
+        if found.why_not.is_none() {
+            self.older_heads(merge, &commits, &mut found).await?;
+        }
         Ok(found)
+    }
+
+    /// Finds the older heads that merging into what the head begins at gives the head's files of. Whoever wrote those wrote the
+    /// change as well.
+    async fn older_heads(
+        &self,
+        merge: &Merge<'_>,
+        own: &[Own],
+        found: &mut BorneOut,
+    ) -> Result<(), GitError> {
+        if merge.older.is_empty() {
+            return Ok(());
+        }
+        let Some(base) = self.base(merge, own).await? else { return Ok(()) };
+        for older in merge.older {
+            let there = self.has(older).await? || self.fetch_reference(older.as_str()).await?;
+            if !there || self.is_merge_of(merge.head, &base, older).await?.is_err() {
+                continue;
+            }
+            let limit = format!("--max-count={OWN_COMMITS_MAX}");
+            let listed = self.local(&["rev-list", &limit, older.as_str(), &format!("^{base}")]).await?;
+            let ids: Vec<CommitId> = listed.lines().filter_map(|id| CommitId::new(id).ok()).collect();
+            let Some(commits) = self.read_own(&ids).await? else { continue };
+            let mut authors: BTreeSet<String> = found.authors.iter().cloned().collect();
+            authors.extend(commits.iter().map(|c| c.author.clone()));
+            authors.extend(commits.into_iter().flat_map(|c| c.others));
+            if ids.len() < OWN_COMMITS_MAX && authors.len() <= AUTHORS_MAX {
+                found.authors = authors.into_iter().collect();
+                found.same.push(older.clone());
+            }
+        }
+        Ok(())
+    }
+
+    /// The mainline's commit that the change's head was brought up to date with last.
+    async fn base(&self, merge: &Merge<'_>, own: &[Own]) -> Result<Option<CommitId>, GitError> {
+        let ids: BTreeSet<&CommitId> = own.iter().map(|own| &own.id).collect();
+        if !ids.contains(merge.landed) {
+            let before = format!("{}^1", merge.landed);
+            let base =
+                self.git.run(&["merge-base", &before, merge.head.as_str()], &[], CALL_TIME_MAX).await?;
+            return Ok(CommitId::new(base.text()).ok());
+        }
+        // The mainline was moved forward: it is what the change's own commits stand on, if that is one commit.
+        let below: BTreeSet<&CommitId> =
+            own.iter().flat_map(|own| &own.parents).filter(|parent| !ids.contains(parent)).collect();
+        Ok((below.len() == 1).then(|| below.into_iter().next().cloned()).flatten())
     }
 
     /// What was made of the change when it was merged, if it is what its head gives.
@@ -149,7 +205,7 @@ impl Mirror {
         head: &CommitId,
         own: &[Own],
     ) -> Result<Option<Vec<(CommitId, Landed)>>, GitError> {
-        let plain: Vec<&Own> = own.iter().filter(|c| c.parents < 2).collect();
+        let plain: Vec<&Own> = own.iter().filter(|c| c.parents.len() < 2).collect();
         if plain.len() < 2 {
             return Ok(None);
         }
@@ -248,7 +304,7 @@ impl Mirror {
         let finished = self.git.run(&args, &[], self.fetch_time).await?;
         match finished.code {
             Some(0) => Ok(true),
-            _ if finished.message.contains("couldn't find remote ref") => Ok(false),
+            _ if ABSENT.iter().any(|word| finished.message.contains(word)) => Ok(false),
             _ => Err(self.fetch_error(finished.message)),
         }
     }
@@ -262,7 +318,7 @@ fn read_one(text: &str) -> Option<Own> {
     let others = field()?.lines().filter_map(|line| Some(line.rsplit_once('<')?.1.split_once('>')?.0));
     Some(Own {
         id: CommitId::new(id.trim()).ok()?,
-        parents: parents.split_whitespace().count(),
+        parents: parents.split_whitespace().filter_map(|p| CommitId::new(p).ok()).collect(),
         author: address(author),
         subject: subject.to_owned(),
         others: others.map(address).collect(),

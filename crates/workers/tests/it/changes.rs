@@ -13,6 +13,8 @@ struct Scene {
     repo: Repo,
     base: CommitId,
     own: Vec<CommitId>,
+    /// Heads that the change had before.
+    older: Vec<CommitId>,
 }
 
 impl Scene {
@@ -27,7 +29,7 @@ impl Scene {
         let second = repo.commit("two");
         repo.git(&["update-ref", NUMBER, second.as_str()]);
         repo.git(&["checkout", "-q", "main"]);
-        Scene { repo, base, own: vec![first, second] }
+        Scene { repo, base, own: vec![first, second], older: Vec::new() }
     }
 
     fn head(&self) -> &CommitId {
@@ -65,7 +67,8 @@ impl Scene {
         let mirror = self.repo.mirror().await;
         mirror.fetch().await.unwrap();
         let head = self.head();
-        let merge = Merge { reference: NUMBER, head, landed, squashed, own, branch: "main" };
+        let older = &self.older[..];
+        let merge = Merge { reference: NUMBER, head, landed, squashed, own, older, branch: "main" };
         mirror.bears_out(&merge).await.unwrap()
     }
 }
@@ -188,7 +191,7 @@ async fn a_commit_below_the_head_that_reviewers_were_not_shown_is_not_vouched_fo
     let merge: CommitId = repo.git(&args).parse().unwrap();
     repo.git(&["update-ref", "refs/heads/main", merge.as_str()]);
     repo.git(&["branch", "-q", "change"]);
-    let scene = Scene { repo, base, own: vec![good] };
+    let scene = Scene { repo, base, own: vec![good], older: Vec::new() };
     let told = scene.look(&merge).await;
     assert_eq!(found(&told, &[&merge, &evil]), [Some(Landed::Merge), None]);
 }
@@ -215,6 +218,111 @@ async fn a_squashed_commit_that_is_merged_is_looked_at_itself() {
             assert_eq!(found(&told, &[&merge, &squashed]), expected);
         }
     }
+}
+
+/// The change goes on from its head, and is then this; what it was is an older head.
+fn brought_up_to_date(scene: Scene, own: impl FnOnce(&Repo) -> Vec<CommitId>) -> Scene {
+    let older = vec![scene.head().clone()];
+    scene.repo.git(&["checkout", "-q", "change"]);
+    let own = own(&scene.repo);
+    scene.repo.git(&["update-ref", NUMBER, own.last().unwrap().as_str()]);
+    scene.repo.git(&["checkout", "-q", "main"]);
+    Scene { own, older, ..scene }
+}
+
+fn rebased_on_main(repo: &Repo) -> Vec<CommitId> {
+    repo.git(&["rebase", "-q", "main"]);
+    vec![repo.commit_at("HEAD~1"), repo.commit_at("HEAD")]
+}
+
+#[tokio::test]
+async fn an_older_head_is_the_same_if_it_was_only_brought_up_to_date_since() {
+    // By a rebase, and the mainline was moved forward.
+    let scene = Scene::new();
+    scene.meanwhile();
+    let scene = brought_up_to_date(scene, rebased_on_main);
+    scene.repo.git(&["merge", "-q", "--ff-only", scene.head().as_str()]);
+    assert_eq!(scene.look(scene.head()).await.same, scene.older);
+
+    // By a rebase, then merged and squashed; something else has come in between.
+    for squash in [false, true] {
+        let scene = Scene::new();
+        scene.meanwhile();
+        let scene = brought_up_to_date(scene, rebased_on_main);
+        write(&scene.repo, "third", "x");
+        scene.repo.commit("and more");
+        let landed = if squash { scene.squash() } else { scene.merge() };
+        assert_eq!(scene.look(&landed).await.same, scene.older, "{squash}");
+    }
+
+    // By a merge of the mainline into it.
+    let scene = Scene::new();
+    scene.meanwhile();
+    let before = scene.own.clone();
+    let scene = brought_up_to_date(scene, |repo| {
+        repo.git(&["merge", "-q", "--no-ff", "-m", "Merge branch 'main'", "main"]);
+        [before, vec![repo.commit_at("HEAD")]].concat()
+    });
+    let landed = scene.merge();
+    assert_eq!(scene.look(&landed).await.same, scene.older);
+}
+
+#[tokio::test]
+async fn an_older_head_is_another_if_anything_was_done_to_the_change_since() {
+    let evil = |repo: &Repo| {
+        write(repo, "evil", "x");
+        repo.git(&["add", "-A"]);
+        repo.git(&["commit", "-q", "--amend", "--no-edit"]);
+    };
+    // One more commit; a commit that was amended; one that was left out; a merge of the mainline that brings more.
+    for what in ["more", "amended", "fewer", "merged"] {
+        let scene = Scene::new();
+        scene.meanwhile();
+        let before = scene.own.clone();
+        let scene = brought_up_to_date(scene, |repo| match what {
+            "more" => {
+                write(repo, "evil", "x");
+                [before, vec![repo.commit("more")]].concat()
+            }
+            "amended" => {
+                rebased_on_main(repo);
+                evil(repo);
+                vec![repo.commit_at("HEAD~1"), repo.commit_at("HEAD")]
+            }
+            "fewer" => {
+                repo.git(&["reset", "-q", "--hard", "HEAD~1"]);
+                vec![before[0].clone()]
+            }
+            _ => {
+                repo.git(&["merge", "-q", "--no-ff", "-m", "Merge branch 'main'", "main"]);
+                evil(repo);
+                [before, vec![repo.commit_at("HEAD")]].concat()
+            }
+        });
+        let landed = scene.merge();
+        let told = scene.look(&landed).await;
+        assert_eq!((told.same, told.why_not), (Vec::new(), None), "{what}");
+    }
+}
+
+#[tokio::test]
+async fn whoever_wrote_an_older_head_that_is_the_same_is_an_author_too() {
+    let scene = Scene::new();
+    scene.repo.git(&["checkout", "-q", "change"]);
+    scene.repo.git(&["commit", "-q", "--amend", "--no-edit", "--author", "Cy <cy@example.com>"]);
+    let second = scene.repo.commit_at("HEAD");
+    scene.repo.git(&["checkout", "-q", "main"]);
+    scene.meanwhile();
+    let scene = Scene { own: vec![scene.own[0].clone(), second], ..scene };
+    let scene = brought_up_to_date(scene, |repo| {
+        rebased_on_main(repo);
+        repo.git(&["commit", "-q", "--amend", "--no-edit", "--author", "Ann <ann@example.com>"]);
+        vec![repo.commit_at("HEAD~1"), repo.commit_at("HEAD")]
+    });
+    let landed = scene.merge();
+    let told = scene.look(&landed).await;
+    assert_eq!(told.same, scene.older);
+    assert_eq!(told.authors, ["ann@example.com", "cy@example.com"]);
 }
 
 #[tokio::test]
