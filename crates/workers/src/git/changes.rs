@@ -12,6 +12,8 @@ use tokio::io::AsyncReadExt;
 
 /// The most commits of a change that are looked at; GitHub lists no more than these.
 pub const OWN_COMMITS_MAX: usize = 250;
+/// The most merges within a change that are computed anew; whoever made more of them wrote them.
+const MERGES_MAX: usize = 20;
 /// The most addresses of authors that are kept of a change; one with more is vouched for by nobody.
 const AUTHORS_MAX: usize = 100;
 /// The longest address, in characters; longer ones are cut.
@@ -87,8 +89,7 @@ impl Mirror {
         let Some(commits) = self.own_commits(head, own).await? else {
             return nothing("not all of its commits are below its head".to_owned());
         };
-        let mut authors: BTreeSet<String> = commits.iter().map(|c| c.author.clone()).collect();
-        authors.extend(commits.iter().flat_map(|c| c.others.clone()));
+        let authors = self.authors(&commits).await?;
         if authors.len() > AUTHORS_MAX {
             return nothing(format!("it was written by more than {AUTHORS_MAX} people"));
         }
@@ -133,14 +134,32 @@ impl Mirror {
             let ids: Vec<CommitId> = listed.lines().filter_map(|id| CommitId::new(id).ok()).collect();
             let Some(commits) = self.read_own(&ids).await? else { continue };
             let mut authors: BTreeSet<String> = found.authors.iter().cloned().collect();
-            authors.extend(commits.iter().map(|c| c.author.clone()));
-            authors.extend(commits.into_iter().flat_map(|c| c.others));
+            authors.extend(self.authors(&commits).await?);
             if ids.len() < OWN_COMMITS_MAX && authors.len() <= AUTHORS_MAX {
                 found.authors = authors.into_iter().collect();
                 found.same.push(older.clone());
             }
         }
         Ok(())
+    }
+
+    /// Who wrote these commits. A merge that has just the files that merging gives was written by nobody: it is whoever pressed the
+    /// button.
+    async fn authors(&self, commits: &[Own]) -> Result<BTreeSet<String>, GitError> {
+        let (mut authors, mut merges) = (BTreeSet::new(), 0);
+        for commit in commits {
+            if let [first, second] = &commit.parents[..]
+                && merges < MERGES_MAX
+            {
+                merges += 1;
+                if self.is_merge_of(&commit.id, first, second).await?.is_ok() {
+                    continue;
+                }
+            }
+            authors.insert(commit.author.clone());
+            authors.extend(commit.others.iter().cloned());
+        }
+        Ok(authors)
     }
 
     /// The mainline's commit that the change's head was brought up to date with last.

@@ -343,6 +343,30 @@ async fn everybody_who_wrote_a_part_is_an_author() {
 }
 
 #[tokio::test]
+async fn whoever_brings_a_change_up_to_date_writes_nothing_of_it_unless_the_merge_brings_more() {
+    for evil in [false, true] {
+        let scene = Scene::new();
+        scene.meanwhile();
+        let before = scene.own.clone();
+        let scene = brought_up_to_date(scene, |repo| {
+            let merge = ["merge", "-q", "--no-ff", "-m", "Merge branch 'main'", "main"];
+            repo.git(&[&["-c", "user.name=Bob", "-c", "user.email=bob@example.com"][..], &merge].concat());
+            if evil {
+                write(repo, "evil", "x");
+                repo.git(&["add", "-A"]);
+                repo.git(&["commit", "-q", "--amend", "--no-edit"]);
+            }
+            [before, vec![repo.commit_at("HEAD")]].concat()
+        });
+        let landed = scene.merge();
+        let told = scene.look(&landed).await;
+        let expected: &[&str] =
+            if evil { &["ann@example.com", "bob@example.com"] } else { &["ann@example.com"] };
+        assert_eq!(told.authors, expected);
+    }
+}
+
+#[tokio::test]
 async fn what_cannot_be_looked_at_is_vouched_for_by_nobody() {
     let scene = Scene::new();
     let merge = scene.squash();
