@@ -32,11 +32,18 @@ pub(super) struct Place {
     pub(super) branch: String,
 }
 
+/// The repository, and where it is reviewed.
+type Key = (String, Place);
+/// Sources of pipelines.
+type Sources = BTreeSet<(PipelineId, SourceId)>;
+/// What waits for a review, by source.
+type AllPending = BTreeMap<(PipelineId, SourceId), Vec<Pending>>;
+
 /// A task that asks.
 #[derive(Debug, Default)]
 struct Asking {
     /// For these sources.
-    sources: BTreeSet<(PipelineId, SourceId)>,
+    sources: Sources,
     /// Somebody has looked since it began to ask.
     again: bool,
     bell: Arc<Notify>,
@@ -45,7 +52,7 @@ struct Asking {
 /// Asks forges.
 pub struct Forges {
     client: Client,
-    asking: Mutex<BTreeMap<(String, Place), Asking>>,
+    asking: Mutex<BTreeMap<Key, Asking>>,
     /// When each commit was asked about last, of those that nobody has approved: what was not asked for longest comes first.
     asked: Mutex<BTreeMap<Place, BTreeMap<CommitId, Instant>>>,
 }
@@ -62,7 +69,7 @@ impl Forges {
         self.client.counted()
     }
 
-    fn asking(&self) -> MutexGuard<'_, BTreeMap<(String, Place), Asking>> {
+    fn asking(&self) -> MutexGuard<'_, BTreeMap<Key, Asking>> {
         self.asking.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -89,7 +96,7 @@ pub(super) fn ask(
 
 impl Forges {
     /// What a task asks for now, and what wakes it; what comes from now on is asked for after that.
-    fn begin(&self, key: &(String, Place)) -> Option<(BTreeSet<(PipelineId, SourceId)>, Arc<Notify>)> {
+    fn begin(&self, key: &Key) -> Option<(Sources, Arc<Notify>)> {
         let mut all = self.asking();
         let asking = all.get_mut(key)?;
         asking.again = false;
@@ -97,7 +104,7 @@ impl Forges {
     }
 
     /// Whether a task has nothing more to ask: whoever looks after this finds none, and begins one.
-    fn is_over(&self, key: &(String, Place)) -> bool {
+    fn is_over(&self, key: &Key) -> bool {
         let mut all = self.asking();
         let over = all.get(key).is_none_or(|asking| !asking.again);
         if over {
@@ -115,7 +122,7 @@ impl Forges {
 /// If a task does not come to its end, the next one can begin nevertheless.
 struct Unfinished<'a> {
     forges: &'a Forges,
-    key: Option<&'a (String, Place)>,
+    key: Option<&'a Key>,
 }
 
 impl Drop for Unfinished<'_> {
@@ -126,7 +133,7 @@ impl Drop for Unfinished<'_> {
     }
 }
 
-async fn run(hands: Arc<Hands>, mirror: Arc<Mirror>, key: (String, Place)) {
+async fn run(hands: Arc<Hands>, mirror: Arc<Mirror>, key: Key) {
     let mut unfinished = Unfinished { forges: &hands.forges, key: Some(&key) };
     while let Some((sources, bell)) = hands.forges.begin(&key) {
         if let Some(pause) = look(&hands, &mirror, &key.1, sources).await {
@@ -148,12 +155,7 @@ struct Pending {
 }
 
 /// Asks once, and tells what was said. After how long it is to be asked again, if not only after the next look.
-async fn look(
-    hands: &Arc<Hands>,
-    mirror: &Mirror,
-    place: &Place,
-    sources: BTreeSet<(PipelineId, SourceId)>,
-) -> Option<Duration> {
+async fn look(hands: &Arc<Hands>, mirror: &Mirror, place: &Place, sources: Sources) -> Option<Duration> {
     let (about, wanted) = (sources, place.clone());
     let read = hands.blocking(move |hands| pending(&hands.runtime, &about, &wanted)).await;
     let pending = match read {
@@ -206,7 +208,7 @@ async fn look(
 /// Tells each pipeline what was said of its commits. Whether a commit that came lately is still approved by nobody.
 async fn tell(
     hands: &Arc<Hands>,
-    pending: &BTreeMap<(PipelineId, SourceId), Vec<Pending>>,
+    pending: &AllPending,
     brought: &BTreeMap<CommitId, tidegate_core::forge::Brought>,
     now: Timestamp,
 ) -> bool {
@@ -223,11 +225,7 @@ async fn tell(
 }
 
 /// The commits that nobody has approved, of sources that still are what they were.
-fn pending(
-    runtime: &Runtime,
-    sources: &BTreeSet<(PipelineId, SourceId)>,
-    place: &Place,
-) -> Result<BTreeMap<(PipelineId, SourceId), Vec<Pending>>, RuntimeError> {
+fn pending(runtime: &Runtime, sources: &Sources, place: &Place) -> Result<AllPending, RuntimeError> {
     let mut all = BTreeMap::new();
     for (id, source) in sources {
         let Some(pipeline) = runtime.pipeline(id)?.filter(|p| p.life.is_active()) else { continue };
@@ -250,11 +248,7 @@ fn pending(
 
 /// Commits in the order in which they are asked about: those that never were, the newest first, for a merge vouches for what it
 /// brings; then those that were not asked about for longest.
-fn in_turn(
-    hands: &Hands,
-    place: &Place,
-    pending: &BTreeMap<(PipelineId, SourceId), Vec<Pending>>,
-) -> Vec<CommitId> {
+fn in_turn(hands: &Hands, place: &Place, pending: &AllPending) -> Vec<CommitId> {
     let mut asked = hands.forges.asked.lock().unwrap_or_else(PoisonError::into_inner);
     let known = asked.entry(place.clone()).or_default();
     let waiting: BTreeSet<&CommitId> = pending.values().flatten().map(|p| &p.commit).collect();

@@ -237,7 +237,8 @@ impl Mirror {
         let told = |c: &Own| (c.author.clone(), c.subject.clone());
         let (mut made, mut plain): (Vec<_>, Vec<_>) =
             (made.iter().map(told).collect(), plain.into_iter().map(told).collect());
-        (made.sort(), plain.sort());
+        made.sort();
+        plain.sort();
         if made != plain || self.is_merge_of(last, &at, head).await?.is_err() {
             return Ok(None);
         }
