@@ -27,6 +27,7 @@ mod folders;
 mod glass;
 mod instances;
 mod observing;
+mod operating;
 mod packaging;
 mod pages;
 mod regions;
