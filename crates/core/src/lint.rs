@@ -128,14 +128,18 @@ pub fn organisation(def: &OrganisationDef) -> Vec<Finding> {
     f.unique("/services", def.services.iter().map(|s| &s.name));
     f.unique("/regions", def.regions.iter().map(|r| &r.name));
     for (n, team) in def.teams.iter().enumerate() {
-        for (m, member) in team.members.iter().enumerate() {
-            if def.user(member).is_none() {
-                let message = format!("'{member}' is not among the users");
-                f.add("TG111", format!("/teams/{n}/members/{m}"), message, "add the user, or mend the name");
+        for (list, named) in [("members", &team.members), ("reporters", &team.reporters)] {
+            for (m, user) in named.iter().enumerate().filter(|(_, user)| def.user(user).is_none()) {
+                let message = format!("'{user}' is not among the users");
+                f.add("TG111", format!("/teams/{n}/{list}/{m}"), message, "add the user, or mend the name");
             }
         }
         for (m, target) in team.pages.iter().enumerate() {
             page_target(&mut f, &format!("/teams/{n}/pages/{m}"), target);
+        }
+        for profile in team.defaults.keys() {
+            let (_, rolling) = team.defaults(*profile);
+            engine::rolling(&mut f, &format!("/teams/{n}/defaults/{profile}/rolling"), &rolling);
         }
         let services: Vec<_> = def.services.iter().filter(|s| s.team == team.name).collect();
         if let Some(expression) = &team.aggregate

@@ -28,6 +28,7 @@ mod forge;
 mod glass;
 mod instances;
 mod observing;
+mod operating;
 mod packaging;
 mod pages;
 mod regions;

@@ -4,6 +4,7 @@
 pub(crate) mod definitions;
 pub(crate) mod forge;
 mod http;
+pub(crate) mod machine;
 pub(crate) mod monitoring;
 mod repo;
 mod start;
