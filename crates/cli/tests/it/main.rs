@@ -37,6 +37,7 @@ mod sim;
 mod simulate;
 mod sources;
 mod synth;
+mod traces;
 mod world;
 mod worst;
 
