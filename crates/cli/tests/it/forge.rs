@@ -295,5 +295,5 @@ fn a_definition_with_a_bad_forge_is_refused_with_its_place() {
     bad["sources"][0]["review"]["github"]["repository"] = json!("shop");
     let told = scene.world.apply("app", &bad);
     assert_ne!(told.code, 0);
-    assert!(told.talk.contains("TG130") && told.talk.contains("write owner/name"), "{}", told.talk);
+    assert!(told.talk.contains("TG148") && told.talk.contains("write owner/name"), "{}", told.talk);
 }

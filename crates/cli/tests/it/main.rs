@@ -38,6 +38,7 @@ mod sim;
 mod simulate;
 mod sources;
 mod synth;
+mod traces;
 mod world;
 mod worst;
 

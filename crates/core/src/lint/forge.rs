@@ -41,12 +41,12 @@ pub(super) fn pipeline(f: &mut Findings, def: &PipelineDef) {
         let (place, repository) = (format!("/sources/{n}/review/{kind}"), review.repository());
         if !fits || repository.len() > NAME_MAX_BYTES || !repository.split('/').all(is_name) {
             let message = format!("'{repository}' is no {field} on {}", review.forge());
-            f.add("TG130", format!("{place}/{field}"), message, shape);
+            f.add("TG148", format!("{place}/{field}"), message, shape);
         }
         if !is_web_address(review.api()) || review.api().contains(['?', '#', '@']) {
             let message = "this is no address that can be called";
             let hint = "write http://host/path or https://host/path, without a user, a query and spaces";
-            f.add("TG130", format!("{place}/api"), message, hint);
+            f.add("TG148", format!("{place}/api"), message, hint);
         }
     }
 }

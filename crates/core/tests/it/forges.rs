@@ -291,7 +291,7 @@ fn what_names_a_forge_is_checked() {
     ] {
         assert_eq!(of(good), []);
     }
-    let at = |place: &str| vec![("TG130".to_owned(), place.to_owned())];
+    let at = |place: &str| vec![("TG148".to_owned(), place.to_owned())];
     for bad in ["shop", "acme/shop/more", "acme/..", "acme/", "acme/a b", "acme/shop?x"] {
         let review = json!({"github": {"repository": bad}});
         assert_eq!(of(review), at("/sources/0/review/github/repository"), "{bad}");

@@ -6,10 +6,13 @@
 
 mod figures;
 mod page;
+mod traces;
 
 pub(crate) use figures::{of_runtime, of_server};
 pub(crate) use page::Kind;
 pub use page::{CONTENT_TYPE, Page};
+pub use traces::Traces;
+pub(crate) use traces::belongs;
 
 use page::Histogram;
 use std::collections::BTreeMap;
