@@ -35,6 +35,7 @@ mod self_update;
 mod sim;
 mod simulate;
 mod sources;
+mod standby;
 mod synth;
 mod world;
 mod worst;

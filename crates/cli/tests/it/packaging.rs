@@ -165,7 +165,7 @@ fn the_units_command_serves_says_that_it_is_ready_and_leaves_boxes_when_it_ends(
     let manager = UnixDatagram::bind(&socket).unwrap();
     manager.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     let hear = || {
-        let mut bytes = [0; 64];
+        let mut bytes = [0; 256];
         let count = manager.recv(&mut bytes).expect("the service tells of itself in time");
         String::from_utf8(bytes[..count].to_vec()).unwrap()
     };
@@ -173,8 +173,9 @@ fn the_units_command_serves_says_that_it_is_ready_and_leaves_boxes_when_it_ends(
     let mut command = Command::new(&words[0]);
     command.args(&words[1..]).args(["--listen", "127.0.0.1:0"]).env("NOTIFY_SOCKET", &socket);
     world.start_as_it_is(&mut command);
-    assert_eq!(hear(), "READY=1");
-    assert!(world.address().is_some(), "it serves when it says so");
+    let heard = hear();
+    let address = world.address().expect("it serves when it says so");
+    assert_eq!(heard, format!("READY=1\nSTATUS=serves at http://{address}"));
     // As systemd does with KillMode=process: the main process is told, and nobody else.
     world.end_server();
     assert_eq!(hear(), "STOPPING=1");

@@ -164,6 +164,13 @@ impl World {
         self.wait_up();
     }
 
+    /// From now on this is the server, which has taken over from the one before; that one must have ended.
+    pub(crate) fn follow(&self, next: Child) {
+        let mut before = std::mem::replace(&mut *self.server(), next);
+        assert!(wait_for(|| before.try_wait().unwrap()).is_some(), "the server before has ended");
+        self.wait_up();
+    }
+
     /// Starts a server on a data directory, which must end by itself; what it told.
     pub(crate) fn refused(&self, data: &Path, arguments: &[&str]) -> Told {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
