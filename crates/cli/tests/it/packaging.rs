@@ -186,16 +186,30 @@ fn the_units_command_serves_says_that_it_is_ready_and_leaves_boxes_when_it_ends(
 }
 
 #[test]
-fn systemd_understands_the_unit() {
+fn systemd_understands_the_units() {
     if !is_there("systemd-analyze", "systemd") {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let unit = fs::read_to_string(packaging("tidegate.service")).unwrap();
-    let unit = unit.replace("/usr/local/bin/tidegate", env!("CARGO_BIN_EXE_tidegate"));
-    let path = dir.path().join("tidegate.service");
-    fs::write(&path, unit).unwrap();
-    let told = run(Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&path));
-    let about: Vec<&str> = told.talk.lines().filter(|line| line.contains("tidegate")).collect();
-    assert!(told.code == 0 && about.is_empty(), "{told:?}");
+    for name in ["tidegate.service", "tidegate-standby.service"] {
+        let unit = fs::read_to_string(packaging(name)).unwrap();
+        let unit = unit.replace("/usr/local/bin/tidegate", env!("CARGO_BIN_EXE_tidegate"));
+        let path = dir.path().join(name);
+        fs::write(&path, unit).unwrap();
+        let told = run(Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&path));
+        let about: Vec<&str> = told.talk.lines().filter(|line| line.contains("tidegate")).collect();
+        assert!(told.code == 0 && about.is_empty(), "{told:?}");
+    }
+}
+
+#[test]
+fn both_units_run_the_same_and_either_waits_for_the_other() {
+    let lines = |name: &str| -> Vec<String> {
+        let unit = fs::read_to_string(packaging(name)).unwrap();
+        let told = |line: &&str| !line.is_empty() && !line.starts_with('#');
+        let apart = |line: &&str| line.starts_with("Description=") || line.starts_with("After=");
+        unit.lines().filter(told).filter(|line| !apart(line)).map(str::to_owned).collect()
+    };
+    assert_eq!(lines("tidegate.service"), lines("tidegate-standby.service"));
+    assert!(lines("tidegate.service").iter().any(|l| l.contains("tidegate serve --standby --data ")));
 }
