@@ -25,6 +25,7 @@ mod doctor;
 mod estimates;
 mod folders;
 mod glass;
+mod golden;
 mod instances;
 mod observing;
 mod packaging;
