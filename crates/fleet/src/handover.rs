@@ -451,3 +451,44 @@ fn receive_handles(stream: &UnixStream, count: usize) -> io::Result<Vec<OwnedFd>
     }
     Ok(handles)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    /// What the parties of protocol 1 said when one followed the other; recorded once and never again. A later version
+    /// understands it, and says the same to a party that speaks no later protocol.
+    const HELLO: &str = r#"{"protocol":1,"oldest":1}"#;
+    const ESTATE: &str = r#"{"protocol":1,"ports":[20012],"seconds":[
+        {"second":1795889322,"cells":[],"unrouted":[]}]}"#;
+    const ROUTES: &str = r#"{"endpoints":[[{"service":"shop","environment":"production","region":"eu-1"},
+        [{"target":"shop/production/eu-1/a/main","box_id":"b1","run_spec":
+            "17694f9b8d02f977f702cb6959b08e1ac9f0aee8454e2a468b392aa4d85e00d1","port":20013}]]]}"#;
+    const COUNTS: &str = r#"{"boxes":[["shop/production/eu-1/a/main","b1",{}]],
+        "unrouted":[[{"service":"shop","environment":"production","region":"eu-1"},3]]}"#;
+
+    fn both_ways<T: Serialize + DeserializeOwned>(said: &str) -> T {
+        let understood: T = serde_json::from_str(said).unwrap();
+        let again = serde_json::to_value(&understood).unwrap();
+        assert_eq!(again, serde_json::from_str::<Value>(said).unwrap());
+        understood
+    }
+
+    #[test]
+    fn what_parties_of_the_first_protocol_say_is_understood_and_said_the_same_way() {
+        assert_eq!(both_ways::<Hello>(HELLO).common(), Some(1));
+        both_ways::<Estate>(ESTATE);
+        both_ways::<Routes>(ROUTES);
+        both_ways::<Counts>(COUNTS);
+    }
+
+    #[test]
+    fn parties_speak_the_newest_protocol_that_both_know() {
+        let spoken = |hello: &str| serde_json::from_str::<Hello>(hello).unwrap().common();
+        assert_eq!(spoken(r#"{"protocol":1}"#), Some(1), "one that does not say which is its oldest");
+        assert_eq!(spoken(r#"{"protocol":2,"oldest":1,"more":[]}"#), Some(1));
+        assert_eq!(spoken(r#"{"protocol":2}"#), None);
+        assert_eq!(spoken(r#"{"protocol":3,"oldest":2}"#), None);
+    }
+}
