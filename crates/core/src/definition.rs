@@ -5,9 +5,13 @@
 //! [`crate::lint`]; where a pipeline's steps come from is [`crate::plan`].
 
 mod connections;
+mod defaults;
 
 pub use connections::{
     AlertmanagerDef, EmailDef, MailTls, PageTarget, PagerDutyDef, PrometheusDef, SlackDef,
+};
+pub use defaults::{
+    Bake, BakeDef, DataRequirement, DefaultsDef, Profile, RollbackScope, Rolling, RollingDef, Settings,
 };
 
 use crate::alarm::{MetricAlarm, OutsideAlarm};
@@ -17,7 +21,7 @@ use crate::ids::{
     UserId,
 };
 use crate::run_spec::{CommandSpec, ConfigurationSpec, DefinitionsSpec, ProcessSpec};
-use crate::units::{Percent, Span};
+use crate::units::Span;
 use crate::window::Windows;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -96,6 +100,13 @@ pub struct TeamDef {
     /// The Prometheus that its alarms' PromQL is asked of; without one, the organisation's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prometheus: Option<PrometheusDef>,
+    /// How critical its services are that do not say it themselves.
+    #[serde(default, skip_serializing_if = "Profile::is_standard")]
+    pub profile: Profile,
+    /// What its pipelines do not say themselves, in one place: for its standard services and for its critical ones. What is
+    /// not said here either is the profile's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub defaults: BTreeMap<Profile, DefaultsDef>,
 }
 
 /// What a team thinks of approvals that come after the merge.
@@ -127,6 +138,9 @@ pub struct ServiceDef {
     /// Synthetic tests that run continuously against every environment and Region.
     #[serde(default)]
     pub canaries: Vec<CanarySpec>,
+    /// How critical it is; as its team says without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<Profile>,
 }
 
 /// A continuous synthetic test of one API, as a customer would call it (T3, M3).
@@ -203,11 +217,11 @@ pub struct PipelineDef {
     /// Pre-production stages and production, in order.
     pub stages: Vec<StageDef>,
     /// Batch sizes.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "RollingDef::is_empty")]
     pub rolling: RollingDef,
-    /// What a rejection returns.
-    #[serde(default)]
-    pub rollback: RollbackScope,
+    /// What a rejection returns; as its team's defaults say without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollback: Option<RollbackScope>,
     /// Whether it moves anything.
     #[serde(default, skip_serializing_if = "Mode::is_act")]
     pub mode: Mode,
@@ -239,17 +253,6 @@ impl PipelineDef {
             EngineDef::Process(_) | EngineDef::Command(_) | EngineDef::Configuration(_) => None,
         }
     }
-}
-
-/// How far back a rejection reaches.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum RollbackScope {
-    /// Waves whose bake has ended keep the release.
-    #[default]
-    UnfinishedWaves,
-    /// Everything in production that runs it returns.
-    Production,
 }
 
 /// A git repository and branch.
@@ -411,7 +414,7 @@ pub struct StageDef {
     #[serde(default)]
     pub tests: Vec<TestSpec>,
     /// Bake times.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "BakeDef::is_empty")]
     pub bake: BakeDef,
     /// The environment whose endpoints are called for services of other teams; without one, production (T5).
     #[serde(default)]
@@ -465,76 +468,6 @@ pub struct TestSpec {
 impl TestSpec {
     fn default_time_limit() -> Span {
         Span::minutes(10)
-    }
-}
-
-/// Bake times of a stage (K1, K2). The defaults are the article's.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct BakeDef {
-    /// After a one-box.
-    pub one_box: Span,
-    /// After each AZ's step but the last of a wave; in pre-production after the last one as well.
-    pub az: Span,
-    /// After the last step of production's first wave.
-    pub first_wave: Span,
-    /// After the last step of the second wave; each later wave's is shorter, down to `last_wave`.
-    pub second_wave: Span,
-    /// The shortest bake of a later wave.
-    pub last_wave: Span,
-    /// Data points that every bake needs as well, in each Region.
-    pub data: Vec<DataRequirement>,
-}
-
-impl Default for BakeDef {
-    fn default() -> Self {
-        Self {
-            one_box: Span::hours(1),
-            az: Span::minutes(15),
-            first_wave: Span::hours(12),
-            second_wave: Span::hours(4),
-            last_wave: Span::hours(2),
-            data: Vec::new(),
-        }
-    }
-}
-
-/// "Wait for at least 100 requests to the Create API", counted on boxes that run the release.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct DataRequirement {
-    /// The API, such as `POST /orders`; all APIs together without one.
-    #[serde(default)]
-    pub api: Option<String>,
-    /// How many requests.
-    pub requests: u64,
-}
-
-/// Batch sizes of rolling deployments (P5). 33 % stands for a third and 66 % for two thirds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct RollingDef {
-    /// Boxes of a target that may be out at once while a release goes forward.
-    pub max_unavailable_percent: Percent,
-    /// The share that must be healthy at every moment.
-    pub min_healthy_percent: Percent,
-    /// Healthy boxes that may be replaced at once while a release is taken back.
-    pub rollback_percent: Percent,
-    /// How long a new box must have been healthy until it counts.
-    pub healthy_for: Span,
-    /// How long a deployment may go without another box becoming healthy until it is given up and rolled back.
-    pub progress_deadline: Span,
-}
-
-impl Default for RollingDef {
-    fn default() -> Self {
-        Self {
-            max_unavailable_percent: Percent::constant(33),
-            min_healthy_percent: Percent::constant(66),
-            rollback_percent: Percent::constant(33),
-            healthy_for: Span::seconds(10),
-            progress_deadline: Span::minutes(10),
-        }
     }
 }
 

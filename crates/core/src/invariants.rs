@@ -269,16 +269,13 @@ pub fn one_az<'a>(
 /// # Errors
 /// It does not.
 pub fn minimum(pipeline: &Pipeline, order: &SlotOrder, boxes: &[BoxObservation]) -> Result<(), Violation> {
-    let (Some(definition), Some(state)) = (&pipeline.definition, pipeline.slots.get(&order.slot.target))
-    else {
-        return Ok(());
-    };
+    let Some(state) = pipeline.slots.get(&order.slot.target) else { return Ok(()) };
     let desired = &order.desired;
     if order.slot.target.role == Role::OneBox || desired.rest.is_some() || desired.split.is_empty() {
         return Ok(());
     }
     let count = |of: usize| u32::try_from(of).unwrap_or(u32::MAX);
-    let minimum = minimum_healthy(&definition.rolling, state.boxes);
+    let minimum = minimum_healthy(&pipeline.settings().rolling, state.boxes);
     let healthy = || boxes.iter().filter(|b| b.health.is_healthy());
     let before = count(healthy().count());
     let stay = desired

@@ -136,6 +136,10 @@ pub fn organisation(def: &OrganisationDef) -> Vec<Finding> {
         for (m, target) in team.pages.iter().enumerate() {
             page_target(&mut f, &format!("/teams/{n}/pages/{m}"), target);
         }
+        for profile in team.defaults.keys() {
+            let (_, rolling) = team.defaults(*profile);
+            engine::rolling(&mut f, &format!("/teams/{n}/defaults/{profile}/rolling"), &rolling);
+        }
         let services: Vec<_> = def.services.iter().filter(|s| s.team == team.name).collect();
         if let Some(expression) = &team.aggregate
             && let Err(error) = expression.check_names(&crate::team::known_names(&services))

@@ -2,7 +2,10 @@
 //! immutable; whether it keeps the rules is checked by [`crate::lint`], also for what people placed by hand.
 
 use crate::Shared;
-use crate::definition::{OrganisationDef, PipelineDef, RegionDef, StageDef, TestSpec, WaveDef};
+use crate::definition::{
+    Bake, DataRequirement, OrganisationDef, PipelineDef, Profile, RegionDef, Settings, StageDef, TestSpec,
+    WaveDef,
+};
 use crate::ids::{AzId, EnvironmentId, RegionId, Role, StageId, TargetId};
 use crate::units::Span;
 use serde::{Deserialize, Serialize};
@@ -67,6 +70,9 @@ impl fmt::Debug for StepId {
 pub struct Plan {
     /// The stages; production's waves are stages of their own.
     pub stages: Vec<Stage>,
+    /// What holds for all of them. None in plans of definitions from before there were defaults: those say all themselves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settings: Option<Settings>,
     #[serde(skip)]
     kept: Kept,
 }
@@ -113,6 +119,9 @@ pub struct Stage {
     pub steps: Vec<Step>,
     /// Run after each step's deployment.
     pub tests: Vec<TestSpec>,
+    /// Data points that every bake needs, in each Region. None as with [`Plan::settings`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<Vec<DataRequirement>>,
 }
 
 /// The unit of promotion: at most one AZ of each Region.
@@ -215,28 +224,34 @@ impl Step {
 /// reported by [`crate::lint`], which every definition passes before its plan is used.
 #[must_use]
 pub fn plan(pipeline: &PipelineDef, organisation: &OrganisationDef) -> Plan {
+    let settings = pipeline.settings(organisation);
     let mut stages = Vec::new();
     for stage in &pipeline.stages {
+        let bake = pipeline.bake(stage, organisation);
         let regions: Vec<&RegionDef> = if stage.regions.is_empty() {
             organisation.regions.iter().collect()
         } else {
             stage.regions.iter().filter_map(|r| organisation.region(r)).collect()
         };
         if stage.is_production() {
-            let waves = if stage.waves.is_empty() { plan_waves(&regions) } else { stage.waves.clone() };
+            let waves = if stage.waves.is_empty() {
+                plan_waves(&regions, settings.profile)
+            } else {
+                stage.waves.clone()
+            };
             for (index, wave) in waves.iter().enumerate() {
-                stages.push(wave_stage(pipeline, stage, wave, index, &regions));
+                stages.push(wave_stage(pipeline, stage, wave, index, &regions, &bake));
             }
         } else if let Ok(id) = StageId::new(stage.environment.as_str()) {
-            stages.push(lay_out(pipeline, stage, id, &regions, &[], stage.bake.az));
+            stages.push(lay_out(pipeline, stage, id, &regions, &[], &bake, bake.az));
         }
     }
-    Plan { stages, kept: Kept::default() }
+    Plan { stages, settings: Some(settings), kept: Kept::default() }
 }
 
 /// Waves of growing size (P2): the Region with the least traffic, then the one with the most, then 3, then up to 12,
-/// then the rest; among equals by name.
-fn plan_waves(regions: &[&RegionDef]) -> Vec<WaveDef> {
+/// then the rest, for standard services; among equals by name.
+fn plan_waves(regions: &[&RegionDef], profile: Profile) -> Vec<WaveDef> {
     let mut rest: Vec<&RegionDef> = regions.to_vec();
     rest.sort_by(|a, b| (a.traffic, &a.name).cmp(&(b.traffic, &b.name)));
     let mut waves: Vec<Vec<RegionId>> = Vec::new();
@@ -246,11 +261,12 @@ fn plan_waves(regions: &[&RegionDef]) -> Vec<WaveDef> {
     if let Some(busiest) = rest.pop() {
         waves.push(vec![busiest.name.clone()]);
     }
-    for size in [3, 12, usize::MAX] {
-        let take = size.min(rest.len());
-        if take > 0 {
-            waves.push(rest.drain(..take).map(|r| r.name.clone()).collect());
+    for number in 0.. {
+        let take = rest.len().min(profile.wave_size(number));
+        if take == 0 {
+            break;
         }
+        waves.push(rest.drain(..take).map(|r| r.name.clone()).collect());
     }
     waves.into_iter().map(|regions| WaveDef { name: None, regions, steps: Vec::new() }).collect()
 }
@@ -261,6 +277,7 @@ fn wave_stage(
     wave: &WaveDef,
     index: usize,
     all: &[&RegionDef],
+    bake: &Bake,
 ) -> Stage {
     let id = wave.name.clone().unwrap_or_else(|| {
         StageId::new(format!("wave-{}", index + 1))
@@ -268,14 +285,14 @@ fn wave_stage(
     });
     let regions: Vec<&RegionDef> =
         wave.regions.iter().filter_map(|name| all.iter().find(|r| &r.name == name).copied()).collect();
-    let bake = match index {
-        0 => stage.bake.first_wave,
+    let last = match index {
+        0 => bake.first_wave,
         later => {
             let shorter = Span::hours(later as u64 - 1).millis();
-            Span(stage.bake.second_wave.millis().saturating_sub(shorter)).max(stage.bake.last_wave)
+            Span(bake.second_wave.millis().saturating_sub(shorter)).max(bake.last_wave)
         }
     };
-    lay_out(pipeline, stage, id, &regions, &wave.steps, bake)
+    lay_out(pipeline, stage, id, &regions, &wave.steps, bake, last)
 }
 
 /// One-box in every Region, then the first AZ of every Region, then the second, ...
@@ -285,6 +302,7 @@ fn lay_out(
     id: StageId,
     regions: &[&RegionDef],
     by_hand: &[Vec<String>],
+    bakes: &Bake,
     stage_bake: Span,
 ) -> Stage {
     let target = |region: &RegionDef, az: &AzId, role: Role| Target {
@@ -307,7 +325,7 @@ fn lay_out(
     if stage.one_box {
         let targets =
             regions.iter().filter_map(|r| r.azs.first().map(|az| target(r, az, Role::OneBox))).collect();
-        steps.push(step("one-box".to_owned(), Role::OneBox, targets, stage.bake.one_box));
+        steps.push(step("one-box".to_owned(), Role::OneBox, targets, bakes.one_box));
     }
     let main: Vec<Vec<Target>> = if by_hand.is_empty() {
         let azs = regions.iter().map(|r| r.azs.len()).max().unwrap_or(0);
@@ -334,7 +352,7 @@ fn lay_out(
     };
     let last = main.len().saturating_sub(1);
     for (n, targets) in main.into_iter().enumerate() {
-        let bake = if n == last { stage_bake } else { stage.bake.az };
+        let bake = if n == last { stage_bake } else { bakes.az };
         steps.push(step(format!("az-{}", n + 1), Role::Main, targets, bake));
     }
     Stage {
@@ -343,5 +361,6 @@ fn lay_out(
         production: stage.is_production(),
         steps,
         tests: stage.tests.clone(),
+        data: Some(bakes.data.clone()),
     }
 }

@@ -5,7 +5,7 @@
 //! doing. Unhealthy boxes are replaced first and for free, for they do not serve anyway; those that start will serve soon, so
 //! on the way forward they are waited for.
 
-use crate::definition::RollingDef;
+use crate::definition::Rolling;
 use crate::engine::{BoxHealth, BoxObservation};
 use crate::ids::RunSpecDigest;
 use crate::units::{Percent, Timestamp};
@@ -43,7 +43,7 @@ fn fraction(percent: Percent) -> (u64, u64) {
 
 /// How many of `boxes` must be healthy at every moment: the share rounded up.
 #[must_use]
-pub fn minimum_healthy(rolling: &RollingDef, boxes: u32) -> u32 {
+pub fn minimum_healthy(rolling: &Rolling, boxes: u32) -> u32 {
     let (num, den) = fraction(rolling.min_healthy_percent);
     u32::try_from((u64::from(boxes) * num).div_ceil(den)).unwrap_or(boxes)
 }
@@ -51,7 +51,7 @@ pub fn minimum_healthy(rolling: &RollingDef, boxes: u32) -> u32 {
 /// How many may be out at once: the share rounded down, at least one where the minimum allows it, never more than the
 /// minimum allows. Zero means that new boxes start before old ones stop ([`surges`]).
 #[must_use]
-pub fn maximum_out(rolling: &RollingDef, boxes: u32, direction: Direction) -> u32 {
+pub fn maximum_out(rolling: &Rolling, boxes: u32, direction: Direction) -> u32 {
     let (num, den) = fraction(match direction {
         Direction::Forward => rolling.max_unavailable_percent,
         Direction::Back => rolling.rollback_percent,
@@ -62,14 +62,14 @@ pub fn maximum_out(rolling: &RollingDef, boxes: u32, direction: Direction) -> u3
 
 /// Whether a fleet of this size is too small to take a box out: then the new one starts before the old one stops.
 #[must_use]
-pub fn surges(rolling: &RollingDef, boxes: u32, direction: Direction) -> bool {
+pub fn surges(rolling: &Rolling, boxes: u32, direction: Direction) -> bool {
     maximum_out(rolling, boxes, direction) == 0
 }
 
 /// Decides the next split of a target of `boxes` boxes that is brought to `new`, of which `asked` were asked for so far.
 #[must_use]
 pub fn next(
-    rolling: &RollingDef,
+    rolling: &Rolling,
     direction: Direction,
     boxes: u32,
     new: &RunSpecDigest,
@@ -160,13 +160,13 @@ mod tests {
     }
 
     fn check(n: u32, asked: u32, seen: &[(char, bool)]) -> Next {
-        let rolling = RollingDef::default();
+        let rolling = Rolling::default();
         next(&rolling, Direction::Forward, n, &digest('b'), asked, &boxes(seen), Timestamp(60_000))
     }
 
     #[test]
     fn the_article_s_batches() {
-        let rolling = RollingDef::default();
+        let rolling = Rolling::default();
         let table: Vec<(u32, u32, u32)> = [1, 2, 3, 4, 6, 10, 100]
             .iter()
             .map(|n| (*n, maximum_out(&rolling, *n, Direction::Forward), minimum_healthy(&rolling, *n)))
@@ -176,7 +176,7 @@ mod tests {
 
     #[test]
     fn small_batches_and_faster_rollback() {
-        let rolling = RollingDef { max_unavailable_percent: Percent::constant(5), ..RollingDef::default() };
+        let rolling = Rolling { max_unavailable_percent: Percent::constant(5), ..Rolling::default() };
         assert_eq!(maximum_out(&rolling, 100, Direction::Forward), 5);
         assert_eq!(maximum_out(&rolling, 100, Direction::Back), 33);
         assert_eq!(
@@ -209,7 +209,7 @@ mod tests {
 
     #[test]
     fn boxes_that_start_are_waited_for_and_condemned_ones_are_not() {
-        let rolling = RollingDef::default();
+        let rolling = Rolling::default();
         let mut seen = boxes(&[('a', true); 6]);
         seen[3..].iter_mut().for_each(|b| b.health = BoxHealth::Starting { since: Timestamp(0) });
         let next = |direction| next(&rolling, direction, 6, &digest('b'), 0, &seen, Timestamp(60_000));
@@ -232,7 +232,7 @@ mod tests {
 
     #[test]
     fn a_box_counts_only_when_it_was_healthy_for_long_enough() {
-        let rolling = RollingDef { healthy_for: Span::seconds(10), ..RollingDef::default() };
+        let rolling = Rolling { healthy_for: Span::seconds(10), ..Rolling::default() };
         let seen = boxes(&[('b', true)]);
         let at = |now| next(&rolling, Direction::Forward, 1, &digest('b'), 1, &seen, Timestamp(now));
         assert_eq!(at(9_999), Next::WaitUntil(Timestamp(10_000)));
@@ -246,7 +246,7 @@ mod tests {
             n in 3_u32..40, asked in 0_u32..40, down in prop::collection::vec(any::<bool>(), 40),
             came in 0_u32..40, out in 1_u8..=33,
         ) {
-            let rolling = RollingDef { max_unavailable_percent: Percent::constant(out), ..RollingDef::default() };
+            let rolling = Rolling { max_unavailable_percent: Percent::constant(out), ..Rolling::default() };
             let asked = asked.min(n);
             let came = came.min(asked);
             let mut spec: Vec<(char, bool)> = (0..came).map(|_| ('b', true)).collect();

@@ -6,7 +6,7 @@ use tidegate_core::alarm::{
     AlarmName, Comparison, Datapoints, Metric, MetricAlarm, MissingData, Period, Quantity, Scope as Measured,
 };
 use tidegate_core::definition::{
-    BakeDef, BuildDef, DataRequirement, EngineDef, LateApproval, ORGANISATION_SCHEMA, OrganisationDef,
+    Bake, BuildDef, DataRequirement, EngineDef, LateApproval, ORGANISATION_SCHEMA, OrganisationDef,
     PIPELINE_SCHEMA, PackagePath, PageTarget, PipelineDef, RegionDef, RollingDef, RunDef, ServiceDef,
     SourceDef, StageDef, TeamDef, TestSpec, UserDef, WaveDef,
 };
@@ -86,6 +86,8 @@ pub(crate) fn organisation(shape: u64) -> OrganisationDef {
             pages: vec![PageTarget::Webhook("http://127.0.0.1:9/page".to_owned())],
             aggregate: None,
             prometheus: None,
+            profile: Default::default(),
+            defaults: Default::default(),
         }],
         services: services()
             .into_iter()
@@ -94,6 +96,7 @@ pub(crate) fn organisation(shape: u64) -> OrganisationDef {
                 alarms: vec![alarm(&name, false), alarm(&name, true)],
                 outside: Vec::new(),
                 canaries: Vec::new(),
+                profile: None,
                 name,
             })
             .collect(),
@@ -131,12 +134,12 @@ pub(crate) fn edit(definition: &mut PipelineDef, rng: &mut Rng) {
     let length = seconds(rng.range(10, 60));
     let Some(production) = definition.stages.last_mut() else { return };
     match what {
-        0 => production.bake.one_box = length,
-        1 => production.bake.first_wave = length,
+        0 => production.bake.one_box = Some(length),
+        1 => production.bake.first_wave = Some(length),
         2 => production.boxes_per_az = if production.boxes_per_az == 3 { 4 } else { 3 },
         3 => production.one_box = !production.one_box,
         4 => production.waves.reverse(),
-        5 => definition.rolling.progress_deadline = seconds(rng.range(60, 120)),
+        5 => definition.rolling.progress_deadline = Some(seconds(rng.range(60, 120))),
         6 => drop(definition.run.environment.insert("EDITED".to_owned(), length.to_string())),
         // Stages come and go, at the beginning and between two; waves get names and lose them.
         8 | 9 => {
@@ -181,7 +184,7 @@ pub(crate) fn pipelines(shape: u64) -> Vec<PipelineDef> {
 }
 
 fn pipeline(name: &str, service: &str, shape: u64) -> PipelineDef {
-    let bake = BakeDef {
+    let bake = Bake {
         one_box: Span::seconds(30),
         az: Span::seconds(15),
         first_wave: Span::seconds(60),
@@ -201,7 +204,7 @@ fn pipeline(name: &str, service: &str, shape: u64) -> PipelineDef {
         one_box: false,
         waves: Vec::new(),
         tests: Vec::new(),
-        bake: bake.clone(),
+        bake: bake.clone().into(),
         others: None,
         own: None,
     };
@@ -250,8 +253,8 @@ fn pipeline(name: &str, service: &str, shape: u64) -> PipelineDef {
         },
         stages: vec![gamma, production],
         rolling: RollingDef {
-            healthy_for: Span::seconds(3),
-            progress_deadline: Span::seconds(90),
+            healthy_for: Some(Span::seconds(3)),
+            progress_deadline: Some(Span::seconds(90)),
             ..RollingDef::default()
         },
         rollback: Default::default(),

@@ -19,7 +19,8 @@ const withoutDefault = [
 	"command",
 	"deploy",
 	"observe",
-	"region"
+	"region",
+	"rollbackAll"
 ];
 const seen = new Set();
 /** What a module exports, each object once however often it is exported. */
@@ -101,7 +102,6 @@ export function slips(pipeline) {
 const fields = [
 	[Pipeline, [
 		"boxesPerAz",
-		"rollbackAll",
 		"observeOnly",
 		"kind"
 	]],
@@ -154,9 +154,13 @@ export function draft(subject) {
 		run: run(subject, get),
 		stages: stages(get),
 		rolling: get("rolling"),
-		rollback: get("rollbackAll") ? "production" : "unfinished-waves",
+		rollback: scope(get("rollbackAll")),
 		mode: get("observeOnly") ? "observe-only" : "act"
 	};
+}
+/** What is not said is the team's. */
+function scope(all) {
+	return all === undefined ? undefined : all ? "production" : "unfinished-waves";
 }
 function run(subject, get) {
 	const pick = (keys) => Object.fromEntries(keys.map((key) => [key, get(key)]));

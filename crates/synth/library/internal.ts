@@ -20,7 +20,7 @@ const library = [Pipeline, ApplicationPipeline, CommandPipeline, ConfigurationPi
 const isLibrary = (prototype: object) => library.includes(prototype as Pipeline) || prototype === Object.prototype;
 
 // Fields without a default do not show on an object: they are named here.
-const withoutDefault = ["service", "repository", "name", "command", "deploy", "observe", "region"];
+const withoutDefault = ["service", "repository", "name", "command", "deploy", "observe", "region", "rollbackAll"];
 
 interface Found {
   kind: "pipeline" | "organisation" | "class";
@@ -104,7 +104,7 @@ export function slips(pipeline: Pipeline): { own: string[]; known: string[] } | 
 }
 
 const fields: [abstract new () => Pipeline, string[]][] = [
-  [Pipeline, ["boxesPerAz", "rollbackAll", "observeOnly", "kind"]],
+  [Pipeline, ["boxesPerAz", "observeOnly", "kind"]],
   [ApplicationPipeline, ["health", "limits", "drainTimeout", "stopTimeout"]],
   [CommandPipeline, ["manyBoxes", "undo", "timeLimit"]],
   [ConfigurationPipeline, ["reload", "timeout"]],
@@ -140,9 +140,14 @@ export function draft(subject: Pipeline | Organisation): object {
     run: run(subject, get),
     stages: stages(get),
     rolling: get("rolling"),
-    rollback: get("rollbackAll") ? "production" : "unfinished-waves",
+    rollback: scope(get("rollbackAll")),
     mode: get("observeOnly") ? "observe-only" : "act",
   };
+}
+
+/** What is not said is the team's. */
+function scope(all: unknown): string | undefined {
+  return all === undefined ? undefined : all ? "production" : "unfinished-waves";
 }
 
 function run(subject: Pipeline, get: (key: string) => unknown): object {

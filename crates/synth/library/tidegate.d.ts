@@ -126,7 +126,10 @@ export interface DataRequirement {
 }
 /** "At least 100 requests to the create API". */
 export declare function atLeast(requests: number, api?: string): DataRequirement;
-/** How long a step is watched before the next one begins. */
+/**
+ * How long a step is watched before the next one begins. What is not said is as the team's defaults and the service's profile
+ * say; the figures here are those of a standard service.
+ */
 export interface Bake {
     /** After a one-box; an hour. */
     oneBox?: Span;
@@ -188,13 +191,16 @@ export declare function gamma(values?: StageValues): Stage;
 export declare function zeta(values?: StageValues): Stage;
 /** Production: waves over the organisation's Regions, each beginning with a one-box. */
 export declare function production(values?: StageValues): Stage;
-/** Batch sizes of a rolling deployment. */
+/**
+ * Batch sizes of a rolling deployment. What is not said is as the team's defaults and the service's profile say; the figures
+ * here are those of a standard service.
+ */
 export interface Rolling {
-    /** Percent of a target's boxes that may be out at once, 1 to 33; 33 stands for a third. */
+    /** Percent of a target's boxes that may be out at once, 1 to 33; 33, which stands for a third. */
     maxUnavailablePercent?: number;
-    /** Percent that must be healthy at every moment, 66 or more. */
+    /** Percent that must be healthy at every moment, 66 or more; 66. */
     minHealthyPercent?: number;
-    /** Percent of healthy boxes that may be replaced at once while a release is taken back. */
+    /** Percent of healthy boxes that may be replaced at once while a release is taken back; 33. */
     rollbackPercent?: number;
     /** How long a new box must have been healthy until it counts; 10 seconds. */
     healthyFor?: Span;
@@ -206,6 +212,11 @@ export interface Pipeline {
     repository?: string;
     /** Its name, unique in the organisation; the service and {@link kind} unless given, such as `web-app`. */
     name?: string;
+    /**
+     * Whether a rejected release leaves all of production at once; otherwise waves whose bake has ended keep it. As the team's
+     * defaults say unless given.
+     */
+    rollbackAll?: boolean;
 }
 /** What every pipeline has. Extend one of its kinds: {@link ApplicationPipeline} and its siblings. */
 export declare abstract class Pipeline {
@@ -213,8 +224,6 @@ export declare abstract class Pipeline {
     abstract service: string;
     /** Boxes of each AZ's main fleet, in stages that do not say otherwise. */
     boxesPerAz: number;
-    /** Whether a rejected release leaves all of production at once; otherwise waves whose bake has ended keep it. */
-    rollbackAll: boolean;
     /** Whether it only says what it would do, and moves nothing: to be watched beside the tool that deploys today. */
     observeOnly: boolean;
     /** What its name ends with. */
@@ -225,7 +234,7 @@ export declare abstract class Pipeline {
     abstract build(): Build;
     /** Pre-production and production, in order. */
     stages(): Stage[];
-    /** Bake times, in stages that do not say otherwise. */
+    /** Bake times, in stages that do not say otherwise, as far as the team's defaults and the profile are not right. */
     bake(): Bake;
     /** Requests that every bake has to see as well, such as `[atLeast(100, "POST /orders")]`. */
     dataRequirements(): DataRequirement[];
@@ -236,7 +245,7 @@ export declare abstract class Pipeline {
      * first, then the most, then 3, then up to 12, then the rest. So a new Region reaches every pipeline by itself.
      */
     waves(): Wave[];
-    /** How many boxes at once. */
+    /** How many boxes at once, as far as the team's defaults and the profile are not right. */
     rolling(): Rolling;
     /** Environment variables of what runs. */
     environment(): Record<string, string>;
@@ -349,6 +358,20 @@ export type Windows = "always" | {
         }[];
     };
 };
+/**
+ * How careful the defaults of a service's pipelines are. Standard: the article's figures. Critical: twice the bake times, batches of
+ * 5 %, boxes that are watched for 30 s before they count, and waves of at most 6 Regions.
+ */
+export type Profile = "standard" | "critical";
+/** A team's defaults for services of one profile. What they do not say is the profile's. */
+export interface Defaults {
+    /** Bake times, of every stage. */
+    bake?: Bake;
+    /** Batch sizes. */
+    rolling?: Rolling;
+    /** What a rejection returns; the waves that still bake unless given. */
+    rollback?: "unfinished-waves" | "production";
+}
 /** A team. */
 export interface Team {
     /** Its name. */
@@ -365,6 +388,12 @@ export interface Team {
     aggregate?: string;
     /** The Prometheus that its alarms' PromQL is asked of; the organisation's without one. */
     prometheus?: Prometheus;
+    /** How critical its services are that do not say it themselves; standard unless given. */
+    profile?: Profile;
+    /** What its pipelines do not say themselves, in one place: for its standard services and for its critical ones. */
+    defaults?: {
+        [profile in Profile]?: Defaults;
+    };
 }
 /** A destination for pages. All but a webhook are told as well when what they were paged for is over. */
 export type PageTarget = {
@@ -506,6 +535,8 @@ export interface Service {
     outside?: OutsideAlarm[];
     /** Synthetic tests that run all the time. */
     canaries?: Canary[];
+    /** How critical it is; as its team says unless given. */
+    profile?: Profile;
 }
 /** A Region of the central list. */
 export interface Region {

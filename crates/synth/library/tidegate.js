@@ -101,7 +101,6 @@ export function production(values = {}) {
 export class Pipeline {
 	constructor() {
 		this.boxesPerAz = 3;
-		this.rollbackAll = false;
 		this.observeOnly = false;
 	}
 	/** Where its changes come from. */
@@ -119,16 +118,10 @@ export class Pipeline {
 			production()
 		];
 	}
-	/** Bake times, in stages that do not say otherwise. */
+	/** Bake times, in stages that do not say otherwise, as far as the team's defaults and the profile are not right. */
 	bake() {
-		return {
-			oneBox: hours(1),
-			az: minutes(15),
-			firstWave: hours(12),
-			secondWave: hours(4),
-			lastWave: hours(2),
-			data: this.dataRequirements()
-		};
+		const data = this.dataRequirements();
+		return data.length === 0 ? {} : { data };
 	}
 	/** Requests that every bake has to see as well, such as `[atLeast(100, "POST /orders")]`. */
 	dataRequirements() {
@@ -145,15 +138,9 @@ export class Pipeline {
 	waves() {
 		return [];
 	}
-	/** How many boxes at once. */
+	/** How many boxes at once, as far as the team's defaults and the profile are not right. */
 	rolling() {
-		return {
-			maxUnavailablePercent: 33,
-			minHealthyPercent: 66,
-			rollbackPercent: 33,
-			healthyFor: seconds(10),
-			progressDeadline: minutes(10)
-		};
+		return {};
 	}
 	/** Environment variables of what runs. */
 	environment() {

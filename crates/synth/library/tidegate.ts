@@ -188,7 +188,10 @@ export function atLeast(requests: number, api?: string): DataRequirement {
   return api === undefined ? { requests } : { requests, api };
 }
 
-/** How long a step is watched before the next one begins. */
+/**
+ * How long a step is watched before the next one begins. What is not said is as the team's defaults and the service's profile
+ * say; the figures here are those of a standard service.
+ */
 export interface Bake {
   /** After a one-box; an hour. */
   oneBox?: Span;
@@ -275,13 +278,16 @@ export function production(values: StageValues = {}): Stage {
   return stage("production", { oneBox: true, ...values });
 }
 
-/** Batch sizes of a rolling deployment. */
+/**
+ * Batch sizes of a rolling deployment. What is not said is as the team's defaults and the service's profile say; the figures
+ * here are those of a standard service.
+ */
 export interface Rolling {
-  /** Percent of a target's boxes that may be out at once, 1 to 33; 33 stands for a third. */
+  /** Percent of a target's boxes that may be out at once, 1 to 33; 33, which stands for a third. */
   maxUnavailablePercent?: number;
-  /** Percent that must be healthy at every moment, 66 or more. */
+  /** Percent that must be healthy at every moment, 66 or more; 66. */
   minHealthyPercent?: number;
-  /** Percent of healthy boxes that may be replaced at once while a release is taken back. */
+  /** Percent of healthy boxes that may be replaced at once while a release is taken back; 33. */
   rollbackPercent?: number;
   /** How long a new box must have been healthy until it counts; 10 seconds. */
   healthyFor?: Span;
@@ -297,6 +303,11 @@ export interface Pipeline {
   repository?: string;
   /** Its name, unique in the organisation; the service and {@link kind} unless given, such as `web-app`. */
   name?: string;
+  /**
+   * Whether a rejected release leaves all of production at once; otherwise waves whose bake has ended keep it. As the team's
+   * defaults say unless given.
+   */
+  rollbackAll?: boolean;
 }
 
 /** What every pipeline has. Extend one of its kinds: {@link ApplicationPipeline} and its siblings. */
@@ -305,8 +316,6 @@ export abstract class Pipeline {
   abstract service: string;
   /** Boxes of each AZ's main fleet, in stages that do not say otherwise. */
   boxesPerAz: number = 3;
-  /** Whether a rejected release leaves all of production at once; otherwise waves whose bake has ended keep it. */
-  rollbackAll: boolean = false;
   /** Whether it only says what it would do, and moves nothing: to be watched beside the tool that deploys today. */
   observeOnly: boolean = false;
   /** What its name ends with. */
@@ -328,16 +337,10 @@ export abstract class Pipeline {
     return [beta(), gamma(), production()];
   }
 
-  /** Bake times, in stages that do not say otherwise. */
+  /** Bake times, in stages that do not say otherwise, as far as the team's defaults and the profile are not right. */
   bake(): Bake {
-    return {
-      oneBox: hours(1),
-      az: minutes(15),
-      firstWave: hours(12),
-      secondWave: hours(4),
-      lastWave: hours(2),
-      data: this.dataRequirements(),
-    };
+    const data = this.dataRequirements();
+    return data.length === 0 ? {} : { data };
   }
 
   /** Requests that every bake has to see as well, such as `[atLeast(100, "POST /orders")]`. */
@@ -358,15 +361,9 @@ export abstract class Pipeline {
     return [];
   }
 
-  /** How many boxes at once. */
+  /** How many boxes at once, as far as the team's defaults and the profile are not right. */
   rolling(): Rolling {
-    return {
-      maxUnavailablePercent: 33,
-      minHealthyPercent: 66,
-      rollbackPercent: 33,
-      healthyFor: seconds(10),
-      progressDeadline: minutes(10),
-    };
+    return {};
   }
 
   /** Environment variables of what runs. */
@@ -509,6 +506,22 @@ export type Windows =
       };
     };
 
+/**
+ * How careful the defaults of a service's pipelines are. Standard: the article's figures. Critical: twice the bake times, batches of
+ * 5 %, boxes that are watched for 30 s before they count, and waves of at most 6 Regions.
+ */
+export type Profile = "standard" | "critical";
+
+/** A team's defaults for services of one profile. What they do not say is the profile's. */
+export interface Defaults {
+  /** Bake times, of every stage. */
+  bake?: Bake;
+  /** Batch sizes. */
+  rolling?: Rolling;
+  /** What a rejection returns; the waves that still bake unless given. */
+  rollback?: "unfinished-waves" | "production";
+}
+
 /** A team. */
 export interface Team {
   /** Its name. */
@@ -525,6 +538,10 @@ export interface Team {
   aggregate?: string;
   /** The Prometheus that its alarms' PromQL is asked of; the organisation's without one. */
   prometheus?: Prometheus;
+  /** How critical its services are that do not say it themselves; standard unless given. */
+  profile?: Profile;
+  /** What its pipelines do not say themselves, in one place: for its standard services and for its critical ones. */
+  defaults?: { [profile in Profile]?: Defaults };
 }
 
 /** A destination for pages. All but a webhook are told as well when what they were paged for is over. */
@@ -634,6 +651,8 @@ export interface Service {
   outside?: OutsideAlarm[];
   /** Synthetic tests that run all the time. */
   canaries?: Canary[];
+  /** How critical it is; as its team says unless given. */
+  profile?: Profile;
 }
 
 /** A Region of the central list. */

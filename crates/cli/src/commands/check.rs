@@ -9,7 +9,7 @@ use serde_json::json;
 use std::path::PathBuf;
 use tidegate_api::document::{FINDINGS_MAX, placed, read};
 use tidegate_api::{Code, ErrorBody, Finding, VERSION};
-use tidegate_core::definition::{EngineDef, Mode, OrganisationDef, PipelineDef, RollbackScope};
+use tidegate_core::definition::{EngineDef, Mode, OrganisationDef, PipelineDef, Profile, RollbackScope};
 use tidegate_core::explore;
 use tidegate_core::ids::Role;
 use tidegate_core::lint;
@@ -167,6 +167,10 @@ fn words(written: &Written, organisation: Option<&OrganisationDef>, paint: Paint
     }
     line("build", &build(pipeline));
     line("runs", &runs(pipeline));
+    let settings = organisation.map_or_else(|| pipeline.settings_alone(), |o| pipeline.settings(o));
+    if settings.profile == Profile::Critical {
+        line("profile", "critical: what it does not say itself is more careful");
+    }
     match organisation {
         Some(organisation) => {
             let plan = plan(pipeline, organisation);
@@ -195,7 +199,7 @@ fn words(written: &Written, organisation: Option<&OrganisationDef>, paint: Paint
     }
     line(
         "if it harms",
-        match pipeline.rollback {
+        match settings.rollback {
             RollbackScope::UnfinishedWaves => "it is taken back from all waves that still bake",
             RollbackScope::Production => "it is taken back from all of production",
         },

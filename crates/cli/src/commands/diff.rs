@@ -59,6 +59,12 @@ struct Compared {
     in_flight: Vec<String>,
 }
 
+impl Compared {
+    fn is_same(&self) -> bool {
+        self.changes.is_empty() && self.steps.is_empty()
+    }
+}
+
 #[derive(Debug, Serialize)]
 struct Diff {
     version: u32,
@@ -158,7 +164,7 @@ fn diff(
     }
     let organisation = organisation.transpose()?;
     let is_different =
-        |c: &Compared| matches!(c.state, State::New | State::Changed | State::Revived) || !c.steps.is_empty();
+        |c: &Compared| matches!(c.state, State::New | State::Changed | State::Revived) || !c.is_same();
     let different = organisation.iter().chain(&compared).any(is_different);
     Ok(Diff { version: VERSION, different, organisation, pipelines: compared })
 }
@@ -186,14 +192,15 @@ fn of_pipeline(
     if given.is_some() || !retired {
         compared.steps = compare::steps(&layout(from, before), &planned);
     }
-    if let (Some(from), Some(given)) = (from, given) {
-        compared.changes = compare::changes(&json(from)?, &json(given)?);
+    if let (Some(from), Some(to)) = (from, to.filter(|_| given.is_some() || !retired)) {
+        // With the defaults in it, of which an organisation may have others.
+        compared.changes = compare::changes(&json(&from.completed(before))?, &json(&to.completed(after))?);
     }
     compared.state = match (there, given) {
         (None, _) => State::New,
         (_, None) => State::NotGiven,
         _ if retired => State::Revived,
-        _ if compared.changes.is_empty() && compared.steps.is_empty() => State::Unchanged,
+        _ if compared.is_same() => State::Unchanged,
         _ => State::Changed,
     };
     if let Some((status, _)) = there.filter(|_| !compared.steps.is_empty()) {
@@ -206,7 +213,7 @@ fn words(diff: &Diff) -> String {
     let mut out = String::new();
     let organisation = diff.organisation.iter().map(|o| ("organisation", o));
     for (kind, compared) in organisation.chain(diff.pipelines.iter().map(|p| ("pipeline", p))) {
-        let state = match (compared.state, compared.steps.is_empty()) {
+        let state = match (compared.state, compared.is_same()) {
             (State::New, _) => "new",
             (State::Changed, _) => "changed",
             (State::Unchanged, _) => "unchanged",

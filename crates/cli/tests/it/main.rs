@@ -29,6 +29,7 @@ mod glass;
 mod golden;
 mod instances;
 mod observing;
+mod operating;
 mod packaging;
 mod pages;
 mod protocol;

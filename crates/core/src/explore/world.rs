@@ -279,7 +279,7 @@ impl World {
             }
         }
         let several = targets.iter().any(|t| self.boxes.get(t).is_some_and(|b| b.starting() > 1));
-        let healthy_for = self.pipeline.definition.as_ref().map_or(Span::ZERO, |d| d.rolling.healthy_for);
+        let healthy_for = self.pipeline.settings().rolling.healthy_for;
         let since = self.now - healthy_for;
         for boxes in if several { &[1, usize::MAX][..] } else { &[usize::MAX] } {
             let observations = targets.iter().filter_map(|target| {
@@ -336,10 +336,10 @@ impl World {
 
     /// As many requests as any bake may need.
     fn requests(&self, specs: &BTreeSet<RunSpecDigest>) -> BTreeMap<RunSpecDigest, BTreeMap<String, u64>> {
-        let stages = self.pipeline.definition.iter().flat_map(|d| &d.stages);
+        let stages = self.pipeline.plan.stages.iter();
         let apis: BTreeMap<String, u64> = stages
-            .flat_map(|s| &s.bake.data)
-            .map(|needed| (needed.api.clone().unwrap_or_else(|| "GET /".to_owned()), REQUESTS))
+            .flat_map(|stage| self.pipeline.requirements(stage))
+            .map(|needed| (needed.api.unwrap_or_else(|| "GET /".to_owned()), REQUESTS))
             .collect();
         specs.iter().map(|spec| (spec.clone(), apis.clone())).collect()
     }

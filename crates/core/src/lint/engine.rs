@@ -1,7 +1,7 @@
 //! Checks of what targets run: [`EngineDef`] and the batch sizes.
 
 use super::Findings;
-use crate::definition::{EngineDef, OrganisationDef, PipelineDef};
+use crate::definition::{EngineDef, OrganisationDef, PipelineDef, Rolling};
 use crate::run_spec::DefinitionsSpec;
 
 pub(super) fn engine(f: &mut Findings, def: &PipelineDef, organisation: &OrganisationDef) {
@@ -69,19 +69,19 @@ pub(super) fn engine(f: &mut Findings, def: &PipelineDef, organisation: &Organis
             );
         }
     }
-    rolling(f, def);
+    rolling(f, "/rolling", &def.settings(organisation).rolling);
 }
 
-fn rolling(f: &mut Findings, def: &PipelineDef) {
-    let rolling = &def.rolling;
+/// Batch sizes, with every default in them.
+pub(super) fn rolling(f: &mut Findings, place: &str, rolling: &Rolling) {
     let (out, stay) = (rolling.max_unavailable_percent.get(), rolling.min_healthy_percent.get());
     if out == 0 || rolling.rollback_percent.get() == 0 {
-        f.add("TG127", "/rolling", "with 0 % nothing would ever be replaced", "write 1 to 33");
+        f.add("TG127", place, "with 0 % nothing would ever be replaced", "write 1 to 33");
     }
     if u16::from(out) + u16::from(stay) > 100 {
         f.add(
             "TG127",
-            "/rolling",
+            place,
             format!("{out} % out and {stay} % healthy cannot hold together"),
             "the two add up to at most 100",
         );
@@ -89,7 +89,7 @@ fn rolling(f: &mut Findings, def: &PipelineDef) {
     if out > 33 || stay < 66 {
         f.add(
             "TG128",
-            "/rolling",
+            place,
             format!("at most 33 % may be out and at least 66 % must be healthy, found {out} and {stay}"),
             "use smaller batches (requirement P5)",
         );
@@ -134,5 +134,10 @@ fn defining(f: &mut Findings, def: &PipelineDef, definitions: &DefinitionsSpec) 
     one("/stages/0/waves", stage.waves.is_empty(), "in no waves", "leave them out");
     one("/stages/0/one_box", !stage.one_box, "without a one-box", "write \"one_box\": false");
     one("/stages/0/boxes_per_az", stage.boxes_per_az == 1, "as one unit", "write \"boxes_per_az\": 1");
-    one("/stages/0/bake/data", stage.bake.data.is_empty(), "without requests", "leave them out");
+    one(
+        "/stages/0/bake/data",
+        stage.bake.data.as_ref().is_none_or(Vec::is_empty),
+        "without requests",
+        "leave them out",
+    );
 }

@@ -193,15 +193,8 @@ impl Deciding<'_> {
     pub(super) fn start_bake(&mut self, step: &StepId) {
         let Some((stage, planned)) = self.p.plan.step(step) else { return };
         let Some((release, _)) = self.p.steps.get(step).and_then(|s| s.work.under_way()) else { return };
-        let requirements = self
-            .p
-            .definition
-            .as_ref()
-            .and_then(|d| d.stages.iter().find(|s| s.environment == stage.environment))
-            // No box that runs the release gets requests where it only would.
-            .filter(|_| !self.p.observes())
-            .map(|s| s.bake.data.clone())
-            .unwrap_or_default();
+        // No box that runs the release gets requests where it only would.
+        let requirements = if self.p.observes() { Vec::new() } else { self.p.requirements(stage) };
         let clock =
             BakeClock::start(self.now, planned.bake, &requirements, self.p.bakes_in(stage, planned, release));
         self.fact(PipelineFact::BakeStarted { step: step.clone(), clock });

@@ -46,12 +46,12 @@ use crate::Shared;
 use crate::alarm::AlarmName;
 use crate::change::Commit;
 use crate::decision::{Actor, Awaited, EffectId};
-use crate::definition::{EngineDef, PipelineDef};
+use crate::definition::{DataRequirement, EngineDef, PipelineDef, Settings};
 use crate::engine::Observation;
 use crate::ids::{
     CommitId, EnvironmentId, PackageDigest, ReleaseNo, RunSpecDigest, SourceId, StageId, TargetId, TeamId,
 };
-use crate::plan::{Plan, StepId};
+use crate::plan::{Plan, Stage, StepId};
 use crate::scope::Scope;
 use crate::units::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -118,6 +118,26 @@ pub enum Life {
     Retiring(Retirement),
     /// It was deleted, and nothing moves any more. Its boxes run on, its history stays.
     Retired(Retirement),
+}
+
+impl Pipeline {
+    /// What holds for all its stages: as it was planned. A definition that was planned before there were defaults has all of
+    /// its figures in itself.
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        let planned = self.plan.settings.clone();
+        planned.or_else(|| Some(self.definition.as_ref()?.settings_alone())).unwrap_or_default()
+    }
+
+    /// The data points that every bake of a stage needs, in each Region.
+    #[must_use]
+    pub fn requirements(&self, stage: &Stage) -> Vec<DataRequirement> {
+        let written = || {
+            let stages = self.definition.iter().flat_map(|d| &d.stages);
+            stages.filter(|s| s.environment == stage.environment).find_map(|s| s.bake.data.clone())
+        };
+        stage.data.clone().or_else(written).unwrap_or_default()
+    }
 }
 
 impl Life {

@@ -5,7 +5,7 @@ use super::{Break, Motion, Pipeline};
 use crate::decision::{
     Awaited, BuildOrder, Effect, EffectId, ForwardEffect, NewEffect, RollbackEffect, SlotOrder, TestOrder,
 };
-use crate::definition::{EngineDef, PipelineDef, RollingDef, StageDef};
+use crate::definition::{EngineDef, PipelineDef, Rolling, StageDef};
 use crate::engine::{Desired, Rest, Share};
 use crate::ids::{
     EnvironmentId, PackageDigest, ReleaseNo, Role, RunSpecDigest, ServiceId, SlotId, SourceId, TargetId,
@@ -62,8 +62,8 @@ impl Deciding<'_> {
         self.out.cancelled.push(id);
     }
 
-    pub(super) fn rolling(&self) -> RollingDef {
-        let mut rolling = self.p.definition.as_ref().map(|d| d.rolling.clone()).unwrap_or_default();
+    pub(super) fn rolling(&self) -> Rolling {
+        let mut rolling = self.p.settings().rolling;
         if self.switches.has(Break::HalfBatches) {
             let half = Percent::constant(50);
             (rolling.max_unavailable_percent, rolling.min_healthy_percent) = (half, half);

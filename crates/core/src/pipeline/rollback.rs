@@ -87,8 +87,7 @@ impl Deciding<'_> {
         let taint = added.into_iter().map(|(_, commit)| commit).collect();
         let at = self.now;
         self.fact(PipelineFact::Rejected { release, cause: cause.clone(), at, taint, first });
-        let everywhere =
-            everywhere || self.p.definition.as_ref().is_some_and(|d| d.rollback == RollbackScope::Production);
+        let everywhere = everywhere || self.p.settings().rollback == RollbackScope::Production;
         let targets = self.targets_of(|p, target, r| {
             !is_good(p, r)
                 && r >= first

@@ -18,6 +18,7 @@ mod outside;
 mod overrides;
 mod pages;
 mod peers;
+mod profiles;
 mod retiring;
 mod returning;
 mod reviews;

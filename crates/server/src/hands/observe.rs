@@ -126,10 +126,8 @@ fn shortage(hands: &Hands, seen: &Observation) -> Option<(usize, u32)> {
     let pipeline = hands.runtime.pipeline(&seen.slot.pipeline).ok().flatten()?;
     let slot = pipeline.real_slots().get(&seen.slot.target).filter(|s| s.motion == Motion::Settled)?;
     slot.current()?;
-    let minimum = tidegate_core::rollout::minimum_healthy(
-        &pipeline.definition.as_deref()?.rolling,
-        pipeline.size(slot, seen),
-    );
+    let minimum =
+        tidegate_core::rollout::minimum_healthy(&pipeline.settings().rolling, pipeline.size(slot, seen));
     let healthy = seen.boxes.iter().filter(|b| b.health.is_healthy()).count();
     (u32::try_from(healthy).unwrap_or(u32::MAX) < minimum).then_some((healthy, minimum))
 }
@@ -149,10 +147,11 @@ fn matters(hands: &Hands, seen: &Observation) -> bool {
     {
         return true;
     }
-    let Some(definition) = pipeline.definition.as_deref().filter(|_| pipeline.life.is_active()) else {
+    if pipeline.definition.is_none() || !pipeline.life.is_active() {
         return false;
-    };
-    let minimum = tidegate_core::rollout::minimum_healthy(&definition.rolling, pipeline.size(slot, seen));
+    }
+    let minimum =
+        tidegate_core::rollout::minimum_healthy(&pipeline.settings().rolling, pipeline.size(slot, seen));
     let healthy = seen.boxes.iter().filter(|b| b.health.is_healthy()).count();
     let enough = u32::try_from(healthy).unwrap_or(u32::MAX) >= minimum;
     enough != matches!(slot.capacity, tidegate_core::pipeline::Capacity::Enough)

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tidegate_core::alarm::AlarmState;
 use tidegate_core::decision::Event;
-use tidegate_core::definition::{EngineDef, PipelineDef};
+use tidegate_core::definition::EngineDef;
 use tidegate_core::ids::{CommitId, PipelineId, ReleaseNo, SlotId};
 use tidegate_core::pipeline::{Build, Motion, Pipeline, SlotState, Work};
 use tidegate_core::plan::StepId;
@@ -169,7 +169,7 @@ fn paces(pipeline: &Pipeline) -> [Scenario; 2] {
         build_time,
         test_time,
         box_start_time,
-        traffic: traffic(definition),
+        traffic: traffic(pipeline),
         ..Scenario::default()
     };
     [
@@ -179,14 +179,14 @@ fn paces(pipeline: &Pipeline) -> [Scenario; 2] {
 }
 
 /// Requests enough for every bake, of every API that one waits for.
-fn traffic(definition: Option<&PipelineDef>) -> Traffic {
-    let needed = definition.iter().flat_map(|d| &d.stages).flat_map(|stage| &stage.bake.data);
-    let apis: BTreeSet<&str> = needed.filter_map(|data| data.api.as_deref()).collect();
+fn traffic(pipeline: &Pipeline) -> Traffic {
+    let needed = pipeline.plan.stages.iter().flat_map(|stage| pipeline.requirements(stage));
+    let apis: BTreeSet<String> = needed.filter_map(|data| data.api).collect();
     let share = u8::try_from(100 / apis.len().clamp(1, APIS_MAX)).unwrap_or(1);
     let share = Percent::new(share).expect("a part of a hundred is a percentage");
-    let api = |name: &str| Api { name: name.to_owned(), share };
+    let api = |name: String| Api { name, share };
     let apis = match apis.is_empty() {
-        true => vec![api("any")],
+        true => vec![api("any".to_owned())],
         false => apis.into_iter().take(APIS_MAX).map(api).collect(),
     };
     Traffic { requests_per_second: AMPLE, test_requests_per_second: AMPLE, apis }
@@ -219,7 +219,7 @@ impl World<'_> {
             put(&mut self.boxes, &slot, &pipeline, state, self.now, start);
             if state.motion != Motion::Settled {
                 let healthy = self.now + start;
-                let settled = healthy + self.input.pipeline.rolling.healthy_for;
+                let settled = healthy + pipeline.settings().rolling.healthy_for;
                 for at in [self.now, healthy, settled] {
                     self.at(at, Happening::Observe(slot.clone()));
                 }
@@ -356,7 +356,8 @@ mod tests {
     #[test]
     fn what_happens_lies_between_what_was_estimated_at_any_moment_before() {
         let mut input = input(&pipeline());
-        input.scenario.traffic = traffic(Some(&input.pipeline));
+        let plan = tidegate_core::plan::plan(&input.pipeline, &input.organisation);
+        input.scenario.traffic = traffic(&Pipeline { plan: plan.into(), ..Pipeline::default() });
         let mut checked = 0;
         for moments in [2, 5, 11, 23, 47, 60, 80, 120, 160, 200] {
             let mut world = halted(&input, moments);

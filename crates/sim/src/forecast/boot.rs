@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tidegate_core::alarm::{AlarmState, Metric, MetricAlarm};
 use tidegate_core::change::{Commit, SourceObservation};
 use tidegate_core::decision::Event;
-use tidegate_core::definition::{BakeDef, OrganisationDef, PipelineDef};
+use tidegate_core::definition::{Bake, OrganisationDef, PipelineDef};
 use tidegate_core::ids::{RegionId, ReleaseNo, SlotId};
 use tidegate_core::organisation::OrganisationEvent;
 use tidegate_core::pipeline::PipelineEvent;
@@ -181,15 +181,16 @@ fn hurried(pipeline: &PipelineDef) -> PipelineDef {
     let mut hurried = pipeline.clone();
     for stage in &mut hurried.stages {
         stage.tests.clear();
-        stage.bake = BakeDef {
+        stage.bake = Bake {
             one_box: Span::ZERO,
             az: Span::ZERO,
             first_wave: Span::ZERO,
             second_wave: Span::ZERO,
             last_wave: Span::ZERO,
             data: Vec::new(),
-        };
+        }
+        .into();
     }
-    hurried.rolling.healthy_for = Span::ZERO;
+    hurried.rolling.healthy_for = Some(Span::ZERO);
     hurried
 }

@@ -128,7 +128,8 @@ impl World<'_> {
             let never = if flaws.crashes(&order.slot, spec) { u32::MAX } else { u32::from(sick) };
             Starting { takes, time_out, never }
         });
-        let settle = if self.booting { Span::ZERO } else { self.input.pipeline.rolling.healthy_for };
+        let settings = self.input.pipeline.settings(&self.input.organisation);
+        let settle = if self.booting { Span::ZERO } else { settings.rolling.healthy_for };
         let back = !order.desired.condemned.is_empty();
         for at in times {
             let look = if back { at } else { at + settle };

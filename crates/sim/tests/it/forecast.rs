@@ -285,7 +285,7 @@ fn two_definitions_are_compared_on_the_same_commits_and_faults() {
     }));
     input.scenario.faults = faults.iter().map(|text| fault(text).unwrap()).collect();
     let production = input.pipeline.stages.last_mut().unwrap();
-    (production.one_box, production.bake.first_wave) = (false, Span::hours(1));
+    (production.one_box, production.bake.first_wave) = (false, Some(Span::hours(1)));
     let comparison = compare(careful, simulate(&input).unwrap());
     let told = comparison.text("careful.json", "hasty.json");
     assert!(comparison.median_later_ms.unwrap() < 0 && comparison.exposed_more > 0, "{told}");

@@ -65,6 +65,7 @@ fn team(alarms: Vec<MetricAlarm>) -> Team {
         alarms,
         outside: Vec::new(),
         canaries: Vec::new(),
+        profile: None,
     };
     let mut team = Team::default();
     team.services = vec![service].into();

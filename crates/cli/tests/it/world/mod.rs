@@ -3,6 +3,7 @@
 
 pub(crate) mod definitions;
 mod http;
+pub(crate) mod machine;
 pub(crate) mod monitoring;
 mod repo;
 mod start;
