@@ -117,8 +117,7 @@ pub(crate) fn check_store(store: &SqliteStore, path: &Path) -> Result<(), Unusab
 }
 
 /// Keeps that this version writes. To be called before it does.
-pub(crate) fn keep(store: &SqliteStore) -> Result<(), Unusable> {
-    let path = Path::new("the store");
+pub(crate) fn keep(store: &SqliteStore, path: &Path) -> Result<(), Unusable> {
     let kept = store.meta(WRITTEN_BY).map_err(|source| Unusable::Read { path: path.to_owned(), source })?;
     if kept.as_deref() == Some(OWN) {
         return Ok(());

@@ -299,7 +299,7 @@ async fn work(
         return Err(ServeError::OldEpoch { seen, own });
     }
     // Before its first fact.
-    format::keep(&store)?;
+    format::keep(&store, &dirs.store)?;
     let clock = Arc::new(SystemClock::default());
     let runtime = Arc::new(Runtime::open(Arc::clone(&store) as _, clock, runtime_options, seen)?);
     home::keep(&store, home)?;
