@@ -85,6 +85,10 @@ pub struct TeamDef {
     pub name: TeamId,
     /// Who may review and steer.
     pub members: Vec<UserId>,
+    /// Who may say beside them in which state the team's alarms from outside are, and nothing else: programs, such as an
+    /// Alertmanager.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reporters: Vec<UserId>,
     /// Whether a commit may be approved after it was merged; the record says that it was late.
     #[serde(default)]
     pub late_approval: LateApproval,

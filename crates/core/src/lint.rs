@@ -127,10 +127,10 @@ pub fn organisation(def: &OrganisationDef) -> Vec<Finding> {
     f.unique("/services", def.services.iter().map(|s| &s.name));
     f.unique("/regions", def.regions.iter().map(|r| &r.name));
     for (n, team) in def.teams.iter().enumerate() {
-        for (m, member) in team.members.iter().enumerate() {
-            if def.user(member).is_none() {
-                let message = format!("'{member}' is not among the users");
-                f.add("TG111", format!("/teams/{n}/members/{m}"), message, "add the user, or mend the name");
+        for (list, named) in [("members", &team.members), ("reporters", &team.reporters)] {
+            for (m, user) in named.iter().enumerate().filter(|(_, user)| def.user(user).is_none()) {
+                let message = format!("'{user}' is not among the users");
+                f.add("TG111", format!("/teams/{n}/{list}/{m}"), message, "add the user, or mend the name");
             }
         }
         for (m, target) in team.pages.iter().enumerate() {

@@ -12,7 +12,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use tidegate_core::definition::{OrgRole, OrganisationDef};
+use tidegate_core::definition::{OrgRole, OrganisationDef, TeamDef};
 use tidegate_core::ids::{TeamId, UserId};
 use tidegate_core::run_spec::hex;
 use tidegate_core::units::Timestamp;
@@ -98,14 +98,36 @@ impl Tokens {
             Err(source) => return Err(failed("read", &path)(source)),
         };
         let tokens = Tokens { path, kept: Mutex::new(kept) };
-        let first = UserId::new(BOOTSTRAP_ADMINISTRATOR).expect("a word is a valid user name");
         if tokens.lock().is_empty() {
-            let token = random_token()?;
-            // The token's own file comes first: a crash in between leaves a file that is written anew at the next start.
-            write_private(&data.join(ADMIN_TOKEN_FILE), format!("{token}\n").as_bytes())?;
-            tokens.keep(first, &token, now)?;
+            tokens.renew_first(now)?;
+        } else if let Ok(token) = std::fs::read_to_string(data.join(ADMIN_TOKEN_FILE))
+            && tokens.user_of(token.trim()).is_none()
+        {
+            // It was renewed, and there was a crash in between.
+            tokens.replace_first(token.trim(), now)?;
         }
         Ok(tokens)
+    }
+
+    /// Makes a new token for the first administrator, in a file of its own, and forgets those from before. Others may make
+    /// tokens as well, but only while there is an organisation that names them; so this one has always one.
+    ///
+    /// # Errors
+    /// If a file cannot be written. Where the second one cannot, the next start goes on.
+    pub fn renew_first(&self, now: Timestamp) -> Result<usize, AuthError> {
+        let token = random_token()?;
+        write_private(&self.path.with_file_name(ADMIN_TOKEN_FILE), format!("{token}\n").as_bytes())?;
+        self.replace_first(&token, now)
+    }
+
+    fn replace_first(&self, token: &str, now: Timestamp) -> Result<usize, AuthError> {
+        let user = UserId::new(BOOTSTRAP_ADMINISTRATOR).expect("a word is a valid user name");
+        let mut kept = self.lock();
+        let mut all: Vec<Kept> = kept.iter().filter(|k| k.user != user).cloned().collect();
+        let forgotten = kept.len() - all.len();
+        all.push(Kept { user, sha256: hash(token), created_at: now });
+        self.replace(&mut kept, all)?;
+        Ok(forgotten)
     }
 
     /// Makes a token. It is durable when this returns.
@@ -236,6 +258,20 @@ impl Rights<'_> {
         self.organisation.and_then(|o| o.team(team)).is_some_and(|t| t.members.contains(self.user))
     }
 
+    /// Whether the user may say in which state the alarms from outside of this team are: its members and its reporters may.
+    #[must_use]
+    pub fn reporter(&self, team: &TeamId) -> bool {
+        let reports = |t: &TeamDef| t.reporters.contains(self.user);
+        self.member(team) || self.organisation.and_then(|o| o.team(team)).is_some_and(reports)
+    }
+
+    /// The teams of whose alarms from outside the user may speak.
+    #[must_use]
+    pub fn reports_for(&self) -> Vec<TeamId> {
+        let all = self.organisation.map_or(&[][..], |o| o.teams.as_slice());
+        all.iter().map(|t| &t.name).filter(|team| self.reporter(team)).cloned().collect()
+    }
+
     /// The teams that the user is a member of.
     #[must_use]
     pub fn teams(&self) -> Vec<TeamId> {
@@ -269,6 +305,28 @@ mod tests {
         }
         let kept = std::fs::read_to_string(data.join(TOKENS_FILE)).unwrap();
         assert!(!kept.contains(&second[3..]) && kept.contains(&hash(&second)));
+    }
+
+    #[test]
+    fn the_first_administrator_s_token_is_renewed_and_a_crash_in_between_locks_nobody_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join(ADMIN_TOKEN_FILE);
+        let read = || std::fs::read_to_string(&file).unwrap().trim().to_owned();
+        let tokens = Tokens::open(dir.path(), Timestamp(1)).unwrap();
+        let (old, alice) = (read(), tokens.create(UserId::new("alice").unwrap(), Timestamp(2)).unwrap());
+        assert_eq!(tokens.renew_first(Timestamp(3)).unwrap(), 1);
+        let new = read();
+        assert_eq!((tokens.user_of(&old), tokens.user_of(&new).is_some()), (None, true));
+        assert!(tokens.user_of(&alice).is_some(), "others keep theirs");
+        // The file is written first; then it was cut off.
+        let cut_off = random_token().unwrap();
+        write_private(&file, cut_off.as_bytes()).unwrap();
+        let again = Tokens::open(dir.path(), Timestamp(4)).unwrap();
+        assert_eq!(again.user_of(&cut_off).unwrap().as_str(), BOOTSTRAP_ADMINISTRATOR);
+        assert_eq!(again.user_of(&new), None);
+        std::fs::remove_file(&file).unwrap();
+        let without = Tokens::open(dir.path(), Timestamp(5)).unwrap();
+        assert!(without.user_of(&cut_off).is_some() && !file.exists(), "who moved it away keeps it");
     }
 
     #[test]

@@ -81,6 +81,7 @@ pub(crate) fn organisation(shape: u64) -> OrganisationDef {
         teams: vec![TeamDef {
             name: team(),
             members: PEOPLE.iter().map(|name| word::<UserId>(name)).collect(),
+            reporters: Vec::new(),
             late_approval: LateApproval::Allow,
             windows: windows(shape),
             pages: vec![PageTarget::Webhook("http://127.0.0.1:9/page".to_owned())],

@@ -378,6 +378,8 @@ export interface Team {
     name: string;
     /** Who may review and steer. */
     members: string[];
+    /** Who may say beside them in which state the alarms from outside are, and nothing else: programs. */
+    reporters?: string[];
     /** Whether a commit may be approved after it was merged; forbidden unless given. */
     lateApproval?: "forbid" | "allow";
     /** When deployments to production may start; always unless given. */

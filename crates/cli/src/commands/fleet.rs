@@ -5,6 +5,7 @@ use crate::error::CliError;
 use crate::logging::{self, LogFormat};
 use crate::text::{clean, print};
 use clap::{Args, Subcommand};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -25,7 +26,7 @@ pub(crate) struct Options {
 enum Action {
     /// Run a fleet on a folder of its own (--data). The server does this by itself.
     Run(RunOptions),
-    /// Show whether the fleet of a server's data directory (--data) runs. The server need not.
+    /// Show whether the fleet of a server's data directory (--data) runs, and what each target has. The server need not.
     Status,
     /// Let the program that is on disk now take over, without a failed request. To be run after a new binary was put in
     /// its place.
@@ -159,7 +160,6 @@ async fn roll_back(global: &Global, data: PathBuf, options: RollbackOptions) -> 
             serde_json::json!({ "version": tidegate_api::VERSION, "put_back": done, "healthy": observed });
         return print(&format!("{answer}\n"));
     }
-    let short = |digest: &RunSpecDigest| digest.as_str().chars().take(12).collect::<String>();
     print(&format!(
         "{} runs RunSpec {} again, {observed} of {} boxes are healthy\n",
         done.slot.target,
@@ -215,13 +215,46 @@ pub(crate) async fn end(client: &FleetClient, status: &Status, boxes: bool) -> R
 }
 
 async fn status(global: &Global, data: PathBuf) -> Result<(), CliError> {
-    let (_, status) = reach(&data).await?;
+    let (client, status) = reach(&data).await?;
+    let seen = client.slots().await.map_err(|error| CliError::failed("look at the fleet", error))?;
     if global.json {
-        let answer = serde_json::json!({ "version": tidegate_api::VERSION, "fleet": status });
+        let answer = serde_json::json!({
+            "version": tidegate_api::VERSION, "fleet": status, "slots": seen.observations
+        });
         return print(&format!("{answer}\n"));
     }
-    print(&format!(
+    let mut out = format!(
         "the fleet runs: process {}, {} boxes, version {}\n",
         status.pid, status.boxes, status.version
-    ))
+    );
+    let mut slots = seen.observations;
+    slots.sort_by(|a, b| a.slot.cmp(&b.slot));
+    for slot in slots {
+        out.push_str(&format!("  {}  {}: {}\n", slot.slot.target, slot.slot.pipeline, boxes(&slot.boxes)));
+        if let Some(glass) = slot.glass {
+            let why = clean(&glass.reason);
+            out.push_str(&format!("    put back at the machine by {}: {why}\n", clean(&glass.by)));
+        }
+    }
+    print(&out)
+}
+
+/// `3 boxes run RunSpec 0123456789ab, 2 of them healthy`.
+fn boxes(boxes: &[BoxObservation]) -> String {
+    let mut by_run_spec: BTreeMap<&RunSpecDigest, (usize, usize)> = BTreeMap::new();
+    for each in boxes {
+        let (all, healthy) = by_run_spec.entry(&each.run_spec).or_default();
+        *all += 1;
+        *healthy += usize::from(each.health.is_healthy());
+    }
+    let told = by_run_spec.into_iter().map(|(run_spec, (all, healthy))| {
+        let plural = if all == 1 { "box runs" } else { "boxes run" };
+        format!("{all} {plural} RunSpec {}, {healthy} of them healthy", short(run_spec))
+    });
+    let told: Vec<String> = told.collect();
+    if told.is_empty() { "no boxes".to_owned() } else { told.join("; ") }
+}
+
+fn short(digest: &RunSpecDigest) -> String {
+    digest.as_str().chars().take(12).collect()
 }

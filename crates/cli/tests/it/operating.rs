@@ -14,7 +14,7 @@ const CUSTOMERS: &str = "while :; do curl --silent --fail --max-time 10 --output
 /// What a command of the page must tell, by a part of the command; each is met.
 const TOLD: [(&str, &str); 22] = [
     ("apply /srv/practice/organisation.json", "practice  applied"),
-    ("--dry-run --data", "would be r0"),
+    ("\"hand over\" --dry-run", "would be r0"),
     ("adopt web-app --folder /opt/web --box", "r0"),
     ("adopt assets", "nothing was deployed"),
     ("status web-app", "web-app"),
@@ -27,14 +27,14 @@ const TOLD: [(&str, &str); 22] = [
     ("tidegate backup", "monday"),
     ("tidegate restore", "and stays"),
     ("fleet status", "web/production/north/a/main"),
-    ("fleet rollback", "web/production/north/a/main"),
+    ("fleet rollback", "1 of 1 boxes are healthy"),
     ("retry web-app r2", "r2"),
     ("promtool", "SUCCESS"),
-    ("jq -c", r#""release":"r2""#),
-    ("gc --dry-run", ""),
+    ("jq -cR", r#""release":"r2""#),
+    ("gc --dry-run", "can go"),
     ("grep \"waits to take over\"", "standby"),
-    ("fleet upgrade", ""),
-    ("fleet stop --boxes", ""),
+    ("fleet upgrade", "took over from"),
+    ("fleet stop --boxes", "with its boxes"),
 ];
 
 /// A command of the page.
@@ -71,6 +71,7 @@ fn commands() -> Vec<Line> {
 struct Reader {
     machine: Machine,
     met: BTreeSet<&'static str>,
+    url: String,
     customers: Option<Child>,
     /// A command that goes on in a terminal of its own.
     terminal: Option<Child>,
@@ -94,7 +95,15 @@ impl Reader {
         }
     }
 
-    fn url(&self) -> String {
+    /// Where customers call, whether the server runs or not.
+    fn url(&mut self) -> String {
+        if self.url.is_empty() {
+            self.url = self.endpoint();
+        }
+        self.url.clone()
+    }
+
+    fn endpoint(&self) -> String {
         let find = ".endpoints[] | select(.service == \"web\" and .environment == \"production\") | .url";
         let told = self.says(
             Who::Service,
@@ -104,7 +113,7 @@ impl Reader {
     }
 
     /// The boxes of the service all run this version.
-    fn until_answers(&self, version: &str) {
+    fn until_answers(&mut self, version: &str) {
         let url = self.url();
         // A box in ten is the one-box; forty calls reach both.
         let all = format!("for n in $(seq 40); do curl -sf {url}; done | sort -u");
@@ -131,12 +140,14 @@ impl Reader {
     /// What the page lets happen before a command, or the reader waits for.
     fn before(&mut self, text: &str) {
         match text {
-            _ if text.starts_with("tidegate fleet stop --data") => self.customers_go(),
+            _ if text.starts_with("tidegate fleet stop") => self.customers_go(),
             _ if text.starts_with("tidegate log --data /var/lib/tidegate --by bob") => {
                 self.until_answers("version 2");
                 self.until("r2 is everywhere", &everywhere(2));
             }
-            _ if text.starts_with("tidegate fleet rollback") => self.until_answers("version 2"),
+            _ if text.starts_with("tidegate fleet rollback web/production/north/a/main") => {
+                self.until_answers("version 2");
+            }
             _ if text.starts_with("tidegate why") => {
                 self.until("the commit is seen", &format!("{text} --json"));
             }
@@ -183,13 +194,15 @@ impl Reader {
                 self.until_answers("version 1");
                 self.customers_come();
             }
-            _ if text.starts_with("tidegate fleet rollback") => self.until_answers("version 1"),
             _ if text.starts_with("kill -9 $(cat /var/lib/tidegate/store/lock)") => {
                 // The other one works, and the one that was killed waits when systemd has started it again.
                 self.until(
                     "the standby has taken over",
                     "tidegate status --data /var/lib/tidegate | grep --quiet 'waits to take over'",
                 );
+            }
+            _ if text.starts_with("tidegate fleet rollback web/production/north/a/one-box") => {
+                self.until_answers("version 1");
             }
             _ if text.contains("tidegate retry web-app r2") => self.until_answers("version 2"),
             _ if text.starts_with("systemctl start tidegate") && self.terminal.is_some() => {
@@ -222,7 +235,8 @@ fn every_command_of_the_page_works_in_its_order() {
         return;
     }
     let machine = Machine::start();
-    let mut reader = Reader { machine, met: BTreeSet::new(), customers: None, terminal: None };
+    let mut reader =
+        Reader { machine, met: BTreeSet::new(), url: String::new(), customers: None, terminal: None };
     let commands = commands();
     assert!(commands.len() > 50, "{commands:?}");
     for line in &commands {

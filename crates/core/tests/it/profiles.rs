@@ -146,7 +146,8 @@ fn requests_by_default_are_asked_of_boxes_that_get_some() {
     };
     assert_eq!(asked(&silent()), 1);
     let mut command = silent();
-    command["run"]["engine"] = json!({"command": {"shape": "one-unit", "deploy": ["deploy"], "observe": ["observe"]}});
+    command["run"]["engine"] =
+        json!({"command": {"shape": "one-unit", "deploy": ["deploy"], "observe": ["observe"]}});
     assert_eq!(asked(&command), 0);
     command["stages"][0]["bake"] = json!({"data": [{"requests": 1}]});
     assert_eq!(asked(&command), 1, "what it says itself is its own affair");

@@ -260,8 +260,12 @@ pub(super) async fn revoke_tokens(
     let revoked = api.run(move |runtime| {
         act::administrator(runtime, &caller)?;
         if user.as_str() == BOOTSTRAP_ADMINISTRATOR {
-            let hint = "without it nobody could make tokens any more";
-            return Err(ApiError::new(Code::Illegal, "the first administrator's token is not revoked", hint));
+            let n = tokens.renew_first(runtime.now())?;
+            tracing::info!(%user, by = %caller.0, n, "tokens were revoked, and one was made");
+            let file = crate::auth::ADMIN_TOKEN_FILE;
+            return Ok(act::done(format!(
+                "{n} token(s) of {user} are revoked; the new one is in the file {file} of the data directory"
+            )));
         }
         match tokens.revoke(&user)? {
             0 => Err(ApiError::not_found(format!("'{user}' has no token"), "nothing was changed")),

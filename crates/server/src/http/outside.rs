@@ -41,8 +41,8 @@ impl Newest {
     }
 }
 
-/// Says in which state an alarm from outside is. It counts for the alarm's time to live; after that it is INSUFFICIENT_DATA. Members of
-/// the team may.
+/// Says in which state an alarm from outside is. It counts for the alarm's time to live; after that it is INSUFFICIENT_DATA. Members and
+/// reporters of the team may.
 #[utoipa::path(put, path = "/v1/teams/{team}/alarms/{environment}/{region}/{alarm}", request_body = ReportRequest,
     security(("token" = [])),
     params(("team" = String, Path), ("environment" = String, Path), ("region" = String, Path), ("alarm" = String, Path)),
@@ -63,7 +63,7 @@ pub(super) async fn report(
 }
 
 /// Takes the webhook of an Alertmanager. What is not understood is told and ignored: an Alertmanager would send it again for
-/// ever. Members of the teams whose alarms it names may.
+/// ever. Members and reporters of the teams whose alarms it names may.
 #[utoipa::path(post, path = "/v1/alertmanager", security(("token" = [])),
     request_body(content = String, content_type = "application/json", description = "version 4 of Alertmanager's webhook"),
     responses((status = 200, body = AlertsTaken), (status = 403, body = ErrorAnswer), (status = 429, body = ErrorAnswer)))]
@@ -111,8 +111,8 @@ fn say(
     let (id, scope, alarm) = about.clone();
     let organisation = runtime.organisation()?;
     let rights = Rights { user: &caller.0, organisation: organisation.definition.as_deref() };
-    if !rights.member(&id) {
-        let message = format!("{} is not a member of a team '{id}'", caller.0);
+    if !rights.reporter(&id) {
+        let message = format!("{} is not a member and not a reporter of a team '{id}'", caller.0);
         return Err(ApiError::forbidden(message, "ask a member of the team"));
     }
     let team = runtime.team(&id)?;
@@ -152,10 +152,11 @@ fn say(
 
 fn hear(runtime: &Runtime, caller: &Caller, message: &Webhook) -> Result<AlertsTaken, ApiError> {
     let organisation = runtime.organisation()?;
-    let teams = Rights { user: &caller.0, organisation: organisation.definition.as_deref() }.teams();
+    let teams = Rights { user: &caller.0, organisation: organisation.definition.as_deref() }.reports_for();
     if teams.is_empty() {
-        let text = format!("{} is in no team, and only members speak of a team's alarms", caller.0);
-        return Err(ApiError::forbidden(text, "use the token of a member of the team"));
+        let text =
+            format!("{} is in no team, and only members and reporters speak of a team's alarms", caller.0);
+        return Err(ApiError::forbidden(text, "name the user under the team's 'reporters'"));
     }
     let teams: Vec<(TeamId, Arc<Team>)> =
         teams.into_iter().map(|id| runtime.team(&id).map(|team| (id, team))).collect::<Result<_, _>>()?;

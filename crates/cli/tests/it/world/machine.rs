@@ -99,7 +99,13 @@ impl Machine {
         if who == Who::Service {
             command.args(["setpriv", "--reuid=tidegate", "--regid=tidegate", "--init-groups"]);
         }
-        command.args(["env", "-i", "-C", "/clone", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]);
+        command.args([
+            "env",
+            "-i",
+            "-C",
+            "/clone",
+            "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        ]);
         command.args(["HOME=/nonexistent", "LANG=C.UTF-8", &format!("USER={user}"), "bash", "-c"]);
         command.arg(text).stdin(Stdio::null());
         command

@@ -249,7 +249,7 @@ async fn what_was_applied_can_be_read_with_every_default_and_be_applied_again() 
     }
     assert_eq!(world.newest_position(), before);
     let (_, answer) = world.call("GET", "/v1/pipelines/frontend", &world.admin, "").await;
-    assert_eq!(answer["definition"]["rollback"], "unfinished-waves");
+    assert_eq!(answer["definition"]["rollback"], Value::Null, "that is its team's and its profile's");
     assert_eq!(answer["retired"], false);
     let reason = json!({"reason": "replaced"}).to_string();
     let (status, answer) = world.call("DELETE", "/v1/pipelines/frontend", &world.admin, &reason).await;

@@ -138,7 +138,7 @@ async fn words_of_others_and_about_nothing_are_refused() {
         ("", REPORT, body, 401, "no token"),
         ("tg_forged", REPORT, body, 401, "not known"),
         (carol, REPORT, body, 403, "not a member"),
-        (admin, REPORT, body, 403, "not a member"),
+        (admin, REPORT, body, 403, "not a reporter"),
         (alice, "/v1/teams/web/alarms/beta/eu-1/Refunds", body, 404, "has no alarm 'Refunds'"),
         (alice, "/v1/teams/web/alarms/gamma/eu-1/Payments", body, 404, "does not deploy to gamma/eu-1"),
         (alice, "/v1/teams/web/alarms/beta/eu-1/HighLatency", body, 409, "is not told by the API"),
@@ -165,10 +165,13 @@ async fn a_token_that_is_revoked_while_it_is_used_opens_nothing_from_then_on() {
     let told = message(&[watchdog(None)]).to_string();
     assert_eq!(world.call("POST", ALERTS, &alice, &told).await.0, StatusCode::UNAUTHORIZED);
     assert_eq!(world.call("POST", ALERTS, &bob, &told).await.0, StatusCode::OK);
-    for (user, expected) in [("alice", 404), ("admin", 409)] {
-        let path = format!("/v1/tokens/{user}");
-        assert_eq!(world.call("DELETE", &path, &world.admin, "").await.0.as_u16(), expected, "{user}");
-    }
+    assert_eq!(world.call("DELETE", "/v1/tokens/alice", &world.admin, "").await.0, StatusCode::NOT_FOUND);
+    // The first administrator's is another one from then on.
+    assert_eq!(world.call("DELETE", "/v1/tokens/admin", &world.admin, "").await.0, StatusCode::OK);
+    let (status, _) = world.call("DELETE", "/v1/tokens/bob", &world.admin, "").await;
+    assert_eq!(status, StatusCode::UNAUTHORIZED);
+    let new = std::fs::read_to_string(world.tokens_dir().join(crate::auth::ADMIN_TOKEN_FILE)).unwrap();
+    assert_eq!(world.call("DELETE", "/v1/tokens/nobody", new.trim(), "").await.0, StatusCode::NOT_FOUND);
     let again = Tokens::open(world.tokens_dir(), Timestamp(0)).unwrap();
     assert_eq!((again.user_of(&alice), again.user_of(&bob).is_some()), (None, true), "it stays revoked");
 }
@@ -305,6 +308,30 @@ async fn messages_that_are_forged_garbled_or_huge_are_refused() {
         assert!(answer["error"]["hint"].is_string(), "{answer}");
     }
     assert_eq!(world.state("beta/eu-1", "HighLatency"), AlarmState::InsufficientData);
+}
+
+/// A program's token that is lost lets nobody approve or steer.
+#[tokio::test]
+async fn a_reporter_speaks_of_alarms_and_of_nothing_else() {
+    let world = world().await;
+    let mut organisation = organisation();
+    organisation["services"][0]["outside"] = json!([{"name": "Payments", "ttl": "10m"}]);
+    organisation["teams"][0]["reporters"] = json!(["carol"]);
+    let body = organisation.to_string();
+    assert_eq!(world.call("PUT", "/v1/organisation", &world.admin, &body).await.0, StatusCode::OK);
+    let carol = world.token("carol");
+    let word = json!({"state": "alarm", "why": "cards are declined"}).to_string();
+    assert_eq!(world.call("PUT", REPORT, &carol, &word).await.0, StatusCode::OK);
+    assert_eq!(world.state("beta/eu-1", "Payments"), AlarmState::Alarm);
+    assert_eq!(world.call("POST", ALERTS, &carol, &message(&[]).to_string()).await.0, StatusCode::OK);
+    let approval = json!({"commit": "a".repeat(40)}).to_string();
+    let (status, answer) = world.call("POST", "/v1/approvals", &carol, &approval).await;
+    assert_eq!(status, StatusCode::FORBIDDEN, "{answer}");
+    organisation["teams"][0]["reporters"] = json!(["nobody"]);
+    let (status, answer) =
+        world.call("PUT", "/v1/organisation", &world.admin, &organisation.to_string()).await;
+    assert!(status == StatusCode::UNPROCESSABLE_ENTITY || status == StatusCode::BAD_REQUEST, "{answer}");
+    assert!(answer.to_string().contains("/teams/0/reporters/0"), "{answer}");
 }
 
 #[tokio::test]
