@@ -3,6 +3,7 @@
 use crate::Global;
 use crate::client::Client;
 use crate::error::CliError;
+use crate::folder::CHILD;
 use crate::text::{Paint, clean, print, wrap};
 use clap::Args;
 use std::net::SocketAddr;
@@ -11,6 +12,7 @@ use std::time::SystemTime;
 use tidegate_api::{LogPage, OrganisationDefinition, Status};
 use tidegate_core::units::Timestamp;
 use tidegate_server::doctor::{Check, Health, Patient, ServerSeen, examine};
+use tidegate_synth::Synth;
 
 /// Look at the machine, a data directory (--data) and its server, and say what is wrong and how to mend it.
 ///
@@ -35,7 +37,8 @@ pub(crate) async fn run(global: &Global, options: Options) -> Result<ExitCode, C
         }
         Err(error) => Err(error.to_string()),
     };
-    let patient = Patient { data: global.data.clone(), listen: options.listen, server, now: now() };
+    let synth = Synth::new("/proc/self/exe", &[CHILD]);
+    let patient = Patient { data: global.data.clone(), listen: options.listen, server, now: now(), synth };
     let checks = examine(&patient).await;
     let failed = checks.iter().any(|check| check.health == Health::Fail);
     if global.json {

@@ -93,7 +93,7 @@ pub(crate) async fn run(global: &Global, options: Options) -> Result<(), CliErro
 }
 
 async fn run_fleet(data: PathBuf, options: RunOptions) -> Result<(), CliError> {
-    logging::begin(LogFormat::Text, false);
+    logging::begin(LogFormat::Text, false, None)?;
     let program = std::env::current_exe().map_err(|e| CliError::failed("find this program", e))?;
     // A server that starts it after its file was replaced is named so by the system; the successor is the file that is there.
     let replaced = program.to_str().and_then(|name| name.strip_suffix(" (deleted)")).map(PathBuf::from);

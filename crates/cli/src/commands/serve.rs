@@ -45,6 +45,10 @@ pub(crate) struct Options {
     /// Also tell of each piece of work when it ends, and how long it took.
     #[arg(long)]
     log_spans: bool,
+    /// Tell a collector of OpenTelemetry of each piece of work, as traces (OTLP over HTTP, protobuf), such as
+    /// http://127.0.0.1:4318/v1/traces. All work for a release is one trace.
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", value_name = "URL")]
+    traces: Option<String>,
     /// Break a rule on purpose, to prove that somebody notices.
     #[cfg(debug_assertions)]
     #[arg(long, hide = true, value_enum)]
@@ -79,7 +83,7 @@ pub(crate) async fn run(global: &Global, options: Options) -> Result<(), CliErro
         .data
         .clone()
         .ok_or_else(|| CliError::Usage("where shall everything be kept? give --data DIR".to_owned()))?;
-    logging::begin(options.log, options.log_spans);
+    let _traces = logging::begin(options.log, options.log_spans, options.traces.as_deref())?;
     let stop = CancellationToken::new();
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| CliError::failed("take signals", e))?;
     let mut terminate = signal(SignalKind::terminate()).map_err(|e| CliError::failed("take signals", e))?;

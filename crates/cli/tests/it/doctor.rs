@@ -46,9 +46,18 @@ fn what_is_wrong_with_a_data_directory_and_its_server_is_found() {
     let well = run(&mut doctor(&data, &[]));
     let found = checks(&well);
     assert_eq!(well.code, 0, "{found:#?}");
-    for name in
-        ["git", "sandbox", "data-directory", "permissions", "disk", "store", "fleet", "server", "clock"]
-    {
+    for name in [
+        "git",
+        "sandbox",
+        "evaluator",
+        "data-directory",
+        "permissions",
+        "disk",
+        "store",
+        "fleet",
+        "server",
+        "clock",
+    ] {
         assert_eq!(found[name].0, "ok", "{name}: {found:#?}");
     }
     let mut for_people = Command::new(env!("CARGO_BIN_EXE_tidegate"));
@@ -81,6 +90,28 @@ fn what_is_wrong_with_a_data_directory_and_its_server_is_found() {
     let listener = TcpListener::bind(free).unwrap();
     assert_eq!(checks(&run(&mut doctor(&data, &[])))["reach"].0, "ok");
     drop(listener);
+    world.apply("organisation", &definitions::organisation()).well();
+
+    // The port of an endpoint is taken by somebody else; the fleet is there, and silent.
+    let repo = world.repo("shop");
+    world.land(&repo, &[]);
+    world.apply("app", &definitions::application(&repo)).well();
+    world.until_passed("app", 1);
+    let endpoint = world.endpoint("shop", "beta", "eu");
+    // The server starts it again at once.
+    let thief = world.until("the port is stolen", || {
+        world.stop_fleet_alone();
+        TcpListener::bind(endpoint.trim_start_matches("http://")).ok()
+    });
+    world.until("the fleet runs again", || world.fleet_pid());
+    let port = thief.local_addr().unwrap().port();
+    let says = format!("nobody can call port {port}: ");
+    world.until("it is told", || run(&mut doctor(&data, &[])).out.contains(&says).then_some(()));
+    only(&run(&mut doctor(&data, &[])), "fleet", "fail", &says);
+    drop(thief);
+    world.until("customers can call again", || {
+        (checks(&run(&mut doctor(&data, &[])))["fleet"].0 == "ok").then_some(())
+    });
 
     // Without a server: what it left, and whether one could start.
     world.end_server();
@@ -120,6 +151,10 @@ fn what_is_wrong_with_the_machine_is_found() {
     let found = checks(&run(doctor(&data, &["--listen", "127.0.0.1:0"]).env("PATH", dir.path())));
     assert!(found["git"].0 == "fail" && found["git"].1.contains("git cannot be started"), "{found:#?}");
     assert_eq!(found["sandbox"].0, "fail", "{found:#?}");
+    let mut few = Command::new("sh");
+    few.args(["-c", r#"ulimit -n 1000 && exec "$@""#, "sh", env!("CARGO_BIN_EXE_tidegate")]);
+    few.args(["doctor", "--json", "--listen", "127.0.0.1:0", "--data"]).arg(&data);
+    only(&run(&mut few), "open-files", "warn", "a process may have 1000 open files");
     if !can_have_a_disk() {
         return;
     }
@@ -133,6 +168,7 @@ fn what_is_wrong_with_the_machine_is_found() {
         run(&mut command)
     };
     only(&on("size=8m"), "disk", "fail", "MiB are free for");
+    only(&on("size=1g,nr_inodes=100"), "disk", "warn", "files can be made");
     let found = checks(&on("size=1g,ro"));
     assert!(found["data-directory"].0 == "fail", "{found:#?}");
     assert!(found["data-directory"].1.contains("Read-only file system"), "{found:#?}");

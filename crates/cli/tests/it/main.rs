@@ -41,6 +41,7 @@ mod simulate;
 mod sources;
 mod standby;
 mod synth;
+mod traces;
 mod upgrade;
 mod world;
 mod worst;

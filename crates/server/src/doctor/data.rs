@@ -164,7 +164,18 @@ pub(super) async fn fleet(data: &Path, server: &Result<ServerSeen, String>) -> C
             Check::fail(NAME, error.to_string(), "until then its boxes run on and serve, and take no orders")
         }
         Ok(status) if status.version == env!("CARGO_PKG_VERSION") => {
-            Check::ok(NAME, format!("it runs as process {} with {} boxes", status.pid, status.boxes))
+            let deaf: Vec<String> = match client.endpoints().await {
+                Ok(all) => all.iter().filter_map(deaf).collect(),
+                Err(error) => vec![format!("its endpoints are not known: {}", causes(&error))],
+            };
+            if deaf.is_empty() {
+                return Check::ok(
+                    NAME,
+                    format!("it runs as process {} with {} boxes", status.pid, status.boxes),
+                );
+            }
+            let mend = "end what has the port ('ss -ltnp' shows it); the fleet goes on trying";
+            Check::fail(NAME, deaf.join("; "), mend)
         }
         Ok(status) => Check::warn(
             NAME,
@@ -178,6 +189,12 @@ pub(super) async fn fleet(data: &Path, server: &Result<ServerSeen, String>) -> C
         }
         Err(_) => Check::ok(NAME, "it does not run; a server starts it"),
     }
+}
+
+/// Why customers cannot call an endpoint, if they cannot.
+fn deaf(endpoint: &tidegate_fleet::protocol::Endpoint) -> Option<String> {
+    let why = endpoint.trouble.as_ref()?;
+    Some(format!("nobody can call port {}: {why}", endpoint.port))
 }
 
 /// Whether there is a backup that is not old. Only where no server has the store open; a server's own figures tell it too.

@@ -2,13 +2,14 @@
 
 use super::{Check, Patient, ServerSeen};
 use crate::offline::{LogFilter, OfflineLog, Start};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 use tidegate_core::causes;
 use tidegate_core::units::{Span, Timestamp};
+use tidegate_synth::{Synth, SynthError, Synthesized};
 use tidegate_workers::sandbox::Sandbox;
 
 /// The sandbox's program.
@@ -21,6 +22,9 @@ const CLOCK_OFF_MAX: Span = Span::seconds(30);
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 /// The fewest open files: connections of customers, boxes' and the store's.
 const OPEN_FILES_MIN: u64 = 4_096;
+/// The smallest thing that can be evaluated.
+const SMALLEST: &str = "import { Organisation } from 'tidegate';\n\
+    export default new Organisation({ name: 'doctor', users: [], teams: [], services: [], regions: [] });\n";
 /// The most addresses that are tried.
 const ADDRESSES_MAX: usize = 200;
 
@@ -77,6 +81,25 @@ pub(super) fn open_files() -> Check {
         return Check::warn(NAME, format!("a process may have {maximum} open files"), mend);
     }
     Check::ok(NAME, format!("a process may have {maximum} open files"))
+}
+
+/// Whether pipelines as code can be evaluated, and how well the evaluator is fenced.
+pub(super) fn evaluator(synth: &Synth) -> Check {
+    const NAME: &str = "evaluator";
+    let mend = "pipelines in TypeScript are evaluated behind seccomp and Landlock: use a kernel that has them (Linux 5.13 or newer, \
+                with landlock among the 'lsm' of its command line); JSON works without";
+    let files = BTreeMap::from([("organisation.ts".to_owned(), SMALLEST.to_owned())]);
+    match synth.files(files) {
+        Ok(Synthesized { missing: None, .. }) => {
+            Check::ok(NAME, "TypeScript is evaluated behind seccomp and Landlock")
+        }
+        Ok(Synthesized { missing: Some(missing), .. }) => Check::warn(NAME, missing, mend),
+        Err(SynthError::Problems { problems, .. }) => {
+            let why: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            Check::fail(NAME, why.join("; "), mend)
+        }
+        Err(error) => Check::fail(NAME, causes(&error), mend),
+    }
 }
 
 /// Whether a server answers, or could.
@@ -197,5 +220,52 @@ async fn connect(host: &str, port: u16) -> Result<(), String> {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err(format!("no connection within {} s", CONNECT_MAX.as_secs())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::Health;
+
+    fn patient(date: Option<i64>, newest: Option<i64>) -> Patient {
+        let now = Timestamp(1_800_000_000_000);
+        let server = ServerSeen {
+            url: "http://tidegate.test".to_owned(),
+            date: date.map(Timestamp),
+            asked_at: now,
+            newest: newest.map(Timestamp),
+            troubles: Vec::new(),
+            organisation: None,
+        };
+        Patient {
+            data: None,
+            listen: ([127, 0, 0, 1], 0).into(),
+            server: Ok(server),
+            now,
+            synth: Synth::new("/nowhere/tidegate", &[]),
+        }
+    }
+
+    #[test]
+    fn a_clock_that_is_off_is_found_and_in_which_direction() {
+        let now = 1_800_000_000_000;
+        let look = |date, newest| {
+            let found = clock(&patient(date, newest));
+            (found.health, found.seen)
+        };
+        assert_eq!(look(Some(now + 20_000), Some(now - 5_000)).0, Health::Ok);
+        let (health, seen) = look(Some(now + 3_600_000), None);
+        assert!(health == Health::Fail && seen.contains("is 1h ahead of this machine's"), "{seen}");
+        let (health, seen) = look(Some(now - 3_600_000), None);
+        assert!(health == Health::Fail && seen.contains("is 1h behind this machine's"), "{seen}");
+        let (health, seen) = look(Some(now), Some(now + 3_600_000));
+        assert!(health == Health::Fail && seen.contains("time stands still"), "{seen}");
+    }
+
+    #[test]
+    fn an_evaluator_that_cannot_be_started_is_found() {
+        let found = evaluator(&patient(None, None).synth);
+        assert!(found.health == Health::Fail && found.seen.contains("/nowhere/tidegate"), "{found:?}");
     }
 }

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use tidegate_core::definition::OrganisationDef;
 use tidegate_core::units::Timestamp;
+use tidegate_synth::Synth;
 
 /// How a check came out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -77,6 +78,8 @@ pub struct Patient {
     pub server: Result<ServerSeen, String>,
     /// This machine's clock.
     pub now: Timestamp,
+    /// What evaluates pipelines as code.
+    pub synth: Synth,
 }
 
 /// Everything, in the order in which somebody would mend it.
@@ -86,6 +89,7 @@ pub async fn examine(patient: &Patient) -> Vec<Check> {
         machine::sandbox().await,
         machine::control_groups().await,
         machine::open_files(),
+        machine::evaluator(&patient.synth),
     ];
     if let Some(data) = &patient.data {
         checks.push(data::writable(data));

@@ -2,12 +2,13 @@
 //! fails is tried again with growing pauses.
 
 use super::Hands;
-use crate::telemetry::{Ended, effect_kind};
+use crate::telemetry::{Ended, belongs, effect_kind};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
-use tidegate_core::decision::{Effect, EffectId, ForwardEffect, RollbackEffect, SlotOrder, TestOrder};
-use tidegate_core::ids::SlotId;
+use tidegate_core::decision::{Effect, EffectId, ForwardEffect, RollbackEffect, TestOrder};
+use tidegate_core::ids::{ReleaseNo, SlotId};
+use tidegate_core::pipeline::Motion;
 use tidegate_core::units::{Span, Timestamp};
 use tidegate_runtime::{Lane, PendingEffect};
 use tokio::task::JoinSet;
@@ -49,12 +50,12 @@ pub(super) async fn run(hands: Arc<Hands>, lane: Lane, stop: CancellationToken) 
                 for effect in pending {
                     if in_work.len() < IN_WORK_MAX && in_work.insert(effect.id.clone()) {
                         let hands = Arc::clone(&hands);
-                        let (id, span) = (effect.id.clone(), span(&effect.id, &effect.effect));
-                        let task = async move {
-                            perform(&hands, effect).await;
+                        tasks.spawn(async move {
+                            let id = effect.id.clone();
+                            let span = span(&hands, &effect).await;
+                            perform(&hands, effect).instrument(span).await;
                             id
-                        };
-                        tasks.spawn(task.instrument(span));
+                        });
                     }
                 }
             }
@@ -111,24 +112,45 @@ fn name(effect: &Effect) -> String {
 }
 
 /// Whose effect it is, on every line that is logged while it is performed.
-fn span(id: &EffectId, effect: &Effect) -> tracing::Span {
-    let order = |order: &SlotOrder| {
-        let SlotId { pipeline, target } = &order.slot;
-        tracing::info_span!("effect", %id, %pipeline, %target)
-    };
-    match effect {
-        Effect::Rollback(RollbackEffect::Return(returned)) => order(returned),
-        Effect::Forward(ForwardEffect::Deploy(deployed)) => order(deployed),
+async fn span(hands: &Arc<Hands>, pending: &PendingEffect) -> tracing::Span {
+    let id = &pending.id;
+    let (span, of) = match &pending.effect {
+        Effect::Rollback(RollbackEffect::Return(order)) | Effect::Forward(ForwardEffect::Deploy(order)) => {
+            let slot = order.slot.clone();
+            let release = hands.blocking(move |h| moving(h, &slot)).await;
+            let SlotId { pipeline, target } = &order.slot;
+            let span =
+                tracing::info_span!("effect", %id, %pipeline, %target, release = tracing::field::Empty);
+            if let Some(release) = release {
+                span.record("release", tracing::field::display(release));
+            }
+            (span, release.map(|release| (pipeline, release)))
+        }
         Effect::Forward(ForwardEffect::Build(build)) => {
-            tracing::info_span!("effect", %id, pipeline = %build.pipeline, release = %build.release)
+            let (pipeline, release) = (&build.pipeline, build.release);
+            (tracing::info_span!("effect", %id, %pipeline, %release), Some((pipeline, release)))
         }
         Effect::Forward(ForwardEffect::Test(test)) => {
             let TestOrder { pipeline, release, step, .. } = test;
-            tracing::info_span!("effect", %id, %pipeline, %release, %step)
+            (tracing::info_span!("effect", %id, %pipeline, %release, %step), Some((pipeline, *release)))
         }
         Effect::Forward(ForwardEffect::Page(page)) => {
-            tracing::info_span!("effect", %id, page = page.key.as_str())
+            (tracing::info_span!("effect", %id, page = page.key.as_str()), None)
         }
+    };
+    if let Some((pipeline, release)) = of {
+        belongs(&span, pipeline, release);
+    }
+    span
+}
+
+/// The release that a slot is brought to, or that it returns from.
+fn moving(hands: &Hands, slot: &SlotId) -> Option<ReleaseNo> {
+    let pipeline = hands.runtime.pipeline(&slot.pipeline).ok().flatten()?;
+    match &pipeline.slots.get(&slot.target)?.motion {
+        Motion::Forward { release, .. } | Motion::Abandoned { release, .. } => Some(*release),
+        Motion::Back { from, .. } => from.keys().next_back().copied(),
+        Motion::Settled => None,
     }
 }
 

@@ -6,9 +6,9 @@ use crate::auth::{BOOTSTRAP_ADMINISTRATOR, Rights};
 use axum::Json;
 use axum::extract::{Path, State};
 use tidegate_api::{
-    AdoptRequest, Adopted, AlarmRequest, ApprovalRequest, Code, Done, ErrorAnswer, HoldRequest,
-    NotifyRequest, OverrideRequest, RetireRequest, RetryRequest, RollbackRequest, SkipRequest, TokenCreated,
-    TokenRequest, VERSION,
+    AdoptRequest, Adopted, AlarmRequest, ApprovalRequest, Done, ErrorAnswer, HoldRequest, NotifyRequest,
+    OverrideRequest, RetireRequest, RetryRequest, RollbackRequest, SkipRequest, TokenCreated, TokenRequest,
+    VERSION,
 };
 use tidegate_core::alarm::AlarmName;
 use tidegate_core::ids::{EnvironmentId, PipelineId, UserId};

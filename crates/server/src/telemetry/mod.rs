@@ -6,9 +6,12 @@
 
 mod figures;
 mod page;
+mod traces;
 
 pub(crate) use figures::{of_runtime, of_server};
 pub use page::{CONTENT_TYPE, Page};
+pub use traces::Traces;
+pub(crate) use traces::belongs;
 
 use page::{Histogram, Kind};
 use std::collections::BTreeMap;
