@@ -299,9 +299,11 @@ fn refuse_newer(connection: &Connection) -> Result<(), Failure> {
     if found <= known {
         return Ok(());
     }
-    // Where it stands may have changed with the schema; then it is not told.
+    // Where it stands may have changed with the schema; then it is not told. Nor is this version's own name, which a program has
+    // as well that was made between two versions.
     const BY: &str = "SELECT value FROM meta WHERE id = ?1";
-    let by = connection.query_row(BY, [WRITTEN_BY], |row| row.get(0)).ok();
+    let by = connection.query_row(BY, [WRITTEN_BY], |row| row.get::<_, String>(0)).ok();
+    let by = by.filter(|by| by != env!("CARGO_PKG_VERSION"));
     Err(Failure::Newer { found, known, by })
 }
 
