@@ -2,10 +2,12 @@
 //! purpose: a new kind of fact has to say what it means before it compiles.
 
 use crate::status::missing_text;
+use std::collections::BTreeMap;
 use tidegate_core::alarm::AlarmName;
 use tidegate_core::bake::BakeClock;
 use tidegate_core::decision::Fact;
-use tidegate_core::ids::ReleaseNo;
+use tidegate_core::forge::{Brought, ChangeRef};
+use tidegate_core::ids::{CommitId, ReleaseNo};
 use tidegate_core::lease::LeaseFact;
 use tidegate_core::organisation::OrganisationFact;
 use tidegate_core::pipeline::{ADOPTED, Capacity, Change, PipelineFact, Reason};
@@ -86,6 +88,7 @@ fn pipeline(fact: &PipelineFact) -> String {
         F::CommitsSeen { source, commits, .. } => {
             format!("{source} has {}", named(commits.iter().map(|c| (c.id.short(), c.subject.as_str()))))
         }
+        F::ForgeTold { source, told, .. } => format!("{source}: {}", forge_told(told)),
         F::SourceTroubled { source, trouble } => format!("{source} cannot be read: {}", trouble.why),
         F::SourceRecovered { source } => format!("{source} can be read again"),
         F::ReleaseCreated { release, changes, .. } => {
@@ -233,6 +236,26 @@ fn still_missing(clock: &BakeClock) -> String {
 
 fn releases<'a>(all: impl Iterator<Item = &'a ReleaseNo>) -> String {
     all.map(ReleaseNo::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// `GitHub says that 2 commits came by pull request acme/shop#12`.
+fn forge_told(told: &BTreeMap<CommitId, Brought>) -> String {
+    let mut ways: BTreeMap<String, usize> = BTreeMap::new();
+    for brought in told.values() {
+        let Brought { forge, repository, changes } = brought;
+        let change = |number| ChangeRef { forge: *forge, repository: repository.clone(), number };
+        let names: Vec<String> = changes.iter().map(|c| change(c.number).to_string()).collect();
+        let way = match names.is_empty() {
+            true => format!("by no merged {} of {repository}", forge.change()),
+            false => format!("by {}", names.join(" and ")),
+        };
+        *ways.entry(format!("{forge} says that %n came {way}")).or_default() += 1;
+    }
+    let count = |n: &usize| if *n == 1 { "1 commit".to_owned() } else { format!("{n} commits") };
+    let all: Vec<String> = ways.iter().map(|(way, n)| way.replacen("%n", &count(n), 1)).collect();
+    let more =
+        if all.len() > NAMED_MAX { format!("; and {} more", all.len() - NAMED_MAX) } else { String::new() };
+    format!("{}{more}", all[..all.len().min(NAMED_MAX)].join("; "))
 }
 
 fn changed(changes: &[Change]) -> String {

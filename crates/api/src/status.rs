@@ -271,6 +271,9 @@ pub struct ChangeStatus {
     pub approved_at: Timestamp,
     /// After it was on the mainline.
     pub late: bool,
+    /// The change on a forge where it was approved; none if it was by a word to tidegate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approved_on: Option<String>,
 }
 
 /// A release's package.

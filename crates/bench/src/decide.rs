@@ -94,6 +94,7 @@ impl World {
             definition: Box::new(organisation.teams.first().context("there is no team")?.clone()),
             services: organisation.services.clone(),
             emails: organisation.users.iter().map(|u| (u.name.clone(), u.emails.clone())).collect(),
+            accounts: organisation.accounts(),
         };
         let definition_of = Box::new(organisation);
         world.send(Event::Organisation(OrganisationEvent::Applied { definition: definition_of }))?;

@@ -253,6 +253,7 @@ impl Driver {
             definition: Box::new(organisation.teams.first().context("there is no team")?.clone()),
             services: organisation.services.clone(),
             emails: organisation.users.iter().map(|u| (u.name.clone(), u.emails.clone())).collect(),
+            accounts: organisation.accounts(),
         };
         let driver = Driver {
             store,

@@ -126,6 +126,7 @@ fn pipeline(fact: &PipelineFact, named: &mut Named) {
         | F::CommitsSeen { .. }
         | F::SourceTroubled { .. }
         | F::SourceRecovered { .. }
+        | F::ForgeTold { .. }
         | F::TestsStarted { .. }
         | F::StepRolledBack { .. }
         | F::HoldPlaced { .. }

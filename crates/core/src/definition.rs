@@ -8,7 +8,8 @@ mod connections;
 mod defaults;
 
 pub use connections::{
-    AlertmanagerDef, EmailDef, MailTls, PageTarget, PagerDutyDef, PrometheusDef, SlackDef,
+    Accounts, AlertmanagerDef, EmailDef, GithubDef, GitlabDef, MailTls, PageTarget, PagerDutyDef,
+    PrometheusDef, ReviewDef, SlackDef,
 };
 pub use defaults::{
     Bake, BakeDef, DataRequirement, DefaultsDef, Profile, RollbackScope, Rolling, RollingDef, Settings,
@@ -62,6 +63,9 @@ pub struct UserDef {
     /// Addresses under which this person commits: who wrote a commit cannot approve it (R1).
     #[serde(default)]
     pub emails: Vec<String>,
+    /// The names under which this person reviews changes on forges.
+    #[serde(default, skip_serializing_if = "Accounts::is_empty")]
+    pub accounts: Accounts,
     /// Beyond what membership in a team gives.
     #[serde(default)]
     pub roles: Vec<OrgRole>,
@@ -279,6 +283,9 @@ pub struct SourceDef {
     /// How often it is looked at when nobody notifies.
     #[serde(default = "SourceDef::default_poll")]
     pub poll: Span,
+    /// Where its changes are reviewed, so that what was approved there needs no other approval.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub review: Option<ReviewDef>,
 }
 
 impl SourceDef {
@@ -501,6 +508,13 @@ impl OrganisationDef {
     #[must_use]
     pub fn region(&self, id: &RegionId) -> Option<&RegionDef> {
         self.regions.iter().find(|r| &r.name == id)
+    }
+
+    /// The names that users have on forges, of those who have any.
+    #[must_use]
+    pub fn accounts(&self) -> BTreeMap<UserId, Accounts> {
+        let known = self.users.iter().filter(|user| !user.accounts.is_empty());
+        known.map(|user| (user.name.clone(), user.accounts.clone())).collect()
     }
 
     /// The user's entry.

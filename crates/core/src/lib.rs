@@ -17,6 +17,7 @@ pub mod definition;
 pub mod engine;
 pub mod explore;
 pub mod expr;
+pub mod forge;
 pub mod ids;
 pub mod invariants;
 pub mod lease;

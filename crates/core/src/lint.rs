@@ -3,6 +3,7 @@
 
 mod alarms;
 mod engine;
+mod forge;
 
 use crate::definition::{
     BuildDef, ORGANISATION_SCHEMA, OrganisationDef, PIPELINE_SCHEMA, PageTarget, PipelineDef, WaveDef,
@@ -149,6 +150,7 @@ pub fn organisation(def: &OrganisationDef) -> Vec<Finding> {
         }
     }
     alarms::organisation(&mut f, def);
+    forge::organisation(&mut f, def);
     for (n, service) in def.services.iter().enumerate() {
         if def.team(&service.team).is_none() {
             let message = format!("'{}' is not among the teams", service.team);
@@ -241,6 +243,7 @@ pub fn pipeline(def: &PipelineDef, organisation: &OrganisationDef) -> Vec<Findin
             );
         }
     }
+    forge::pipeline(&mut f, def);
     build(&mut f, &def.build);
     engine::engine(&mut f, def, organisation);
     if def.stages.is_empty() {

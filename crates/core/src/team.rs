@@ -13,7 +13,8 @@ use crate::alarm::{
     Scope as Measured, Word, alarm_prefix, high_severity_name, standard_alarms,
 };
 use crate::decision::Illegal;
-use crate::definition::{LateApproval, ServiceDef, TeamDef};
+use crate::definition::{Accounts, LateApproval, ServiceDef, TeamDef};
+use crate::forge::Forge;
 use crate::ids::{CommitId, PipelineId, ServiceId, UserId};
 use crate::scope::Scope;
 use crate::units::Timestamp;
@@ -34,6 +35,9 @@ pub struct Team {
     pub services: Shared<Vec<ServiceDef>>,
     /// Under which addresses members commit.
     pub emails: BTreeMap<UserId, Vec<String>>,
+    /// Under which names members review changes on forges.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub accounts: BTreeMap<UserId, Accounts>,
     /// The pipelines of its services.
     pub pipelines: BTreeSet<PipelineId>,
     /// Alarms by environment and Region. An alarm that was never reported there is INSUFFICIENT_DATA.
@@ -130,6 +134,9 @@ pub enum TeamEvent {
         services: Vec<ServiceDef>,
         /// Its members' addresses.
         emails: BTreeMap<UserId, Vec<String>>,
+        /// Its members' names on forges.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        accounts: BTreeMap<UserId, Accounts>,
     },
     /// Metric alarms were evaluated over periods that ended at `at`. Alarms that are not named keep their state.
     Evaluated {
@@ -178,6 +185,9 @@ pub enum TeamFact {
         services: Vec<ServiceDef>,
         /// Its members' addresses.
         emails: BTreeMap<UserId, Vec<String>>,
+        /// Its members' names on forges.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        accounts: BTreeMap<UserId, Accounts>,
     },
     /// One of its services got a pipeline.
     PipelineAdded {
@@ -438,13 +448,21 @@ impl Team {
             .map(|(user, _)| user)
     }
 
+    /// The member who reviews under this name, if it is a known one.
+    #[must_use]
+    pub fn user_on(&self, forge: Forge, account: &str) -> Option<&UserId> {
+        let is = |accounts: &Accounts| accounts.on(forge).is_some_and(|a| a.eq_ignore_ascii_case(account));
+        self.accounts.iter().find(|(_, accounts)| is(accounts)).map(|(user, _)| user)
+    }
+
     /// The state after a fact.
     pub fn apply(&mut self, fact: &TeamFact) {
         match fact {
-            TeamFact::Defined { definition, services, emails } => {
+            TeamFact::Defined { definition, services, emails, accounts } => {
                 self.definition = Some((**definition).clone().into());
                 self.services = services.clone().into();
                 self.emails.clone_from(emails);
+                self.accounts.clone_from(accounts);
                 self.alarms = Alarms::default();
             }
             TeamFact::PipelineAdded { pipeline } => {
@@ -485,15 +503,17 @@ impl Team {
     /// Decides on an event: the facts that follow from it.
     pub(crate) fn decide(&self, event: &TeamEvent, now: Timestamp) -> Result<Vec<TeamFact>, Illegal> {
         match event {
-            TeamEvent::Applied { definition, services, emails } => {
+            TeamEvent::Applied { definition, services, emails, accounts } => {
                 if self.definition.as_deref() == Some(&**definition)
                     && *self.services == *services
                     && &self.emails == emails
+                    && &self.accounts == accounts
                 {
                     return Ok(Vec::new());
                 }
-                let (definition, services, emails) = (definition.clone(), services.clone(), emails.clone());
-                Ok(vec![TeamFact::Defined { definition, services, emails }])
+                let (definition, services) = (definition.clone(), services.clone());
+                let (emails, accounts) = (emails.clone(), accounts.clone());
+                Ok(vec![TeamFact::Defined { definition, services, emails, accounts }])
             }
             TeamEvent::Evaluated { scope, at, alarms } => Ok(self.evaluated(scope, *at, alarms)),
             TeamEvent::Reported { words } => self.reported(words, now),

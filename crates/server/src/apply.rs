@@ -266,7 +266,9 @@ fn tell_teams(runtime: &Runtime, definition: &OrganisationDef, by: &Actor) -> Re
         let members = definition.users.iter().filter(|u| team.members.contains(&u.name));
         let emails: BTreeMap<_, _> = members.map(|u| (u.name.clone(), u.emails.clone())).collect();
         let services = definition.services.iter().filter(|s| s.team == team.name).cloned().collect();
-        let event = TeamEvent::Applied { definition: Box::new(team.clone()), services, emails };
+        let mut accounts = definition.accounts();
+        accounts.retain(|user, _| team.members.contains(user));
+        let event = TeamEvent::Applied { definition: Box::new(team.clone()), services, emails, accounts };
         runtime.submit(&Event::Team(team.name.clone(), event), by)?;
     }
     Ok(())

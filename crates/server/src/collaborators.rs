@@ -35,6 +35,10 @@ impl Collaborators for HandsForApi {
         self.poller.notify();
     }
 
+    fn source_hinted(&self, url: &str) {
+        self.poller.hint(url);
+    }
+
     fn build_log(&self, pipeline: &PipelineId, release: ReleaseNo) -> PathBuf {
         Hands::build_log(&self.hands.dirs, pipeline, release)
     }

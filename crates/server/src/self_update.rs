@@ -183,6 +183,8 @@ fn secrets_of(definition: &PipelineDef) -> impl Iterator<Item = &SecretName> {
         .secrets
         .values()
         .chain(definition.sources.iter().filter_map(|source| source.secret.as_ref()))
+        .chain(definition.sources.iter().filter_map(|source| source.review.as_ref()?.token()))
+        .chain(definition.sources.iter().filter_map(|source| source.review.as_ref()?.webhook()))
 }
 
 impl Server {

@@ -6,7 +6,9 @@ use crate::backup::{Backups, UNFINISHED};
 use crate::collaborators::HandsForApi;
 use crate::fleet::{self, FleetError};
 use crate::format::{self, Unusable};
-use crate::hands::{BUILDS_AT_ONCE, Engines, Hands, Overview, Poller, Signals, TESTS_AT_ONCE, Troubles};
+use crate::hands::{
+    BUILDS_AT_ONCE, Engines, Forges, Hands, Overview, Poller, Signals, TESTS_AT_ONCE, Troubles,
+};
 use crate::home;
 use crate::http::Api;
 use crate::self_update::SelfUpdate;
@@ -83,6 +85,8 @@ pub enum ServeError {
     Notifier(#[from] tidegate_workers::notify::NotifierError),
     #[error("failed to prepare questions to Prometheus")]
     Prometheus(#[from] tidegate_workers::prometheus::PrometheusError),
+    #[error("failed to prepare questions to forges")]
+    Forges(#[from] tidegate_workers::forge::ClientError),
     #[error("failed to tell the teams their definitions")]
     Teams(#[from] tidegate_runtime::SubmitError),
     #[error("failed to prepare access tokens: {0}")]
@@ -329,6 +333,7 @@ async fn work(
         canaries: Canaries::new(),
         prometheus: Prometheus::new(ANSWER_MAX)?,
         poller: Arc::clone(&poller),
+        forges: Forges::new(tidegate_workers::forge::Client::new()?),
         tool_paths: tool_paths(),
         build_places: Semaphore::new(BUILDS_AT_ONCE),
         test_places: Semaphore::new(TESTS_AT_ONCE),

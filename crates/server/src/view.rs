@@ -129,6 +129,7 @@ fn release(no: ReleaseNo, state: &Release, taint: Option<&Taint>) -> ReleaseStat
         approved_by: c.review.by.clone(),
         approved_at: c.review.at,
         late: c.review.late,
+        approved_on: c.review.on.as_ref().map(|on| on.change.to_string()),
     };
     let build = match &state.build {
         Build::Building { awaited, .. } => {

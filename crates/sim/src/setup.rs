@@ -76,7 +76,12 @@ pub(crate) fn organisation(shape: u64) -> OrganisationDef {
         name: "simulated".to_owned(),
         users: PEOPLE
             .iter()
-            .map(|name| UserDef { name: word(name), emails: vec![email(name)], roles: Vec::new() })
+            .map(|name| UserDef {
+                name: word(name),
+                emails: vec![email(name)],
+                accounts: Default::default(),
+                roles: Vec::new(),
+            })
             .collect(),
         teams: vec![TeamDef {
             name: team(),
@@ -125,6 +130,7 @@ pub(crate) fn team_of(organisation: &OrganisationDef) -> TeamEvent {
         definition: Box::new(organisation.teams[0].clone()),
         services: organisation.services.clone(),
         emails: organisation.users.iter().map(|u| (u.name.clone(), u.emails.clone())).collect(),
+        accounts: organisation.accounts(),
     }
 }
 
@@ -237,6 +243,7 @@ fn pipeline(name: &str, service: &str, shape: u64) -> PipelineDef {
             secret: None,
             since: None,
             poll: Span::seconds(60),
+            review: None,
         }],
         build: BuildDef {
             fetch: Vec::new(),

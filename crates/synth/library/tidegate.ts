@@ -65,7 +65,36 @@ export interface Source {
   since?: string;
   /** How often it is looked at when nobody notifies; a minute unless given. */
   poll?: Span;
+  /** Where its changes are reviewed: what was approved there needs no other approval. */
+  review?: Review;
 }
+
+/** Where changes are reviewed before they are merged: GitHub, or what answers its API, or GitLab. */
+export type Review =
+  | {
+      github: {
+        /** `owner/name`. */
+        repository: string;
+        /** Before `/repos`; `https://api.github.com` unless given. */
+        api?: string;
+        /** The name of a secret on the server: a token that may read the repository and its pull requests. */
+        token?: string;
+        /** The name of a secret on the server that its webhook signs with. */
+        webhook?: string;
+      };
+    }
+  | {
+      gitlab: {
+        /** Its path with all of its groups. */
+        project: string;
+        /** Before `/projects`; `https://gitlab.com/api/v4` unless given. */
+        api?: string;
+        /** The name of a secret on the server: a token with the scope `read_api`. */
+        token?: string;
+        /** The name of a secret on the server that its webhook signs with, or tells. */
+        webhook?: string;
+      };
+    };
 
 /** A git repository; its name is `code` unless `more` says otherwise. */
 export function git(url: string, more: Partial<Omit<Source, "url">> = {}): Source {
@@ -485,6 +514,8 @@ export interface User {
   name: string;
   /** Addresses under which this person commits. */
   emails?: string[];
+  /** The names under which this person reviews changes on forges. */
+  accounts?: { github?: string; gitlab?: string };
   /** Beyond what membership in a team gives. */
   roles?: ("administrator" | "principal-engineer")[];
 }

@@ -4,8 +4,11 @@
 //! What must hold: the answer depends on the repository alone, nothing from it is executed, and all it says (names,
 //! subjects, paths) is taken as untrusted text with limits.
 
+mod changes;
 mod command;
 mod commit;
+
+pub use changes::{BorneOut, Merge, OWN_COMMITS_MAX};
 
 use crate::secrets::Secret;
 use command::{Finished, Git, SETTINGS_FILE};

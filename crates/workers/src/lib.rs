@@ -6,6 +6,7 @@
 pub mod build;
 pub mod canary;
 pub mod command_engine;
+pub mod forge;
 pub mod git;
 pub mod https;
 pub mod monitor;

@@ -220,7 +220,8 @@ fn release(release: &ReleaseStatus, now: Timestamp, paint: Paint) -> String {
         .iter()
         .map(|c| {
             let late = if c.late { " late" } else { "" };
-            format!("{} \"{}\" (approved{late} by {})", c.commit.short(), c.subject, c.approved_by)
+            let on = c.approved_on.as_ref().map(|on| format!(" in {on}")).unwrap_or_default();
+            format!("{} \"{}\" (approved{late} by {}{on})", c.commit.short(), c.subject, c.approved_by)
         })
         .collect();
     if !text.is_empty() && !changes.is_empty() {

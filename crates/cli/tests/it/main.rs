@@ -25,6 +25,7 @@ mod doctor;
 mod downgrade;
 mod estimates;
 mod folders;
+mod forge;
 mod glass;
 mod golden;
 mod instances;

@@ -254,6 +254,8 @@ fn every_command_of_the_page_works_in_its_order() {
     reader.customers_go();
     let missing: Vec<_> = TOLD.iter().filter(|(of, _)| !reader.met.contains(of)).collect();
     assert!(missing.is_empty(), "{missing:?} are on the page no more");
-    let left = reader.machine.run(Who::Root, "pgrep --uid tidegate --list-full");
-    assert_eq!(left.out, "", "nothing is left");
+    // What has ended is there until the machine's first process has looked.
+    let left = || reader.machine.run(Who::Root, "pgrep --uid tidegate --list-full").out;
+    let none = wait_for(|| left().is_empty().then_some(()));
+    assert!(none.is_some(), "something is left: {}", left());
 }

@@ -88,7 +88,8 @@ impl World {
         };
         world.tell_organisation(OrganisationEvent::Applied { definition: Box::new(organisation.clone()) });
         let names: Vec<_> = services.iter().flat_map(leaf_names).collect();
-        world.tell_team(TeamEvent::Applied { definition: of_team, services, emails: BTreeMap::new() });
+        let (emails, accounts) = (BTreeMap::new(), BTreeMap::new());
+        world.tell_team(TeamEvent::Applied { definition: of_team, services, emails, accounts });
         world.tell(&PipelineEvent::Applied { definition: Box::new(definition) })?;
         let scopes: BTreeSet<Scope> = world.pipeline.plan.targets().map(|t| Scope::of(&t.id)).collect();
         let quiet = Report { state: crate::alarm::AlarmState::Ok, why: String::new() };

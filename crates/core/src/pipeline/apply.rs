@@ -2,7 +2,7 @@
 
 use super::{
     Build, Capacity, HISTORY_MAX, Life, Motion, Pipeline, PipelineFact, Release, Retirement, SeenCommit,
-    SlotState, Standing, StepState, Taint, Work,
+    SlotState, Standing, StepState, Taint, Told, Work,
 };
 use crate::Shared;
 use crate::definition::PipelineDef;
@@ -19,7 +19,19 @@ impl Pipeline {
             PipelineFact::CommitsSeen { source, head, commits, at } => {
                 let state = self.sources.entry(source.clone()).or_default();
                 state.head = Some(head.clone());
-                state.pending.extend(commits.iter().map(|c| SeenCommit { commit: c.clone(), seen_at: *at }));
+                state.pending.extend(commits.iter().map(|c| SeenCommit {
+                    commit: c.clone(),
+                    seen_at: *at,
+                    told: None,
+                }));
+            }
+            PipelineFact::ForgeTold { source, told, at } => {
+                let state = self.sources.entry(source.clone()).or_default();
+                for seen in &mut state.pending {
+                    if let Some(brought) = told.get(&seen.commit.id) {
+                        seen.told = Some(Told { brought: brought.clone(), at: *at });
+                    }
+                }
             }
             PipelineFact::SourceTroubled { source, trouble } => {
                 self.sources.entry(source.clone()).or_default().trouble = Some(trouble.clone());
@@ -187,6 +199,14 @@ impl Pipeline {
 
     /// Steps and targets keep their state by name. What is no longer planned is detached, not dropped.
     fn define(&mut self, definition: &Shared<PipelineDef>, team: &TeamId, plan: &Shared<Plan>) {
+        if let Some(known) = &self.definition {
+            // What one forge said of a source is not what another says.
+            for source in &definition.sources {
+                let same = known.sources.iter().any(|s| s.name == source.name && s.review == source.review);
+                let state = self.sources.get_mut(&source.name).filter(|_| !same);
+                state.into_iter().flat_map(|s| &mut s.pending).for_each(|seen| seen.told = None);
+            }
+        }
         self.definition = Some(definition.clone());
         self.team = Some(team.clone());
         let known = std::mem::replace(&mut self.plan, plan.clone());

@@ -148,6 +148,7 @@ impl Deciding<'_> {
             PipelineEvent::Tick
             | PipelineEvent::SourceObserved { .. }
             | PipelineEvent::SourceFailed { .. }
+            | PipelineEvent::ForgeTold { .. }
             | PipelineEvent::BuildEnded { .. }
             | PipelineEvent::TestsEnded { .. }
             | PipelineEvent::Watched { .. } => match self.p.life {
@@ -171,6 +172,7 @@ impl Deciding<'_> {
             PipelineEvent::SourceObserved { source, observation } => {
                 return self.source_observed(source, observation);
             }
+            PipelineEvent::ForgeTold { source, told } => return self.forge_told(source, told),
             PipelineEvent::SourceFailed { source, why } => return self.source_failed(source, why),
             PipelineEvent::BuildEnded { effect, result } => self.build_ended(effect, result),
             PipelineEvent::TestsEnded { effect, result } => self.tests_ended(effect, result),

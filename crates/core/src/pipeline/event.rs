@@ -7,7 +7,8 @@ use crate::change::SourceObservation;
 use crate::decision::{Actor, EffectId};
 use crate::definition::PipelineDef;
 use crate::engine::Observation;
-use crate::ids::{PackageDigest, ReleaseNo, RunSpecDigest, SourceId, StageId};
+use crate::forge::Brought;
+use crate::ids::{CommitId, PackageDigest, ReleaseNo, RunSpecDigest, SourceId, StageId};
 use crate::plan::StepId;
 use crate::scope::Scope;
 use crate::units::Timestamp;
@@ -43,6 +44,13 @@ pub enum PipelineEvent {
         source: SourceId,
         /// Why, for people.
         why: String,
+    },
+    /// A forge was asked how commits of a source came to its mainline.
+    ForgeTold {
+        /// Which source.
+        source: SourceId,
+        /// What it said, and what of that the repository bears out.
+        told: BTreeMap<CommitId, Brought>,
     },
     /// A build has ended.
     BuildEnded {

@@ -11,6 +11,7 @@ use crate::change::Commit;
 use crate::decision::{Actor, Awaited, EffectId};
 use crate::definition::PipelineDef;
 use crate::engine::BrokenGlass;
+use crate::forge::Brought;
 use crate::ids::{
     CommitId, EnvironmentId, PackageDigest, RegionId, ReleaseNo, RunSpecDigest, SourceId, TargetId, TeamId,
 };
@@ -55,6 +56,15 @@ pub enum PipelineFact {
     SourceRecovered {
         /// Which.
         source: SourceId,
+    },
+    /// A forge said how commits came to the mainline, or says otherwise than before.
+    ForgeTold {
+        /// Of which source.
+        source: SourceId,
+        /// What it said, and what of that the repository bears out.
+        told: BTreeMap<CommitId, Brought>,
+        /// When it was asked.
+        at: Timestamp,
     },
     /// A release was made of reviewed commits, and is built.
     ReleaseCreated {

@@ -36,7 +36,7 @@ pub use orders::run_specs;
 pub(crate) use paging::told_of_ends;
 pub use paging::{Matter, OpenPage};
 pub use part::LeftOut;
-pub use review::{Review, Unreviewed, unreviewed};
+pub use review::{ApprovedIn, Lack, Review, Unreviewed, unreviewed};
 pub use slot::{Capacity, Motion, SlotState};
 pub use step::{Blind, StepState, Work};
 pub use switches::{Break, Switches};
@@ -48,6 +48,7 @@ use crate::change::Commit;
 use crate::decision::{Actor, Awaited, EffectId};
 use crate::definition::{DataRequirement, EngineDef, PipelineDef, Settings};
 use crate::engine::Observation;
+use crate::forge::Brought;
 use crate::ids::{
     CommitId, EnvironmentId, PackageDigest, ReleaseNo, RunSpecDigest, SourceId, StageId, TargetId, TeamId,
 };
@@ -191,6 +192,19 @@ pub struct SeenCommit {
     pub commit: Commit,
     /// When it was first seen on the mainline: approvals after this are late.
     pub seen_at: Timestamp,
+    /// What a forge says of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub told: Option<Told>,
+}
+
+/// How a commit came to the mainline, by a forge's word.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Told {
+    /// The word, and what of it the repository bears out.
+    pub brought: Brought,
+    /// When the forge was asked, by tidegate's clock.
+    pub at: Timestamp,
 }
 
 /// Something that keeps a source from being read.

@@ -10,7 +10,8 @@ use crate::bake::{BakeClock, WatchedInterval};
 use crate::change::SourceObservation;
 use crate::decision::{EffectId, Illegal};
 use crate::engine::{BoxHealth, BoxObservation, Observation};
-use crate::ids::{PackageDigest, ReleaseNo, Role, SourceId, TargetId};
+use crate::forge::Brought;
+use crate::ids::{CommitId, PackageDigest, ReleaseNo, Role, SourceId, TargetId};
 use crate::lease::LeaseId;
 use crate::rollout::{self, Direction, Next};
 use crate::scope::Scope;
@@ -63,6 +64,27 @@ impl Deciding<'_> {
             let since = state.trouble.as_ref().map_or(self.now, |t| t.since);
             let trouble = Trouble { why: why.to_owned(), since };
             self.fact(PipelineFact::SourceTroubled { source: source.clone(), trouble });
+        }
+        Ok(())
+    }
+
+    /// What was said before and is said again is no news; commits that are in a release by now are not asked about any more.
+    pub(super) fn forge_told(
+        &mut self,
+        source: &SourceId,
+        told: &BTreeMap<CommitId, Brought>,
+    ) -> Result<(), Illegal> {
+        let Some(state) = self.p.sources.get(source) else {
+            return Err(Illegal::new(format!("{} has no source '{source}'", self.id)));
+        };
+        let news = state.pending.iter().filter_map(|seen| {
+            let brought = told.get(&seen.commit.id)?;
+            let known = seen.told.as_ref().map(|told| &told.brought);
+            (known != Some(brought)).then(|| (seen.commit.id.clone(), brought.clone()))
+        });
+        let news: BTreeMap<CommitId, Brought> = news.collect();
+        if !news.is_empty() {
+            self.fact(PipelineFact::ForgeTold { source: source.clone(), told: news, at: self.now });
         }
         Ok(())
     }

@@ -173,6 +173,7 @@ impl PipelineFact {
             | PipelineFact::CommitsSeen { .. }
             | PipelineFact::SourceTroubled { .. }
             | PipelineFact::SourceRecovered { .. }
+            | PipelineFact::ForgeTold { .. }
             | PipelineFact::ReleaseCreated { .. }
             | PipelineFact::BuildStarted { .. }
             | PipelineFact::Adopted { .. }

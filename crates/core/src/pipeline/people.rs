@@ -70,6 +70,7 @@ impl Deciding<'_> {
             | PipelineEvent::Tick
             | PipelineEvent::SourceObserved { .. }
             | PipelineEvent::SourceFailed { .. }
+            | PipelineEvent::ForgeTold { .. }
             | PipelineEvent::BuildEnded { .. }
             | PipelineEvent::SlotsObserved { .. }
             | PipelineEvent::TestsEnded { .. }

@@ -10,6 +10,7 @@ mod edits;
 mod explore;
 mod fleet;
 mod following;
+mod forges;
 mod glass;
 mod lint;
 mod looking;

@@ -135,6 +135,7 @@ impl Scenario {
             definition: Box::new(definition.teams[0].clone()),
             services: definition.services.clone(),
             emails: definition.users.iter().map(|u| (u.name.clone(), u.emails.clone())).collect(),
+            accounts: definition.accounts(),
         };
         let definition = Box::new(definition);
         self.send(Event::Organisation(OrganisationEvent::Applied { definition })).unwrap();

@@ -158,6 +158,20 @@ impl Fleet {
         self.wait_up().await;
     }
 
+    /// Another fleet, on a copy of this one's folder.
+    pub(crate) async fn copied(&self) -> Fleet {
+        let dir = tempfile::tempdir().unwrap();
+        // Sockets cannot be copied, and are not.
+        let mut copying = Command::new("cp");
+        copying.arg("-r").arg(self.dir.path().join(".")).arg(dir.path()).stderr(Stdio::null());
+        copying.status().unwrap();
+        let (child, data) = (Fleet::spawn(dir.path()), dir.path().join("data"));
+        let client = FleetClient::new(FleetConfig::socket(&data));
+        let fleet = Fleet { dir, data, client, package: self.package.clone(), child, generation: 0.into() };
+        fleet.wait_up().await;
+        fleet
+    }
+
     async fn wait_up(&self) {
         eventually("the fleet answers", async || self.client.status().await.ok().map(|_| ())).await;
     }

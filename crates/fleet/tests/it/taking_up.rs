@@ -120,3 +120,69 @@ async fn what_the_fleet_could_not_look_after_is_refused_and_left_alone() {
     assert!(alive(with.pid()) && alive(without.pid()));
     assert!(fleet.client.slots().await.unwrap().observations.is_empty(), "the slot is not known");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_is_one_slot_s_and_one_that_has_ended_is_started_again() {
+    let fleet = Fleet::start().await;
+    let (first, second) = (main_slot(), crate::support::slot("shop/production/eu-1/b/main"));
+    let spec = fleet.run_spec("0", "ok");
+    let alone = Alone::start("0", true);
+    let mut set = fleet.command_for(&first, &[(&spec, 1)]);
+    set.takes_up = Some(vec![alone.process()]);
+    fleet.set(&set).await.unwrap();
+    let mut same = fleet.command_for(&second, &[(&spec, 1)]);
+    same.takes_up = Some(vec![alone.process()]);
+    let error = fleet.set(&same).await.unwrap_err();
+    assert_eq!(error.code(), Some(Code::BadCommand));
+    assert!(error.to_string().contains(&format!("is a box of slot {first}")), "{error}");
+
+    let mut gone = Alone::start("0", true);
+    let process = gone.process();
+    gone.0.kill().unwrap();
+    gone.0.wait().unwrap();
+    let mut late = fleet.command_for(&second, &[(&spec, 1)]);
+    late.takes_up = Some(vec![process]);
+    // It ended after somebody looked, which is as if it had ended a moment later: its box is started from the package.
+    fleet.set(&late).await.unwrap();
+    fleet.settled(&second, &[(&spec, 1)]).await;
+    let its = fleet.pid(&second, &fleet.observe(&second).await.boxes[0]);
+    assert!(its != gone.pid() && alive(its) && alive(alone.pid()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_ends_while_no_fleet_runs_is_started_again_from_its_package() {
+    let mut fleet = Fleet::start().await;
+    let (slot, spec) = (main_slot(), fleet.run_spec("0", "ok"));
+    let mut alone = Alone::start("0", true);
+    let mut set = fleet.command_for(&slot, &[(&spec, 1)]);
+    set.takes_up = Some(vec![alone.process()]);
+    fleet.set(&set).await.unwrap();
+    fleet.settled(&slot, &[(&spec, 1)]).await;
+    fleet.child.kill().unwrap();
+    fleet.child.wait().unwrap();
+    alone.0.kill().unwrap();
+    alone.0.wait().unwrap();
+    fleet.restart().await;
+    fleet.settled(&slot, &[(&spec, 1)]).await;
+    let now = fleet.pid(&slot, &fleet.observe(&slot).await.boxes[0]);
+    assert!(now != alone.pid() && alive(now));
+    assert_eq!(ask(fleet.port(&slot).await, "GET", "/work").headers["x-version"], "0");
+}
+
+/// What was taken up does not carry the first fleet's name, so the copy cannot see it by that: it has to forget it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copied_folder_takes_up_no_process_of_the_first_fleet() {
+    let fleet = Fleet::start().await;
+    let (slot, spec) = (main_slot(), fleet.run_spec("0", "ok"));
+    let alone = Alone::start("0", true);
+    let mut set = fleet.command_for(&slot, &[(&spec, 1)]);
+    set.takes_up = Some(vec![alone.process()]);
+    fleet.set(&set).await.unwrap();
+    fleet.settled(&slot, &[(&spec, 1)]).await;
+    let second = fleet.copied().await;
+    second.settled(&slot, &[(&spec, 1)]).await;
+    let pid = async |of: &Fleet| of.pid(&slot, &of.observe(&slot).await.boxes[0]);
+    assert_ne!(pid(&second).await, alone.pid(), "it starts a box of its own");
+    assert_eq!(pid(&fleet).await, alone.pid(), "which is still the first one's");
+    assert!(alive(alone.pid()));
+}

@@ -247,7 +247,8 @@ fn a_word_from_outside_runs_out_at_its_time_also_after_a_restart() {
         let outside = r#"[{"name": "Payments", "ttl": "5m"}]"#;
         services[0].outside = serde_json::from_str(outside).unwrap();
         let definition = Box::new(known.definition.as_deref().unwrap().clone());
-        let applied = TeamEvent::Applied { definition, services, emails: known.emails.clone() };
+        let (emails, accounts) = (known.emails.clone(), known.accounts.clone());
+        let applied = TeamEvent::Applied { definition, services, emails, accounts };
         w.submit(&Event::Team(team.clone(), applied)).unwrap();
         let (scope, alarm): (Scope, AlarmName) =
             ("gamma/eu-1".to_owned().try_into().unwrap(), "Payments".parse().unwrap());

@@ -138,6 +138,7 @@ impl World {
             definition: Box::new(definition.teams[0].clone()),
             services: definition.services.clone(),
             emails: definition.users.iter().map(|u| (u.name.clone(), u.emails.clone())).collect(),
+            accounts: definition.accounts(),
         };
         let applied = OrganisationEvent::Applied { definition: Box::new(definition) };
         self.submit(&Event::Organisation(applied)).unwrap();

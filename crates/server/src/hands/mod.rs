@@ -6,6 +6,7 @@
 mod builds;
 mod dispatch;
 mod engines;
+mod forges;
 mod keeping;
 mod monitor;
 mod observe;
@@ -20,6 +21,7 @@ mod timers;
 mod troubles;
 
 pub use engines::Engines;
+pub use forges::Forges;
 pub use overview::Overview;
 pub(crate) use overview::Summary;
 pub use signals::Signals;
@@ -98,6 +100,8 @@ pub struct Hands {
     pub prometheus: Prometheus<About>,
     /// Reads sources.
     pub poller: Arc<Poller>,
+    /// Asks forges about what came of them.
+    pub forges: Forges,
     /// Where everything is.
     pub dirs: Dirs,
     /// Tools of the machine that builds may use, read-only.

@@ -1,6 +1,7 @@
-//! Looks at sources: at the pace of their definition, and at once when somebody notifies.
+//! Looks at sources: at the pace of their definition, and at once when somebody notifies. What comes is told before any forge is
+//! asked about it.
 
-use super::Hands;
+use super::{Hands, forges};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -19,6 +20,8 @@ use tokio_util::sync::CancellationToken;
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// A look that takes longer is told of. It ends by itself in any case: git's calls have time limits.
 const SLOW_AFTER: Duration = Duration::from_secs(10);
+/// A source is looked at for a webhook's sake this long after the last look began, whatever number of webhooks comes.
+const HINT_LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How many repositories are looked at at once: after a start all of them are due, and each look is a few processes.
 const LOOKS_AT_ONCE: usize = 64;
 
@@ -27,6 +30,8 @@ pub struct Poller {
     dir: PathBuf,
     mirrors: Mutex<BTreeMap<String, Arc<Mirror>>>,
     looked: std::sync::Mutex<BTreeMap<(PipelineId, SourceId), Instant>>,
+    /// When it was hinted last that a repository has changed, by its URL: whoever hints has shown that a definition names it.
+    hinted: std::sync::Mutex<BTreeMap<String, Instant>>,
     /// Looks that have not ended, and since when; those that wait for their place have no time. Each source is looked at once
     /// at a time.
     looking: std::sync::Mutex<BTreeMap<(PipelineId, SourceId), Option<Instant>>>,
@@ -42,6 +47,7 @@ impl Poller {
             dir,
             mirrors: Mutex::default(),
             looked: std::sync::Mutex::default(),
+            hinted: std::sync::Mutex::default(),
             looking: std::sync::Mutex::default(),
             places: Semaphore::new(LOOKS_AT_ONCE),
             notified: Notify::new(),
@@ -54,6 +60,14 @@ impl Poller {
         self.notified.notify_one();
     }
 
+    /// A webhook says that this repository, or what is said of it, has changed. It is looked at soon, at most once a second
+    /// ([`HINT_LOOK_EVERY`]), and once more after a look that is under way. Nobody is woken for it: hints may come by the
+    /// thousand, and the loop comes by anyway.
+    pub fn hint(&self, url: &str) {
+        let mut hinted = self.hinted.lock().unwrap_or_else(PoisonError::into_inner);
+        hinted.insert(url.to_owned(), Instant::now());
+    }
+
     fn looking(&self) -> MutexGuard<'_, BTreeMap<(PipelineId, SourceId), Option<Instant>>> {
         self.looking.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -62,7 +76,11 @@ impl Poller {
     fn begins(&self, pipeline: &PipelineId, source: &SourceDef) -> bool {
         let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (pipeline.clone(), source.name.clone());
-        let due = looked.get(&key).is_none_or(|at| at.elapsed() >= Duration::from(source.poll));
+        let hint = self.hinted.lock().unwrap_or_else(PoisonError::into_inner).get(&source.url).copied();
+        let due = looked.get(&key).is_none_or(|at| {
+            let hinted = hint.is_some_and(|hint| hint >= *at) && at.elapsed() >= HINT_LOOK_EVERY;
+            hinted || at.elapsed() >= Duration::from(source.poll)
+        });
         let begins = due && !self.looking().contains_key(&key);
         if begins {
             looked.insert(key.clone(), Instant::now());
@@ -195,6 +213,7 @@ async fn look_at_repository(hands: Arc<Hands>, looks: Vec<Look>) {
     let fetched = fetched.await;
     // Most pipelines of a repository look at the same branch and know the same of it.
     let mut seen: BTreeMap<_, Result<SourceObservation, String>> = BTreeMap::new();
+    let mut reviewed: BTreeMap<forges::Place, Vec<(PipelineId, SourceId)>> = BTreeMap::new();
     for (look, _end) in looks.into_iter().zip(ends) {
         let Look { pipeline, source, known } = look;
         let what = (source.branch.clone(), known, source.since.clone());
@@ -214,5 +233,14 @@ async fn look_at_repository(hands: Arc<Hands>, looks: Vec<Look>) {
             Err(why) => PipelineEvent::SourceFailed { source: source.name.clone(), why },
         };
         hands.tell(&pipeline, event).await;
+        if let (Ok(_), Some(review)) = (&fetched, &source.review) {
+            let place = forges::Place { review: review.clone(), branch: source.branch.clone() };
+            reviewed.entry(place).or_default().push((pipeline, source.name));
+        }
+    }
+    if let Ok(mirror) = fetched {
+        for (place, sources) in reviewed {
+            forges::ask(&hands, Arc::clone(&mirror), place, sources);
+        }
     }
 }

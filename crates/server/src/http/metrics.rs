@@ -27,11 +27,12 @@ pub(super) async fn metrics(
     _caller: Caller,
     Params(query): Params<MetricsQuery>,
 ) -> Result<Response, ApiError> {
-    let outside = Arc::clone(&api.collaborators);
+    let (outside, webhooks) = (Arc::clone(&api.collaborators), Arc::clone(&api.webhooks));
     let page = api.run(move |runtime| {
         let mut page = Page::default();
         of_runtime(&mut page, runtime)?;
         outside.measure(&mut page, query.pipelines);
+        webhooks.write(&mut page);
         Ok(page.into_text())
     });
     Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], page.await?).into_response())

@@ -19,6 +19,7 @@ mod secrets;
 pub(crate) mod standby;
 #[cfg(test)]
 mod tests;
+mod webhooks;
 
 pub use error::ApiError;
 
@@ -65,6 +66,10 @@ pub const EVENT_STREAMS_MAX: usize = 256;
 pub trait Collaborators: Send + Sync {
     /// A repository has new commits: look now.
     fn source_changed(&self, url: &str);
+    /// A webhook says that a repository, or what is said of it, has changed: look soon. It may be called a thousand times a second.
+    fn source_hinted(&self, url: &str) {
+        self.source_changed(url);
+    }
     /// The file with the output of a release's build; it may grow, and may not be there (any more).
     fn build_log(&self, pipeline: &PipelineId, release: ReleaseNo) -> PathBuf;
     /// What tidegate has to do and cannot at present, oldest first.
@@ -112,6 +117,7 @@ pub struct Api {
     streams: Arc<Semaphore>,
     words: Arc<limiter::Limiter>,
     newest: Arc<outside::Newest>,
+    webhooks: Arc<webhooks::Webhooks>,
     estimator: Arc<Estimator>,
     applier: Applier,
 }
@@ -136,6 +142,7 @@ impl Api {
             streams: Arc::new(Semaphore::new(EVENT_STREAMS_MAX)),
             words: Arc::default(),
             newest: Arc::default(),
+            webhooks: Arc::default(),
             estimator: Arc::default(),
             applier,
         }
@@ -198,6 +205,7 @@ pub fn router(api: Api) -> axum::Router {
         .routes(routes!(orders::raise_alarm, orders::clear_alarm))
         .routes(routes!(outside::report))
         .merge(OpenApiRouter::new().routes(routes!(outside::alertmanager)).layer(message))
+        .routes(routes!(webhooks::webhook))
         .routes(routes!(orders::notify))
         .routes(routes!(orders::create_token))
         .routes(routes!(orders::revoke_tokens))

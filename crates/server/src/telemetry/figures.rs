@@ -5,6 +5,7 @@ use super::page::Kind;
 use crate::hands::{Hands, Summary};
 use crate::standby;
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, UNIX_EPOCH};
 use tidegate_core::alarm::AlarmState;
 use tidegate_core::ids::PipelineId;
@@ -84,6 +85,13 @@ pub(crate) fn of_server(page: &mut Page, hands: &Hands, by_pipeline: bool) {
         Err(error) => tracing::warn!("pipelines are missing from the figures: {error}"),
     }
     hands.telemetry.write(page, now);
+    let (asked, name) = (hands.forges.counted(), "tidegate_forge_requests_total");
+    page.family(name, Kind::Counter, "Requests to forges, by how they ended.");
+    for (end, count) in
+        [("answered", &asked.answered), ("unchanged", &asked.unchanged), ("failed", &asked.failed)]
+    {
+        page.sample(name, &[("end", end)], count.load(Ordering::Relaxed) as f64);
+    }
     let troubles = hands.troubles.list(now).len();
     let help = "What tidegate has to do and cannot at present; 'tidegate status' says what.";
     page.one("tidegate_troubles", Kind::Gauge, help, troubles as f64);

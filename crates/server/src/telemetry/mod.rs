@@ -9,11 +9,12 @@ mod page;
 mod traces;
 
 pub(crate) use figures::{of_runtime, of_server};
+pub(crate) use page::Kind;
 pub use page::{CONTENT_TYPE, Page};
 pub use traces::Traces;
 pub(crate) use traces::belongs;
 
-use page::{Histogram, Kind};
+use page::Histogram;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};

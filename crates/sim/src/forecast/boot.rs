@@ -63,6 +63,7 @@ impl World<'_> {
             definition: Box::new(team.clone()),
             services: organisation.services.iter().filter(|s| s.team == self.team).cloned().collect(),
             emails: organisation.users.iter().map(|u| (u.name.clone(), u.emails.clone())).collect(),
+            accounts: organisation.accounts(),
         };
         self.submit(&Event::Team(self.team.clone(), event))?;
         self.tell(PipelineEvent::Applied { definition: Box::new(pipeline.clone()) })

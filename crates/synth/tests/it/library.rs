@@ -49,6 +49,16 @@ fn a_method_adds_to_its_parent_s() {
 }
 
 #[test]
+fn a_source_says_where_it_is_reviewed() {
+    let members = "  sources() { return [{ name: 'code', url: 'https://git.acme.test/web.git', review: { github: { repository: 'acme/web', token: 'github' } } }]; }";
+    let (json, def) = one(&[("team.ts", TEAM), ("web.ts", &web(members))]);
+    let review =
+        json!({"github": {"repository": "acme/web", "api": "https://api.github.com", "token": "github"}});
+    assert_eq!(json["sources"][0]["review"], review);
+    assert_eq!(def.sources[0].review.as_ref().unwrap().repository(), "acme/web");
+}
+
+#[test]
 fn a_field_that_is_declared_again_keeps_its_value() {
     let members = "  declare health: { path: string };\n  drainTimeout: any;\n  boxesPerAz: number;";
     let (json, _) = one(&[("team.ts", TEAM), ("web.ts", &web(members))]);

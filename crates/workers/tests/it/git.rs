@@ -61,7 +61,11 @@ impl Repo {
     }
 
     fn head(&self) -> CommitId {
-        self.git(&["rev-parse", "HEAD"]).parse().unwrap()
+        self.commit_at("HEAD")
+    }
+
+    pub(crate) fn commit_at(&self, name: &str) -> CommitId {
+        self.git(&["rev-parse", name]).parse().unwrap()
     }
 
     pub(crate) async fn mirror(&self) -> Mirror {

@@ -2,13 +2,14 @@
 //! nothing of it is left running.
 
 pub(crate) mod definitions;
+pub(crate) mod forge;
 mod http;
 pub(crate) mod machine;
 pub(crate) mod monitoring;
 mod repo;
 mod start;
 
-pub(crate) use http::get;
+pub(crate) use http::{get, post};
 pub(crate) use repo::Repo;
 pub(crate) use start::{can_have_a_disk, on_disk, unshare};
 

@@ -60,15 +60,21 @@ impl Repo {
         self.git(&["rev-parse", "HEAD"])
     }
 
-    fn git(&self, arguments: &[&str]) -> String {
+    /// Runs git there as alice.
+    pub(crate) fn git(&self, arguments: &[&str]) -> String {
+        self.git_as("alice", arguments)
+    }
+
+    /// Runs git there as somebody.
+    pub(crate) fn git_as(&self, who: &str, arguments: &[&str]) -> String {
         let mut command = Command::new("git");
         command.arg("-C").arg(&self.path).args(arguments).env_clear();
         command.env("PATH", std::env::var_os("PATH").unwrap()).env("HOME", &self.path);
         command.env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_CONFIG_GLOBAL", "/dev/null");
         for role in ["AUTHOR", "COMMITTER"] {
             command
-                .env(format!("GIT_{role}_NAME"), "alice")
-                .env(format!("GIT_{role}_EMAIL"), "alice@example.test");
+                .env(format!("GIT_{role}_NAME"), who)
+                .env(format!("GIT_{role}_EMAIL"), format!("{who}@example.test"));
         }
         super::run(&mut command).well().trim().to_owned()
     }

@@ -6,6 +6,7 @@ mod events;
 mod orders;
 mod outside;
 mod reading;
+mod webhooks;
 
 use super::{Api, Collaborators, router};
 use crate::adopt::NotAdopted;
