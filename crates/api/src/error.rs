@@ -71,6 +71,15 @@ pub enum Code {
     /// The user sends more than the server takes of one: status 429.
     #[serde(rename = "TG013")]
     TooMany,
+    /// This server is a standby; another one works: status 503.
+    #[serde(rename = "TG014")]
+    Standby,
+    /// Another server has the data directory: this one does not start.
+    #[serde(rename = "TG015")]
+    InUse,
+    /// A newer version of tidegate has written what is there: this one does not start on it, and does not read it.
+    #[serde(rename = "TG016")]
+    Newer,
 }
 
 impl Code {
@@ -91,21 +100,24 @@ impl Code {
             Code::TimedOut => "TG011",
             Code::Internal => "TG012",
             Code::TooMany => "TG013",
+            Code::Standby => "TG014",
+            Code::InUse => "TG015",
+            Code::Newer => "TG016",
         }
     }
 
-    /// The HTTP status that goes with it.
+    /// The HTTP status that goes with it; what keeps a server from starting is never sent.
     #[must_use]
     pub const fn status(self) -> u16 {
         match self {
             Code::Unauthenticated => 401,
             Code::Forbidden => 403,
             Code::NotFound => 404,
-            Code::Illegal => 409,
+            Code::Illegal | Code::InUse | Code::Newer => 409,
             Code::BadRequest | Code::Ambiguous => 400,
             Code::TooLarge => 413,
             Code::Definition => 422,
-            Code::Busy => 503,
+            Code::Busy | Code::Standby => 503,
             Code::NoSpace => 507,
             Code::TimedOut => 504,
             Code::Internal => 500,

@@ -34,8 +34,8 @@ pub use status::{
     BakeStatus, BlindStatus, BuildStatus, CapacityStatus, CauseStatus, ChangeStatus, CommitStatus,
     DataStatus, HoldStatus, LeftOutStatus, MotionStatus, OrganisationStatus, OverrideStatus, PipelineStatus,
     RaisedAlarm, ReasonStatus, RegionBake, ReleaseStatus, RetirementStatus, SkipStatus, SourceStatus,
-    StageStatus, StandingStatus, Status, StepStatus, TaintStatus, TargetStatus, TeamAlarm, TeamStatus,
-    TroubleStatus, WaitingStatus, WorkStatus, WorkTrouble,
+    StageStatus, StandbyStatus, StandingStatus, Status, StepStatus, TaintStatus, TargetStatus, TeamAlarm,
+    TeamStatus, TroubleStatus, WaitingStatus, WorkStatus, WorkTrouble,
 };
 pub use why::{WhyAnswer, WhyCommit, WhyStep};
 

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 pub struct Health {
     /// Always 1.
     pub version: u32,
-    /// Always true: a server that is not ready does not answer.
+    /// Always true: a standby answers with an error, and a server that is not ready not at all.
     pub ready: bool,
 }
 

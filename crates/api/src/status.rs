@@ -28,6 +28,9 @@ pub struct Status {
     /// What tidegate itself has to do and cannot at present, oldest first: builds that the machine fails, pages that nobody
     /// takes, a full disk. It goes on trying.
     pub troubles: Vec<WorkTrouble>,
+    /// Servers that wait to take over when this one ends, in the order in which they came.
+    #[serde(default)]
+    pub standbys: Vec<StandbyStatus>,
     /// The organisation.
     pub organisation: OrganisationStatus,
     /// The teams of the pipelines below.
@@ -52,6 +55,21 @@ pub struct WorkTrouble {
     pub since: Timestamp,
     /// How many tries have failed; 0 for what is not tried but lasts.
     pub tries: u32,
+}
+
+/// A server that waits to take over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StandbyStatus {
+    /// Its process.
+    pub pid: u32,
+    /// The version of tidegate that it is.
+    pub tidegate: String,
+    /// Where it says that it waits; none if it listens only once it has taken over.
+    pub url: Option<String>,
+    /// Since when it waits.
+    #[schema(value_type = i64)]
+    pub since: Timestamp,
 }
 
 /// The organisation.

@@ -43,6 +43,9 @@ pub(crate) enum CliError {
         /// Whether the server said so.
         by_server: bool,
     },
+    /// Something on this machine cannot be used as it is, and what it is has a code.
+    #[error("{}", .0.message)]
+    Local(Box<ErrorBody>),
     /// The server does not answer.
     #[error("cannot reach the server: {0}")]
     Unreachable(String),
@@ -67,16 +70,24 @@ impl CliError {
         CliError::Failed { what: what.into(), why: causes(&error) }
     }
 
+    /// As it is told where a code and a hint go with it, or as [`CliError::failed`].
+    pub(crate) fn told(body: Option<ErrorBody>, what: impl Into<String>, error: impl Error) -> CliError {
+        body.map_or_else(|| CliError::failed(what, error), |body| CliError::Local(Box::new(body)))
+    }
+
     /// Tells it on stderr, and gives the exit code.
     pub(crate) fn report(&self, json: bool) -> ExitCode {
         match self {
-            CliError::Answered(error) | CliError::Refused { error, .. } | CliError::Unsound { error, .. }
+            CliError::Answered(error)
+            | CliError::Local(error)
+            | CliError::Refused { error, .. }
+            | CliError::Unsound { error, .. }
                 if json =>
             {
                 let answer = ErrorAnswer { version: VERSION, error: (**error).clone() };
                 eprintln!("{}", serde_json::to_string(&answer).unwrap_or_default());
             }
-            CliError::Answered(error) => eprint!("{}", render(error, &[])),
+            CliError::Answered(error) | CliError::Local(error) => eprint!("{}", render(error, &[])),
             CliError::Refused { files, error } => eprint!("{}", render(error, files)),
             CliError::Unsound { file, error } => eprint!("{}", render(error, std::slice::from_ref(file))),
             CliError::Problems { problems, .. } if json => {
@@ -102,6 +113,7 @@ impl CliError {
             CliError::Answered(error) | CliError::Refused { error, .. } if error.code.status() < 500 => 3,
             CliError::Unreachable(_) => 4,
             CliError::Answered(_)
+            | CliError::Local(_)
             | CliError::Refused { .. }
             | CliError::Unsound { .. }
             | CliError::Problems { .. }

@@ -5,10 +5,13 @@ use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
-/// It serves.
-pub(crate) const READY: &str = "READY=1";
 /// It ends.
 pub(crate) const STOPPING: &str = "STOPPING=1";
+
+/// It does what it is to do, with a line on what that is. To be told again when that changes.
+pub(crate) fn ready(status: &str) -> String {
+    format!("READY=1\nSTATUS={}", status.replace('\n', " "))
+}
 
 /// Tells it; whether it was heard is the service manager's affair.
 pub(crate) fn tell(state: &str) {

@@ -3,8 +3,9 @@
 use crate::FleetEnd;
 use crate::error::FleetError;
 use crate::protocol::{
-    BreakGlass, CONTROL_BODY_MAX_BYTES, Code, Endpoints, LOG_TAIL_BYTES, PROTOCOL_VERSION, Refusal,
-    SOCKET_NAME, SetEndpoint, SetSlot, Status, Stop, Upgrading, WATCH_HOLD_MAX_MS,
+    BreakGlass, CONTROL_BODY_MAX_BYTES, Code, Endpoints, LOG_TAIL_BYTES, PROTOCOL_HEADER, PROTOCOL_OLDEST,
+    PROTOCOL_VERSION, Protocols, Refusal, SOCKET_NAME, SetEndpoint, SetSlot, Status, Stop, Upgrading,
+    WATCH_HOLD_MAX_MS,
 };
 use crate::shared::Shared;
 use crate::slots::{self, Supervisor};
@@ -116,6 +117,10 @@ async fn route(api: &Api, request: Request<Incoming>) -> Result<Answer, Refusal>
     if shared.is_frozen() {
         return Err(Refusal::new(Code::HandedOver, "another process has taken over this fleet"));
     }
+    // These mean the same in every protocol: they are how parties that do not understand each other get out of that.
+    if !matches!(head.uri.path(), "/v1/status" | "/v1/stop" | "/v1/upgrade") {
+        check_protocol(&head.headers)?;
+    }
     match (&head.method, head.uri.path()) {
         (&Method::PUT, "/v1/slots") => {
             let set: SetSlot = read(body).await?;
@@ -138,6 +143,7 @@ async fn route(api: &Api, request: Request<Incoming>) -> Result<Answer, Refusal>
         (&Method::GET, "/v1/status") => json(&Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             protocol: PROTOCOL_VERSION,
+            oldest: PROTOCOL_OLDEST,
             pid: std::process::id(),
             highest_epoch: api.supervisor.highest_epoch(),
             boxes: u32::try_from(shared.board.boxes()).unwrap_or(u32::MAX),
@@ -156,6 +162,24 @@ async fn route(api: &Api, request: Request<Incoming>) -> Result<Answer, Refusal>
             json(&Upgrading { pid })
         }
         (method, path) => Err(Refusal::new(Code::NotFound, format!("there is no {method} {path}"))),
+    }
+}
+
+/// Refuses what is said in a protocol that this program does not speak.
+fn check_protocol(headers: &header::HeaderMap) -> Result<(), Refusal> {
+    let asked = match headers.get(PROTOCOL_HEADER) {
+        // Before there was a choice.
+        None => Some(1),
+        Some(value) => value.to_str().ok().and_then(|text| text.parse::<u32>().ok()),
+    };
+    let own = Protocols::OWN;
+    match asked {
+        Some(asked) if (own.oldest..=own.newest).contains(&asked) => Ok(()),
+        Some(asked) => {
+            let why = format!("this fleet speaks protocol {own}, and was asked in {asked}");
+            Err(Refusal::new(Code::OtherProtocol, why))
+        }
+        None => Err(Refusal::new(Code::BadCommand, format!("{PROTOCOL_HEADER} is to be a number"))),
     }
 }
 

@@ -1,9 +1,11 @@
 //! The control plane's side of the control protocol. Every call opens a connection of its own, so a fleet that was
-//! restarted or upgraded in between is simply found again at the socket's path.
+//! restarted or upgraded in between is simply found again at the socket's path. The first one finds out which protocol both speak,
+//! and so does the next one after a fleet was not found, or did not speak it any more.
 
 use crate::protocol::{
     Accepted, BreakGlass, CONTROL_BODY_MAX_BYTES, Code, Endpoint, Endpoints, MetricsPage, Observations,
-    PutBack, Refusal, SetEndpoint, SetSlot, Status, Stop, Upgrading, WATCH_HOLD_MAX_MS,
+    PROTOCOL_HEADER, PROTOCOL_VERSION, Protocols, PutBack, Refusal, SetEndpoint, SetSlot, Status, Stop,
+    Upgrading, WATCH_HOLD_MAX_MS,
 };
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
@@ -12,6 +14,8 @@ use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use tidegate_core::ids::TargetId;
 use tokio::net::UnixStream;
@@ -56,6 +60,23 @@ pub enum ClientError {
         /// What is wrong with it.
         source: serde_json::Error,
     },
+    /// There is no protocol that both speak.
+    #[error(
+        "the fleet is of tidegate {version} and speaks protocol {theirs}; this is {own} and speaks {ours}: {mend}",
+        own = env!("CARGO_PKG_VERSION"),
+        ours = Protocols::OWN,
+        mend = if theirs.newest > PROTOCOL_VERSION {
+            "use the newer program here as well"
+        } else {
+            "'tidegate fleet upgrade' lets this program take it over, and no request fails"
+        }
+    )]
+    Protocol {
+        /// The fleet's version.
+        version: String,
+        /// What it speaks.
+        theirs: Protocols,
+    },
     /// The fleet said no.
     #[error("the fleet refused {call}: {refusal}")]
     Refused {
@@ -81,12 +102,14 @@ impl ClientError {
 #[derive(Debug, Clone)]
 pub struct FleetClient {
     socket: PathBuf,
+    /// The protocol that both speak; 0 as long as that is not known. All copies of a client have found it out.
+    agreed: Arc<AtomicU32>,
 }
 
 impl FleetClient {
     /// A client of the fleet whose control socket is at this path: `DIR/fleet.sock`. Nothing is opened yet.
     pub fn new(socket: impl Into<PathBuf>) -> FleetClient {
-        FleetClient { socket: socket.into() }
+        FleetClient { socket: socket.into(), agreed: Arc::default() }
     }
 
     /// The socket's path.
@@ -133,34 +156,76 @@ impl FleetClient {
         self.call("PUT", "/v1/endpoints", Some(set), CALL_LIMIT_MS).await
     }
 
-    /// Which process supervises, and the highest epoch it knows.
+    /// Which process supervises, the highest epoch it knows, and which protocols it speaks. Every fleet answers this.
     pub async fn status(&self) -> Result<Status, ClientError> {
-        self.call("GET", "/v1/status", None::<&()>, CALL_LIMIT_MS).await
+        self.call_as(PROTOCOL_VERSION, "GET", "/v1/status", None::<&()>, CALL_LIMIT_MS).await
+    }
+
+    /// The protocol that both speak.
+    ///
+    /// # Errors
+    /// [`ClientError::Protocol`] if there is none, or the fleet does not answer.
+    pub async fn agree(&self) -> Result<u32, ClientError> {
+        match self.agreed.load(Ordering::SeqCst) {
+            0 => {
+                let status = self.status().await?;
+                let theirs = status.speaks();
+                let common = Protocols::OWN.common(theirs);
+                let common = common.ok_or(ClientError::Protocol { version: status.version, theirs })?;
+                self.agreed.store(common, Ordering::SeqCst);
+                Ok(common)
+            }
+            known => Ok(known),
+        }
     }
 
     /// The end of a box's log, at most [`crate::protocol::LOG_TAIL_BYTES`]; bytes that are no UTF-8 are replaced.
     pub async fn box_log(&self, target: &TargetId, box_id: &str) -> Result<String, ClientError> {
         let path = format!("/v1/boxes/log?target={target}&box={box_id}");
-        let (call, bytes) = self.exchange("GET", &path, Bytes::new(), CALL_LIMIT_MS).await?;
+        let protocol = self.agree().await?;
+        let (call, bytes) = self.exchange(protocol, "GET", &path, Bytes::new(), CALL_LIMIT_MS).await?;
         match bytes {
             Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
             Err(refusal) => Err(ClientError::Refused { call, refusal }),
         }
     }
 
-    /// Ends the fleet, with or without its boxes. The answer comes before it ends.
+    /// Ends the fleet, with or without its boxes. The answer comes before it ends. Every fleet takes this.
     pub async fn stop(&self, stop: Stop) -> Result<(), ClientError> {
-        let _: serde::de::IgnoredAny = self.call("POST", "/v1/stop", Some(&stop), CALL_LIMIT_MS).await?;
+        let _: serde::de::IgnoredAny =
+            self.call_as(PROTOCOL_VERSION, "POST", "/v1/stop", Some(&stop), CALL_LIMIT_MS).await?;
         Ok(())
     }
 
-    /// Starts a new process of the program on disk that takes over without a failed request.
+    /// Starts a new process of the program on disk that takes over without a failed request. Every fleet takes this.
     pub async fn upgrade(&self) -> Result<Upgrading, ClientError> {
-        self.call("POST", "/v1/upgrade", None::<&()>, CALL_LIMIT_MS).await
+        self.call_as(PROTOCOL_VERSION, "POST", "/v1/upgrade", None::<&()>, CALL_LIMIT_MS).await
     }
 
     async fn call<A: DeserializeOwned>(
         &self,
+        method: &str,
+        path: &str,
+        body: Option<&impl Serialize>,
+        limit_ms: u64,
+    ) -> Result<A, ClientError> {
+        let protocol = self.agree().await?;
+        let answer = self.call_as(protocol, method, path, body, limit_ms).await;
+        let forget = match &answer {
+            Err(ClientError::Connect { .. }) => true,
+            Err(error) => error.code() == Some(Code::OtherProtocol),
+            Ok(_) => false,
+        };
+        if forget {
+            // The next one that answers may be of another version.
+            self.agreed.store(0, Ordering::SeqCst);
+        }
+        answer
+    }
+
+    async fn call_as<A: DeserializeOwned>(
+        &self,
+        protocol: u32,
         method: &str,
         path: &str,
         body: Option<&impl Serialize>,
@@ -173,7 +238,7 @@ impl FleetClient {
                 .into(),
         };
         for attempt in 0.. {
-            let (call, answer) = self.exchange(method, path, body.clone(), limit_ms).await?;
+            let (call, answer) = self.exchange(protocol, method, path, body.clone(), limit_ms).await?;
             match answer {
                 Ok(bytes) => {
                     return serde_json::from_slice(&bytes)
@@ -190,6 +255,7 @@ impl FleetClient {
 
     async fn exchange(
         &self,
+        protocol: u32,
         method: &str,
         path: &str,
         body: Bytes,
@@ -198,7 +264,7 @@ impl FleetClient {
         let call = format!("{method} {path}");
         match tokio::time::timeout(
             Duration::from_millis(limit_ms),
-            self.exchange_unlimited(method, path, body),
+            self.exchange_unlimited(protocol, method, path, body),
         )
         .await
         {
@@ -209,6 +275,7 @@ impl FleetClient {
 
     async fn exchange_unlimited(
         &self,
+        protocol: u32,
         method: &str,
         path: &str,
         body: Bytes,
@@ -225,6 +292,7 @@ impl FleetClient {
             .uri(path)
             .header("host", "fleet")
             .header("content-type", "application/json")
+            .header(PROTOCOL_HEADER, protocol)
             .body(Full::new(body))
             .map_err(|e| failed(e.into()))?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))

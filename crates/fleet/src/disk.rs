@@ -4,6 +4,7 @@
 //! is acted upon; a rollback finds room on a disk that everything else has filled (X1).
 
 use crate::error::{FleetError, is_full};
+use crate::format::check_format;
 use crate::process::find_boxes;
 use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock, statvfs};
 use serde::Serialize;
@@ -31,15 +32,21 @@ pub(crate) struct DataDir {
 }
 
 impl DataDir {
-    /// Opens the folder, creating it with mode 0700.
+    /// Opens the folder, creating it with mode 0700; what a newer version has written is left as it is.
     pub(crate) fn open(root: &Path, reserve_bytes: u64) -> Result<DataDir, FleetError> {
         private_dir(root).map_err(FleetError::disk("create", root))?;
         let root = root.canonicalize().map_err(FleetError::disk("read", root))?;
+        check_format(&root)?;
         for name in ["slots", "configurations", "boxes", "before"] {
             let path = root.join(name);
             private_dir(&path).map_err(FleetError::disk("create", &path))?;
         }
         Ok(DataDir { root, reserve_bytes, reserve: Mutex::new(()) })
+    }
+
+    /// The folder.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
     }
 
     /// A path in the folder.

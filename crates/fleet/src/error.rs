@@ -44,6 +44,22 @@ pub enum FleetError {
         /// What is wrong with it.
         source: serde_json::Error,
     },
+    /// A newer version's fleet has written the data folder. Nothing was changed.
+    #[error(
+        "{} was written by the fleet of {} (form {found}, this version knows {known})",
+        data.display(),
+        by.as_ref().map_or_else(|| "a newer version".to_owned(), |by| format!("tidegate {by}"))
+    )]
+    Newer {
+        /// The data folder.
+        data: PathBuf,
+        /// Its form.
+        found: u32,
+        /// The newest form that this version knows.
+        known: u32,
+        /// The version that wrote it, if it says so.
+        by: Option<String>,
+    },
     /// The control socket cannot be opened.
     #[error("failed to listen on {}", path.display())]
     Listen {

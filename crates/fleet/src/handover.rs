@@ -11,7 +11,7 @@ use crate::FleetConfig;
 use crate::disk::Lock;
 use crate::error::FleetError;
 use crate::metrics::{BoxMeter, Second};
-use crate::protocol::{EndpointKey, PROTOCOL_VERSION};
+use crate::protocol::{EndpointKey, PROTOCOL_OLDEST, PROTOCOL_VERSION, Protocols};
 use crate::route::{Table, Upstream};
 use crate::shared::Shared;
 use crate::slots::Supervisor;
@@ -51,13 +51,30 @@ const READY: u8 = b'R';
 const GO: u8 = b'G';
 const HANDLES: u8 = b'H';
 
+/// Both parties pass over what they do not know, so that a newer one can say more.
 #[derive(Debug, Serialize, Deserialize)]
 struct Hello {
     protocol: u32,
+    /// The oldest one that the new process speaks; without it, no other.
+    #[serde(default)]
+    oldest: u32,
+}
+
+impl Hello {
+    fn own() -> Hello {
+        Hello { protocol: PROTOCOL_VERSION, oldest: PROTOCOL_OLDEST }
+    }
+
+    /// The protocol that both speak.
+    fn common(&self) -> Option<u32> {
+        let oldest = if self.oldest == 0 { self.protocol } else { self.oldest };
+        Protocols::OWN.common(Protocols { oldest, newest: self.protocol })
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Estate {
+    /// Of this and of all that follows.
     protocol: u32,
     /// Of the listening sockets that follow, in this order.
     ports: Vec<u16>,
@@ -138,10 +155,11 @@ pub(crate) fn take(data: &crate::disk::DataDir) -> Result<Option<Handed>, FleetE
     let receive = || -> io::Result<Handed> {
         stream.set_read_timeout(limit)?;
         stream.set_write_timeout(limit)?;
-        write_frame(&mut stream, &Hello { protocol: PROTOCOL_VERSION })?;
+        write_frame(&mut stream, &Hello::own())?;
         let estate: Estate = read_frame(&mut stream)?;
-        if estate.protocol != PROTOCOL_VERSION {
-            return Err(io::Error::other(format!("the running fleet speaks version {}", estate.protocol)));
+        if !(PROTOCOL_OLDEST..=PROTOCOL_VERSION).contains(&estate.protocol) {
+            let why = format!("the running fleet speaks protocol {}", estate.protocol);
+            return Err(io::Error::other(format!("{why}, and this one {}", Protocols::OWN)));
         }
         let mut handles = receive_handles(&stream, estate.ports.len() + 1)?.into_iter();
         let lock = handles.next().ok_or_else(|| io::Error::other("the lock was not handed over"))?;
@@ -238,19 +256,20 @@ pub(crate) async fn give(
 ) -> Result<tokio::net::UnixStream, FleetError> {
     let mut stream = stream.into_std().map_err(|e| failed("the connection of the successor", e))?;
     let limit = Some(Duration::from_millis(STEP_LIMIT_MS));
-    let greeted = tokio::task::spawn_blocking(move || -> io::Result<UnixStream> {
+    let greeted = tokio::task::spawn_blocking(move || -> io::Result<(UnixStream, u32)> {
         stream.set_nonblocking(false)?;
         stream.set_read_timeout(limit)?;
         stream.set_write_timeout(limit)?;
         let hello: Hello = read_frame(&mut stream)?;
-        if hello.protocol == PROTOCOL_VERSION {
-            return Ok(stream);
-        }
-        Err(io::Error::other(format!("the successor speaks version {}", hello.protocol)))
+        let protocol = hello.common().ok_or_else(|| {
+            let why = format!("the successor speaks protocol {}", hello.protocol);
+            io::Error::other(format!("{why}, and this one {}", Protocols::OWN))
+        })?;
+        Ok((stream, protocol))
     })
     .await
     .map_err(|e| failed("the greeting of the successor", e))?;
-    let mut stream = greeted.map_err(|e| failed("the greeting of the successor", e))?;
+    let (mut stream, protocol) = greeted.map_err(|e| failed("the greeting of the successor", e))?;
 
     shared.predecessor_gone().await;
     shared.endpoints.stop_accepting();
@@ -262,7 +281,7 @@ pub(crate) async fn give(
     let (sockets, lock, seconds) = gather().map_err(|e| failed("copying the sockets", e))?;
     let given = tokio::task::spawn_blocking(move || -> io::Result<UnixStream> {
         let ports = sockets.iter().map(|(port, _)| *port).collect();
-        write_frame(&mut stream, &Estate { protocol: PROTOCOL_VERSION, ports, seconds })?;
+        write_frame(&mut stream, &Estate { protocol, ports, seconds })?;
         let mut handles = vec![lock.as_fd()];
         handles.extend(sockets.iter().map(|(_, listener)| listener.as_fd()));
         send_handles(&stream, &handles)?;
@@ -431,4 +450,45 @@ fn receive_handles(stream: &UnixStream, count: usize) -> io::Result<Vec<OwnedFd>
         }
     }
     Ok(handles)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    /// What the parties of protocol 1 said when one followed the other; recorded once and never again. A later version
+    /// understands it, and says the same to a party that speaks no later protocol.
+    const HELLO: &str = r#"{"protocol":1,"oldest":1}"#;
+    const ESTATE: &str = r#"{"protocol":1,"ports":[20012],"seconds":[
+        {"second":1795889322,"cells":[],"unrouted":[]}]}"#;
+    const ROUTES: &str = r#"{"endpoints":[[{"service":"shop","environment":"production","region":"eu-1"},
+        [{"target":"shop/production/eu-1/a/main","box_id":"b1","run_spec":
+            "17694f9b8d02f977f702cb6959b08e1ac9f0aee8454e2a468b392aa4d85e00d1","port":20013}]]]}"#;
+    const COUNTS: &str = r#"{"boxes":[["shop/production/eu-1/a/main","b1",{}]],
+        "unrouted":[[{"service":"shop","environment":"production","region":"eu-1"},3]]}"#;
+
+    fn both_ways<T: Serialize + DeserializeOwned>(said: &str) -> T {
+        let understood: T = serde_json::from_str(said).unwrap();
+        let again = serde_json::to_value(&understood).unwrap();
+        assert_eq!(again, serde_json::from_str::<Value>(said).unwrap());
+        understood
+    }
+
+    #[test]
+    fn what_parties_of_the_first_protocol_say_is_understood_and_said_the_same_way() {
+        assert_eq!(both_ways::<Hello>(HELLO).common(), Some(1));
+        both_ways::<Estate>(ESTATE);
+        both_ways::<Routes>(ROUTES);
+        both_ways::<Counts>(COUNTS);
+    }
+
+    #[test]
+    fn parties_speak_the_newest_protocol_that_both_know() {
+        let spoken = |hello: &str| serde_json::from_str::<Hello>(hello).unwrap().common();
+        assert_eq!(spoken(r#"{"protocol":1}"#), Some(1), "one that does not say which is its oldest");
+        assert_eq!(spoken(r#"{"protocol":2,"oldest":1,"more":[]}"#), Some(1));
+        assert_eq!(spoken(r#"{"protocol":2}"#), None);
+        assert_eq!(spoken(r#"{"protocol":3,"oldest":2}"#), None);
+    }
 }

@@ -20,6 +20,7 @@ mod configuration;
 mod disk;
 mod endpoints;
 mod error;
+mod format;
 mod glass;
 mod handover;
 mod health;
@@ -45,6 +46,7 @@ pub use client::{ClientError, FleetClient};
 pub use collect::LOG_MAX_BYTES;
 pub use disk::RESERVE_MIN_BYTES;
 pub use error::FleetError;
+pub use format::check_format;
 pub use listen::REQUEST_LIMIT_MS;
 pub use pool::IDLE_MAX_MS;
 
@@ -138,12 +140,20 @@ pub async fn run(config: FleetConfig) -> Result<(), FleetError> {
             let (lock, listeners, seconds, stream) = handed.into_parts();
             (lock, listeners, seconds, Some(stream))
         }
-        None => (data.lock()?, BTreeMap::new(), Vec::new(), None),
+        None => {
+            let lock = data.lock()?;
+            format::keep(&data)?;
+            (lock, BTreeMap::new(), Vec::new(), None)
+        }
     };
     let shared = share(config, data, listeners, open_files, predecessor.is_some())?;
     if let Some(mut stream) = predecessor {
         handover::confirm(&mut stream)?;
         lock.sign();
+        // The process before has let go: whatever is in the way of this, boxes are supervised.
+        if let Err(error) = format::keep(&shared.data) {
+            tracing::warn!(%error, "the form of the fleet's folder is not kept");
+        }
         seconds.into_iter().for_each(|second| metrics::lock(&shared.metrics.retained).push(second));
         tokio::spawn(handover::guide(Arc::clone(&shared), stream));
     }

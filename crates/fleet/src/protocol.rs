@@ -1,5 +1,10 @@
 //! The words that the control plane and the fleet exchange: HTTP/1 with JSON over a Unix socket that only the owner
 //! can open. The wire is a contract: a field is added with a default and never changes its meaning.
+//!
+//! Server and fleet are upgraded one after the other, so each version speaks its own protocol and the one before. Who asks says in
+//! the header [`PROTOCOL_HEADER`] in which one, and is answered in it: what came later is left out. It knows from
+//! `GET /v1/status` which ones the fleet speaks. That question, `POST /v1/stop` and `POST /v1/upgrade` mean the same to all versions
+//! for ever. What was said in each protocol stands in `tests/it/wire`.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -10,8 +15,12 @@ use tidegate_core::ids::{
 use tidegate_core::metrics::{Cell, UnroutedCell};
 use tidegate_core::run_spec::RunSpec;
 
-/// The version of this protocol; it grows when an older party could misread a newer one.
+/// The newest protocol that this program speaks; it grows when an older party could misread a newer one.
 pub const PROTOCOL_VERSION: u32 = 1;
+/// The oldest one: that of the release before.
+pub const PROTOCOL_OLDEST: u32 = 1;
+/// The header of a request that says in which protocol it is, and its answer shall be; without it, in the first.
+pub const PROTOCOL_HEADER: &str = "tidegate-protocol";
 /// The control socket's name in the fleet's data folder.
 pub const SOCKET_NAME: &str = "fleet.sock";
 /// The longest time in milliseconds that `GET /v1/watch` holds an answer back.
@@ -181,20 +190,63 @@ pub struct Endpoints {
     pub endpoints: Vec<Endpoint>,
 }
 
-/// Answer to `GET /v1/status`.
+/// Answer to `GET /v1/status`, in whatever protocol: a field is only ever added, and what is not known is passed over.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Status {
     /// Of the program.
     pub version: String,
     /// [`PROTOCOL_VERSION`] of the program.
     pub protocol: u32,
+    /// [`PROTOCOL_OLDEST`] of the program; 0 if it does not say, and then it speaks one alone.
+    #[serde(default)]
+    pub oldest: u32,
     /// The process that supervises.
     pub pid: u32,
     /// The highest epoch that any slot has accepted; a server that starts takes a higher one.
     pub highest_epoch: u64,
     /// How many boxes there are, those that leave included.
     pub boxes: u32,
+}
+
+impl Status {
+    /// The protocols that it speaks.
+    #[must_use]
+    pub fn speaks(&self) -> Protocols {
+        Protocols {
+            oldest: if self.oldest == 0 { self.protocol } else { self.oldest },
+            newest: self.protocol,
+        }
+    }
+}
+
+/// Protocols that a program speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Protocols {
+    /// The oldest.
+    pub oldest: u32,
+    /// The newest.
+    pub newest: u32,
+}
+
+impl Protocols {
+    /// This program's.
+    pub const OWN: Protocols = Protocols { oldest: PROTOCOL_OLDEST, newest: PROTOCOL_VERSION };
+
+    /// The newest one that both speak.
+    #[must_use]
+    pub fn common(self, other: Protocols) -> Option<u32> {
+        let newest = self.newest.min(other.newest);
+        (newest >= self.oldest.max(other.oldest)).then_some(newest)
+    }
+}
+
+impl std::fmt::Display for Protocols {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.oldest == self.newest {
+            true => write!(f, "{}", self.newest),
+            false => write!(f, "{} to {}", self.oldest, self.newest),
+        }
+    }
 }
 
 /// Body of `POST /v1/stop`.
@@ -207,7 +259,6 @@ pub struct Stop {
 
 /// Answer to `POST /v1/upgrade`: the new process that takes over. `GET /v1/status` names it once it has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Upgrading {
     /// The new process.
     pub pid: u32,
@@ -233,6 +284,8 @@ pub enum Code {
     NotFound,
     /// The disk is full; nothing was changed.
     DiskFull,
+    /// It does not speak the protocol that it was asked in.
+    OtherProtocol,
     /// Another process has taken over; ask again, the socket's path leads to it.
     HandedOver,
     /// Something failed in the fleet; nothing was changed.
@@ -242,7 +295,6 @@ pub enum Code {
 /// The body of every answer that is not a success.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
-#[serde(deny_unknown_fields)]
 pub struct Refusal {
     /// For programs.
     pub code: Code,
@@ -263,6 +315,7 @@ impl Refusal {
             Code::StaleFence | Code::FenceReused | Code::SlotTaken | Code::GlassBroken => 409,
             Code::BadCommand | Code::BadJson => 400,
             Code::NotFound => 404,
+            Code::OtherProtocol => 426,
             Code::DiskFull => 507,
             Code::HandedOver => 503,
             Code::Internal => 500,

@@ -84,6 +84,23 @@ pub fn search(
     Ok(found)
 }
 
+/// What of the newest facts this version does not know although a tidegate has written it: its hash is right. A fact that somebody
+/// has changed is none of these.
+///
+/// # Errors
+/// If the store fails.
+pub fn unknown(store: &dyn Store, newest: usize) -> Result<Option<RuntimeError>, RuntimeError> {
+    let records = store.facts(None, Start::Before(u64::MAX), newest).map_err(|e| read("the log", e))?;
+    for record in &records {
+        if let Err(error) = LogFilter::default().take(record)
+            && store.verify_chain(Some(&record.aggregate)).is_ok()
+        {
+            return Ok(Some(error));
+        }
+    }
+    Ok(None)
+}
+
 impl Found {
     /// Nothing comes after what was found; whoever found something may ask again, and is told so then.
     fn at_end(mut self) -> Found {

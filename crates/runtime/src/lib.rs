@@ -158,6 +158,19 @@ impl fmt::Debug for Runtime {
     }
 }
 
+/// Whether the store says in which form states and facts are written, which must be one that this version knows.
+///
+/// # Errors
+/// If a newer version of tidegate has written to it, or it fails.
+pub fn check_format(store: &dyn Store) -> Result<bool, RuntimeError> {
+    let format = store.meta(FORMAT_KEY).map_err(|source| read("the format", source))?;
+    match format.map(|found| (found.parse::<u32>(), found)) {
+        None => Ok(false),
+        Some((Ok(known), _)) if known <= FORMAT => Ok(true),
+        Some((_, found)) => Err(RuntimeError::Newer { found, known: FORMAT }),
+    }
+}
+
 impl Runtime {
     /// Opens the runtime on a store and acquires an epoch above every earlier one and above `fence_above`, the highest
     /// that an engine has seen.
@@ -170,13 +183,8 @@ impl Runtime {
         options: Options,
         fence_above: u64,
     ) -> Result<Runtime, RuntimeError> {
-        let format = store.meta(FORMAT_KEY).map_err(|source| read("the format", source))?;
-        match format.map(|found| (found.parse::<u32>(), found)) {
-            Some((Ok(known), _)) if known <= FORMAT => {}
-            Some((_, found)) => return Err(RuntimeError::Newer { found, known: FORMAT }),
-            None => store
-                .set_meta(FORMAT_KEY, &FORMAT.to_string())
-                .map_err(|source| write("the format", source))?,
+        if !check_format(&*store)? {
+            store.set_meta(FORMAT_KEY, &FORMAT.to_string()).map_err(|source| write("the format", source))?;
         }
         let epoch = store.acquire_epoch(fence_above).map_err(|source| write("a new epoch", source))?;
         let cache = Cache::new(options.cache);

@@ -5,13 +5,15 @@ use crate::backup::Backups;
 use crate::gc;
 use crate::hands::{ALL_BUILDS, Hands, Poller};
 use crate::http::Collaborators;
+use crate::standby;
 use crate::telemetry::{Page, of_server};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tidegate_api::{
-    AdoptRequest, Adopted, BadPackage, Endpoint, GcAnswer, PackagesVerified, VERSION, WorkTrouble,
+    AdoptRequest, Adopted, BadPackage, Endpoint, GcAnswer, PackagesVerified, StandbyStatus, VERSION,
+    WorkTrouble,
 };
 use tidegate_core::causes;
 use tidegate_core::decision::Actor;
@@ -43,6 +45,10 @@ impl Collaborators for HandsForApi {
 
     fn troubles(&self) -> Vec<WorkTrouble> {
         self.hands.troubles.list(self.hands.runtime.now())
+    }
+
+    fn standbys(&self) -> Vec<StandbyStatus> {
+        standby::waiting(&self.hands.dirs.data)
     }
 
     fn endpoints(&self) -> BoxFuture<'_, Result<Vec<Endpoint>, String>> {

@@ -1,5 +1,6 @@
 //! A data directory on which no server runs, as it is read: nothing in it is changed.
 
+use crate::format::{self, Unusable};
 use crate::view;
 use std::path::Path;
 use tidegate_api::{Code, ErrorBody, LogPage, LogVerified, VERSION};
@@ -22,9 +23,12 @@ impl OfflineLog {
     /// Opens the log; as long as it is open, no server starts there.
     ///
     /// # Errors
-    /// There is none, a server has it, or it cannot be read.
-    pub fn open(data: &Path) -> Result<OfflineLog, OpenError> {
-        SqliteStore::open_to_read(&data.join("store")).map(|store| OfflineLog { store })
+    /// There is none, a server has it, a newer version has written it, or it cannot be read.
+    pub fn open(data: &Path) -> Result<OfflineLog, Unusable> {
+        let path = data.join("store");
+        let store = SqliteStore::open_to_read(&path)?;
+        format::check_store(&store, &path)?;
+        Ok(OfflineLog { store })
     }
 
     /// As the API's `/v1/log`.

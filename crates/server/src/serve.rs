@@ -5,13 +5,16 @@ use crate::auth::Tokens;
 use crate::backup::{Backups, UNFINISHED};
 use crate::collaborators::HandsForApi;
 use crate::fleet::{self, FleetError};
+use crate::format::{self, Unusable};
 use crate::hands::{
     BUILDS_AT_ONCE, Engines, Forges, Hands, Overview, Poller, Signals, TESTS_AT_ONCE, Troubles,
 };
 use crate::home;
 use crate::http::Api;
 use crate::self_update::SelfUpdate;
+use crate::standby::{self, Holder, Turn};
 use crate::telemetry::Telemetry;
+use serde::{Deserialize, Serialize};
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
@@ -19,11 +22,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
+use tidegate_api::ErrorBody;
 use tidegate_core::causes;
 use tidegate_core::pipeline::Switches;
+use tidegate_core::units::Timestamp;
 use tidegate_fleet::package::{PackageStore, SigningKey};
 use tidegate_runtime::{Options, Runtime, Start, SystemClock};
-use tidegate_store::{SqliteOptions, SqliteStore};
+use tidegate_store::{OpenError, SqliteOptions, SqliteStore, StoreLock};
 use tidegate_synth::Synth;
 use tidegate_workers::canary::Canaries;
 use tidegate_workers::command_engine::CommandEngine;
@@ -50,6 +55,8 @@ pub struct ServeOptions {
     pub listen: SocketAddr,
     /// Take an epoch above the engines' highest one although this store never had it: for a store that was restored.
     pub new_epoch: bool,
+    /// Wait while another server has the data directory, and take over when it ends.
+    pub standby: bool,
     /// Evaluates folders of pipelines as code that are deployed to this server.
     pub synth: Synth,
     /// Breaks of the rules, for tests; only in builds for development.
@@ -63,7 +70,9 @@ pub enum ServeError {
     #[error("failed to make {path}", path = path.display())]
     Dir { path: PathBuf, source: std::io::Error },
     #[error("failed to open the store")]
-    Store(#[from] tidegate_store::OpenError),
+    Store(#[from] OpenError),
+    #[error(transparent)]
+    Unusable(#[from] Unusable),
     #[error("failed to start the runtime")]
     Runtime(#[from] tidegate_runtime::RuntimeError),
     #[error("failed to prepare packages")]
@@ -114,6 +123,18 @@ pub enum ServeError {
     Serve(#[source] std::io::Error),
 }
 
+impl ServeError {
+    /// What is told of it, where a code and a hint go with it.
+    #[must_use]
+    pub fn told(&self) -> Option<ErrorBody> {
+        match self {
+            ServeError::Store(error) => format::of_store(error),
+            ServeError::Unusable(error) => error.told(),
+            _ => None,
+        }
+    }
+}
+
 /// The folders of a data directory.
 #[derive(Debug, Clone)]
 pub struct Dirs {
@@ -143,21 +164,43 @@ pub struct Dirs {
     pub secrets: PathBuf,
 }
 
+/// Makes a folder that only its owner may enter, if it is not there.
+fn make(path: &Path) -> Result<(), ServeError> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|source| ServeError::Dir { path: path.to_owned(), source })
+}
+
+fn data_directory(data: &Path) -> Result<PathBuf, ServeError> {
+    make(data)?;
+    data.canonicalize().map_err(|source| ServeError::Dir { path: data.to_owned(), source })
+}
+
+/// Where the server's address stands while it runs.
+pub(crate) fn server_file(data: &Path) -> PathBuf {
+    data.join("server.json")
+}
+
+/// The server that works on a data directory, as it says itself in [`server_file`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Server {
+    /// Where it serves.
+    pub url: String,
+    /// Its process.
+    pub pid: u32,
+    /// Since when it works.
+    pub since: Timestamp,
+}
+
 impl Dirs {
     /// Makes what is missing, for the owner alone.
     ///
     /// # Errors
     /// A folder cannot be made.
     pub fn open(data: &Path) -> Result<Dirs, ServeError> {
-        let make = |path: &Path| {
-            fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(path)
-                .map_err(|source| ServeError::Dir { path: path.to_owned(), source })
-        };
-        make(data)?;
-        let data = data.canonicalize().map_err(|source| ServeError::Dir { path: data.to_owned(), source })?;
+        let data = data_directory(data)?;
         let folder = |name: &str| -> Result<PathBuf, ServeError> {
             let path = data.join(name);
             make(&path)?;
@@ -184,29 +227,53 @@ impl Dirs {
     pub fn trusted_keys(&self) -> PathBuf {
         self.keys.join("trusted.pub")
     }
-
-    /// Where the server's address stands while it runs.
-    #[must_use]
-    pub fn server_file(&self) -> PathBuf {
-        self.data.join("server.json")
-    }
 }
 
-/// Runs a server until `stop` is cancelled. `listening` is told the address once it serves.
+/// How far a server is that was started.
+#[derive(Debug)]
+pub enum Stage<'a> {
+    /// It waits: this one works.
+    Standby(&'a Holder),
+    /// It serves.
+    Serving(SocketAddr),
+}
+
+/// Runs a server until `stop` is cancelled; `told` hears how far it is.
 ///
 /// # Errors
 /// It cannot start, or cannot serve any more.
 pub async fn serve(
     options: ServeOptions,
     stop: CancellationToken,
+    mut told: impl FnMut(Stage<'_>) + Send,
+) -> Result<(), ServeError> {
+    let data = data_directory(&options.data)?;
+    // The store's lock comes first: a second server on one data directory touches nothing.
+    let turn = match options.standby {
+        true => standby::wait(&options, &data, &stop, &mut |holder| told(Stage::Standby(holder))).await?,
+        false => Some(Turn { lock: StoreLock::take(&data.join("store"))?, listener: None, waited: false }),
+    };
+    match turn {
+        Some(turn) => work(options, &data, turn, stop, |address| told(Stage::Serving(address))).await,
+        None => Ok(()),
+    }
+}
+
+/// Works, as the only one on this data directory.
+async fn work(
+    options: ServeOptions,
+    data: &Path,
+    turn: Turn,
+    stop: CancellationToken,
     listening: impl FnOnce(SocketAddr),
 ) -> Result<(), ServeError> {
-    if options.data.join(UNFINISHED).exists() {
-        return Err(ServeError::Unfinished { path: options.data });
+    if data.join(UNFINISHED).exists() {
+        return Err(ServeError::Unfinished { path: data.to_owned() });
     }
-    let dirs = Dirs::open(&options.data)?;
-    // The store's lock comes first: a second server on one data directory touches nothing.
-    let store = Arc::new(SqliteStore::open(&dirs.store, &SqliteOptions::default())?);
+    // Before anything is changed: what a newer version has written is left as it is.
+    format::check(data, &turn.lock).await?;
+    let store = Arc::new(SqliteStore::open_locked(turn.lock, &SqliteOptions::default())?);
+    let dirs = Dirs::open(data)?;
     // And before anything is asked of an engine, or started that could take another one's boxes for its own.
     let home = home::check(&store, options.new_epoch)?;
     empty(&dirs.tests);
@@ -235,6 +302,8 @@ pub async fn serve(
     if own < seen && !options.new_epoch {
         return Err(ServeError::OldEpoch { seen, own });
     }
+    // Before its first fact.
+    format::keep(&store, &dirs.store)?;
     let clock = Arc::new(SystemClock::default());
     let runtime = Arc::new(Runtime::open(Arc::clone(&store) as _, clock, runtime_options, seen)?);
     home::keep(&store, home)?;
@@ -271,9 +340,10 @@ pub async fn serve(
         dirs,
     });
 
-    let listener = tokio::net::TcpListener::bind(options.listen)
-        .await
-        .map_err(|source| ServeError::Listen { address: options.listen, source })?;
+    let listener = match turn.listener {
+        Some(listener) => listener,
+        None => standby::listen(options.listen, turn.waited).await?,
+    };
     let address = listener.local_addr().map_err(ServeError::Serve)?;
     let tokens = Tokens::open(&hands.dirs.data, runtime.now()).map_err(|e| ServeError::Tokens(causes(&e)))?;
     let applier = Applier::new(Arc::clone(&runtime));
@@ -302,7 +372,7 @@ pub async fn serve(
         () = async { stop.cancelled().await; tokio::time::sleep(Duration::from_millis(500)).await } => Ok(()),
     };
     stop.cancel();
-    let _ = fs::remove_file(hands.dirs.server_file());
+    let _ = fs::remove_file(server_file(&hands.dirs.data));
     let ended = async { while tasks.join_next().await.is_some() {} };
     if tokio::time::timeout(STOP_MAX, ended).await.is_err() {
         tracing::info!("what is still in work is repeated at the next start");
@@ -321,8 +391,9 @@ fn empty(path: &Path) {
 
 /// Writes the address where the CLI on this machine finds it; the file is there only while the server serves.
 fn announce(dirs: &Dirs, address: SocketAddr) -> Result<(), ServeError> {
-    let path = dirs.server_file();
-    let text = format!("{{\"url\":\"http://{address}\",\"pid\":{}}}\n", std::process::id());
+    let path = server_file(&dirs.data);
+    // It is plain text and numbers.
+    let text = serde_json::to_string(&Server::here(address)).unwrap_or_default() + "\n";
     let fresh = path.with_extension("json.new");
     fs::write(&fresh, text)
         .and_then(|()| fs::rename(&fresh, &path))

@@ -138,7 +138,11 @@ pub enum OpenError {
         pid: Option<u32>,
     },
     /// A newer tidegate has written it; going back could misread it.
-    #[error("{} was written by a newer version (schema {found}, this version knows {known})", path.display())]
+    #[error(
+        "{} was written by {} (schema {found}, this version knows {known})",
+        path.display(),
+        by.as_ref().map_or_else(|| "a newer version".to_owned(), |by| format!("tidegate {by}"))
+    )]
     Newer {
         /// The database file.
         path: PathBuf,
@@ -146,6 +150,8 @@ pub enum OpenError {
         found: u32,
         /// The newest schema that this version knows.
         known: u32,
+        /// The version that wrote last, if it can be told.
+        by: Option<String>,
     },
     /// The file is not a database, or it is damaged.
     #[error("{} is damaged: {detail}; restore it from a backup", path.display())]

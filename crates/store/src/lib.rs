@@ -22,9 +22,9 @@ pub use error::{Broken, ChainBreak, CommitError, OpenError, StoreError, VerifyEr
 pub use memory::{Fault, MemoryStore};
 pub use model::{
     AggregateWrite, BODY_BYTES_MAX, COMMIT_ITEMS_MAX, Commit, Due, EffectRecord, EffectWrite, FactRecord,
-    GROUP_MAX, ID_BYTES_MAX, Lane, Loaded, PAGE_MAX, Postpone, Reserve, Start, Waiting,
+    GROUP_MAX, ID_BYTES_MAX, Lane, Loaded, PAGE_MAX, Postpone, Reserve, Start, WRITTEN_BY, Waiting,
 };
-pub use sqlite::{SqliteOptions, SqliteStore};
+pub use sqlite::{SqliteOptions, SqliteStore, StoreLock};
 
 /// The one door to what is remembered. It is synchronous, so that a deterministic simulator can drive it, and takes
 /// `&self`, so that threads can share it; an implementation serializes what must be.

@@ -14,6 +14,8 @@ pub const GROUP_MAX: usize = 1_000;
 /// Most items in one commit, over all its lists: three for each of 30,000 pipelines.
 pub const COMMIT_ITEMS_MAX: usize = 100_000;
 
+/// The meta key of the version of tidegate that wrote last. Every later version reads it, whatever else it changes.
+pub const WRITTEN_BY: &str = "written-by";
 /// The meta key of the last epoch; with its space it is none that a caller could set.
 pub(crate) const EPOCH: &str = "last epoch";
 

@@ -12,6 +12,7 @@ use crate::model::{
     Commit, Due, EffectRecord, FactRecord, GROUP_MAX, Lane, Loaded, Reserve, Start, Waiting, check_id,
 };
 use crate::{OpenError, PAGE_MAX, Store};
+pub use open::StoreLock;
 use reserve::ReserveFile;
 use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 use std::fs::File;
@@ -69,7 +70,24 @@ impl SqliteStore {
     /// # Errors
     /// See [`OpenError`]; nothing is changed in a directory that is in use, damaged, or written by a newer version.
     pub fn open(dir: &Path, options: &SqliteOptions) -> Result<Self, OpenError> {
-        open::open(dir, options)
+        SqliteStore::open_locked(StoreLock::take(dir)?, options)
+    }
+
+    /// As [`SqliteStore::open`] by who has the lock already. Migrations are made now, and not while it was waited for.
+    ///
+    /// # Errors
+    /// As of [`SqliteStore::open`].
+    pub fn open_locked(lock: StoreLock, options: &SqliteOptions) -> Result<Self, OpenError> {
+        open::open(lock, options)
+    }
+
+    /// What is in the data directory that the lock is of, to be read before it is opened; none if nothing is. It must be gone
+    /// before the store is opened.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn look(lock: &StoreLock) -> Result<Option<Self>, OpenError> {
+        open::read_locked(lock)
     }
 
     /// Opens a data directory that no server uses, to read it: nothing in it is changed, and no server starts on it meanwhile. A

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tidegate_core::engine::BoxObservation;
 use tidegate_core::ids::{PipelineId, RunSpecDigest, TargetId};
 use tidegate_fleet::FleetConfig;
-use tidegate_fleet::client::FleetClient;
+use tidegate_fleet::client::{ClientError, FleetClient};
 use tidegate_fleet::protocol::{BreakGlass, PutBack, Status, Stop};
 
 /// The local fleet: supervises boxes and is the proxy to them. A process of its own that outlives the server.
@@ -216,10 +216,18 @@ pub(crate) async fn end(client: &FleetClient, status: &Status, boxes: bool) -> R
 
 async fn status(global: &Global, data: PathBuf) -> Result<(), CliError> {
     let (client, status) = reach(&data).await?;
-    let seen = client.slots().await.map_err(|error| CliError::failed("look at the fleet", error))?;
+    let slots = match client.slots().await {
+        Ok(seen) => Some(seen.observations),
+        // Of itself every fleet tells, and that is how one gets out of this.
+        Err(error @ ClientError::Protocol { .. }) => {
+            eprintln!("tidegate: {error}");
+            None
+        }
+        Err(error) => return Err(CliError::failed("look at the fleet", error)),
+    };
     if global.json {
         let answer = serde_json::json!({
-            "version": tidegate_api::VERSION, "fleet": status, "slots": seen.observations
+            "version": tidegate_api::VERSION, "fleet": status, "slots": slots
         });
         return print(&format!("{answer}\n"));
     }
@@ -227,7 +235,7 @@ async fn status(global: &Global, data: PathBuf) -> Result<(), CliError> {
         "the fleet runs: process {}, {} boxes, version {}\n",
         status.pid, status.boxes, status.version
     );
-    let mut slots = seen.observations;
+    let mut slots = slots.unwrap_or_default();
     slots.sort_by(|a, b| a.slot.cmp(&b.slot));
     for slot in slots {
         out.push_str(&format!("  {}  {}: {}\n", slot.slot.target, slot.slot.pipeline, boxes(&slot.boxes)));

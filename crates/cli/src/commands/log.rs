@@ -11,6 +11,7 @@ use tidegate_api::{Health, LogPage, LogVerified};
 use tidegate_core::decision::AggregateId;
 use tidegate_core::ids::{PipelineId, RegionId, ReleaseNo};
 use tidegate_core::units::{Span, Timestamp};
+use tidegate_server::format::Unusable;
 use tidegate_server::offline::{LogFilter, OfflineLog, OpenError, Start, broken};
 
 /// Entries that an export asks for at once.
@@ -230,8 +231,8 @@ impl Log {
         let Some(data) = &global.data else { return Err(unreachable) };
         match OfflineLog::open(data) {
             Ok(log) => Ok(Log::Disk(log)),
-            Err(OpenError::InUse { .. } | OpenError::Nothing { .. }) => Err(unreachable),
-            Err(error) => Err(CliError::failed("read the log on the disk", error)),
+            Err(Unusable::Open(OpenError::InUse { .. } | OpenError::Nothing { .. })) => Err(unreachable),
+            Err(error) => Err(CliError::told(error.told(), "read the log on the disk", error)),
         }
     }
 

@@ -28,7 +28,7 @@ pub(crate) async fn run(global: &Global, options: Options) -> Result<(), CliErro
     let restored = restoring
         .await
         .map_err(|error| CliError::failed("restore the backup", error))?
-        .map_err(|error| CliError::failed("restore the backup", error))?;
+        .map_err(|error| CliError::told(error.told(), "restore the backup", error))?;
     if global.json {
         let text = serde_json::to_string(&restored).map_err(|e| CliError::failed("write JSON", e))?;
         return print(&format!("{text}\n"));

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 #[cfg(debug_assertions)]
 use tidegate_core::pipeline::Break;
 use tidegate_core::pipeline::Switches;
-use tidegate_server::serve::{ServeOptions, serve};
+use tidegate_server::serve::{ServeOptions, Stage, serve};
 use tidegate_synth::Synth;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -21,6 +21,9 @@ use tokio_util::sync::CancellationToken;
 ///
 /// Ends on SIGINT and SIGTERM; the fleet and its boxes run on. The address is printed, and stands in DIR/server.json as long
 /// as the server serves. The first administrator's token is made at the first start, in DIR/admin-token.
+///
+/// Of several servers on one data directory one works. The others refuse to start, or with --standby wait, answer TG014, and
+/// take over within a second when that one ends.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// Where to listen; port 0 takes a free one. Everything is unencrypted: listen on loopback only.
@@ -30,6 +33,11 @@ pub(crate) struct Options {
     /// an older state of another one. To be said once; see that no other server works on the same engines.
     #[arg(long)]
     new_epoch: bool,
+    /// Wait while another server has the data directory, and take over when it ends, however it ends. With the same --listen as the
+    /// other's, this one listens when it has taken over; with another, it says meanwhile who works. Without another server it
+    /// starts at once.
+    #[arg(long)]
+    standby: bool,
     /// How lines on stderr look. What happens in pipelines is among them, with pipeline, release and target as fields; how much is
     /// told, TIDEGATE_LOG says (info, debug, or by module).
     #[arg(long, value_enum, default_value = "text", env = "TIDEGATE_LOG_FORMAT", value_name = "FORMAT")]
@@ -93,15 +101,22 @@ pub(crate) async fn run(global: &Global, options: Options) -> Result<(), CliErro
         data,
         listen: options.listen,
         new_epoch: options.new_epoch,
+        standby: options.standby,
         // This very program, also after another one was installed in its place.
         synth: Synth::new("/proc/self/exe", &[CHILD]),
     };
-    // Whether anybody reads it is no matter of the server's.
-    let told = |address| {
-        drop(print(&format!("http://{address}\n")));
-        service::tell(service::READY);
+    let told = |stage: Stage<'_>| match stage {
+        Stage::Standby(holder) => {
+            tracing::info!("this server is a standby: {holder}");
+            service::tell(&service::ready(&format!("standby: {holder}")));
+        }
+        Stage::Serving(address) => {
+            // Whether anybody reads it is no matter of the server's.
+            drop(print(&format!("http://{address}\n")));
+            service::tell(&service::ready(&format!("serves at http://{address}")));
+        }
     };
     let result = serve(serve_options, stop, told).await;
     waiter.abort();
-    result.map_err(|error| CliError::failed("serve", error))
+    result.map_err(|error| CliError::told(error.told(), "serve", error))
 }

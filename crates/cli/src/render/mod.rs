@@ -33,6 +33,16 @@ pub(crate) fn status(status: &Status, paint: Paint) -> String {
         let text = format!("{} (for {since}{tried}): {}", trouble.what, trouble.why);
         out.push_str(&line(2, &paint.bad("TROUBLE"), 7, &text));
     }
+    for standby in &status.standbys {
+        let place = standby.url.as_ref().map(|url| format!(" at {}", clean(url))).unwrap_or_default();
+        let since = between(status.now, standby.since);
+        let text = format!(
+            "process {}{place} waits to take over (for {since}, tidegate {})",
+            standby.pid,
+            clean(&standby.tidegate)
+        );
+        out.push_str(&line(2, &paint.dim("standby"), 7, &text));
+    }
     for alarm in &status.organisation.alarms {
         let since = between(status.now, alarm.since);
         let text = format!("raised by {} {since} ago: {}; nothing starts anywhere", alarm.by, alarm.reason);

@@ -91,6 +91,6 @@ fn a_fleet_that_dies_alone_is_started_again_and_finds_its_boxes() {
 }
 
 /// How the first AZ moves.
-fn motion(world: &World) -> MotionStatus {
+pub(crate) fn motion(world: &World) -> MotionStatus {
     steps(&world.pipeline("app")).next().unwrap().targets[0].motion.clone()
 }

@@ -16,7 +16,8 @@ fn a_second_server_on_the_same_data_directory_is_refused_and_the_first_goes_on()
     let told = run(&mut second);
     assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
     let why = format!(
-        "tidegate: failed to serve: failed to open the store: {} is in use by another server (process {})\n",
+        "tidegate: TG015: {} is in use by another server (process {})\n\
+         hint: with --standby this one waits, and takes over when that one ends\n",
         world.data().join("store").display(),
         world.server_pid()
     );

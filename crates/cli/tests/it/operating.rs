@@ -12,7 +12,7 @@ const CUSTOMERS: &str = "while :; do curl --silent --fail --max-time 10 --output
                          echo called; done";
 
 /// What a command of the page must tell, by a part of the command; each is met.
-const TOLD: [(&str, &str); 21] = [
+const TOLD: [(&str, &str); 22] = [
     ("apply /srv/practice/organisation.json", "practice  applied"),
     ("\"hand over\" --dry-run", "would be r0"),
     ("adopt web-app --folder /opt/web --box", "r0"),
@@ -32,6 +32,7 @@ const TOLD: [(&str, &str); 21] = [
     ("promtool", "SUCCESS"),
     ("jq -cR", r#""release":"r2""#),
     ("gc --dry-run", "can go"),
+    ("grep \"waits to take over\"", "standby"),
     ("fleet upgrade", "took over from"),
     ("fleet stop --boxes", "with its boxes"),
 ];
@@ -169,7 +170,10 @@ impl Reader {
             self.until("the fleet runs", "tidegate fleet status --data /var/lib/tidegate");
             return Told::default();
         }
-        self.until("the server serves", "curl -sf http://127.0.0.1:7420/v1/health");
+        match line.text.contains("--standby") {
+            true => self.until("it waits", "curl -s http://127.0.0.1:7421/v1/health | grep --quiet TG014"),
+            false => self.until("the server serves", "curl -sf http://127.0.0.1:7420/v1/health"),
+        }
         self.says(Who::Root, "pkill --signal INT --full '^tidegate serve'");
         let status = child.wait_with_output().unwrap().status;
         Told { code: status.code().unwrap_or(-1), ..Told::default() }
@@ -189,6 +193,13 @@ impl Reader {
             _ if text.starts_with("tidegate apply /srv/practice/web.json /srv") => {
                 self.until_answers("version 1");
                 self.customers_come();
+            }
+            _ if text.starts_with("kill -9 $(cat /var/lib/tidegate/store/lock)") => {
+                // The other one works, and the one that was killed waits when systemd has started it again.
+                self.until(
+                    "the standby has taken over",
+                    "tidegate status --data /var/lib/tidegate | grep --quiet 'waits to take over'",
+                );
             }
             _ if text.starts_with("tidegate fleet rollback web/production/north/a/one-box") => {
                 self.until_answers("version 1");

@@ -165,7 +165,7 @@ fn the_units_command_serves_says_that_it_is_ready_and_leaves_boxes_when_it_ends(
     let manager = UnixDatagram::bind(&socket).unwrap();
     manager.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     let hear = || {
-        let mut bytes = [0; 64];
+        let mut bytes = [0; 256];
         let count = manager.recv(&mut bytes).expect("the service tells of itself in time");
         String::from_utf8(bytes[..count].to_vec()).unwrap()
     };
@@ -173,8 +173,9 @@ fn the_units_command_serves_says_that_it_is_ready_and_leaves_boxes_when_it_ends(
     let mut command = Command::new(&words[0]);
     command.args(&words[1..]).args(["--listen", "127.0.0.1:0"]).env("NOTIFY_SOCKET", &socket);
     world.start_as_it_is(&mut command);
-    assert_eq!(hear(), "READY=1");
-    assert!(world.address().is_some(), "it serves when it says so");
+    let heard = hear();
+    let address = world.address().expect("it serves when it says so");
+    assert_eq!(heard, format!("READY=1\nSTATUS=serves at http://{address}"));
     // As systemd does with KillMode=process: the main process is told, and nobody else.
     world.end_server();
     assert_eq!(hear(), "STOPPING=1");
@@ -185,16 +186,30 @@ fn the_units_command_serves_says_that_it_is_ready_and_leaves_boxes_when_it_ends(
 }
 
 #[test]
-fn systemd_understands_the_unit() {
+fn systemd_understands_the_units() {
     if !is_there("systemd-analyze", "systemd") {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let unit = fs::read_to_string(packaging("tidegate.service")).unwrap();
-    let unit = unit.replace("/usr/local/bin/tidegate", env!("CARGO_BIN_EXE_tidegate"));
-    let path = dir.path().join("tidegate.service");
-    fs::write(&path, unit).unwrap();
-    let told = run(Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&path));
-    let about: Vec<&str> = told.talk.lines().filter(|line| line.contains("tidegate")).collect();
-    assert!(told.code == 0 && about.is_empty(), "{told:?}");
+    for name in ["tidegate.service", "tidegate-standby.service"] {
+        let unit = fs::read_to_string(packaging(name)).unwrap();
+        let unit = unit.replace("/usr/local/bin/tidegate", env!("CARGO_BIN_EXE_tidegate"));
+        let path = dir.path().join(name);
+        fs::write(&path, unit).unwrap();
+        let told = run(Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&path));
+        let about: Vec<&str> = told.talk.lines().filter(|line| line.contains("tidegate")).collect();
+        assert!(told.code == 0 && about.is_empty(), "{told:?}");
+    }
+}
+
+#[test]
+fn both_units_run_the_same_and_either_waits_for_the_other() {
+    let lines = |name: &str| -> Vec<String> {
+        let unit = fs::read_to_string(packaging(name)).unwrap();
+        let told = |line: &&str| !line.is_empty() && !line.starts_with('#');
+        let apart = |line: &&str| line.starts_with("Description=") || line.starts_with("After=");
+        unit.lines().filter(told).filter(|line| !apart(line)).map(str::to_owned).collect()
+    };
+    assert_eq!(lines("tidegate.service"), lines("tidegate-standby.service"));
+    assert!(lines("tidegate.service").iter().any(|l| l.contains("tidegate serve --standby --data ")));
 }

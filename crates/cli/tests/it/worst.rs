@@ -24,7 +24,7 @@ fn a_data_directory_that_cannot_be_written_is_told_and_left_alone() {
 }
 
 /// The library that tells a process another time.
-fn faketime() -> Option<PathBuf> {
+pub(crate) fn faketime() -> Option<PathBuf> {
     let folders = fs::read_dir("/usr/lib").ok()?.flatten().map(|entry| entry.path());
     folders.map(|folder| folder.join("faketime/libfaketimeMT.so.1")).find(|path| path.is_file())
 }

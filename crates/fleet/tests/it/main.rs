@@ -15,6 +15,7 @@ mod proxy;
 mod support;
 mod taking_up;
 mod upgrade;
+mod wire;
 
 /// The fleet process, when the environment says so.
 #[test]

@@ -69,6 +69,14 @@ async fn an_upgrade_fails_no_request_and_touches_no_box() {
     assert_eq!(counted, good + 5);
 }
 
+/// A successor that has said these words; none while the fleet takes its boxes up again after another one.
+fn greet(fleet: &Fleet, hello: &[u8]) -> Option<UnixStream> {
+    let mut successor = UnixStream::connect(fleet.data.join("handover.sock")).ok()?;
+    let length = u32::try_from(hello.len()).unwrap();
+    successor.write_all(&[&length.to_le_bytes()[..], hello].concat()).ok()?;
+    Some(successor)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_successor_that_fails_leaves_everything_as_it_was() {
     let fleet = Fleet::start().await;
@@ -78,12 +86,20 @@ async fn a_successor_that_fails_leaves_everything_as_it_was() {
     let pids: Vec<u32> = boxes.iter().map(|b| fleet.pid(&main, b)).collect();
     let load = Load::start(fleet.port(&main).await, 3);
     load.more(50).await;
-    // It greets, is given everything, and dies before it says that it is ready.
-    let mut successor = UnixStream::connect(fleet.data.join("handover.sock")).unwrap();
-    let hello = br#"{"protocol":1}"#;
-    successor.write_all(&[&14_u32.to_le_bytes()[..], hello].concat()).unwrap();
+    // One that speaks no protocol of this one's is given nothing.
+    let mut stranger = greet(&fleet, br#"{"protocol":3,"oldest":2}"#).unwrap();
+    assert!(matches!(stranger.read(&mut [0]), Ok(0) | Err(_)), "it is left standing");
+    // A newer one that still speaks this one's greets, is given everything in that, and dies before it says that it is ready.
     let mut length = [0; 4];
-    successor.read_exact(&mut length).unwrap();
+    let mut successor = eventually("the fleet hands over again", async || {
+        let mut successor = greet(&fleet, br#"{"protocol":2,"oldest":1,"more":true}"#)?;
+        successor.read_exact(&mut length).is_ok().then_some(successor)
+    })
+    .await;
+    let mut estate = vec![0; u32::from_le_bytes(length) as usize];
+    successor.read_exact(&mut estate).unwrap();
+    let estate: serde_json::Value = serde_json::from_slice(&estate).unwrap();
+    assert_eq!(estate["protocol"], 1);
     drop(successor);
     let version = eventually("the fleet supervises again", async || {
         let status = fleet.client.status().await.ok()?;

@@ -123,7 +123,9 @@ impl Backups {
         }
         // Whatever the store names is there: a package is kept before its release is told to be built.
         copier.links(Path::new("packages"), &is_finished)?;
-        copier.file(Path::new("fleet/endpoints.json"))?;
+        for name in ["fleet/format.json", "fleet/endpoints.json"] {
+            copier.file(Path::new(name))?;
+        }
         for name in ["fleet/slots", "fleet/configurations", "fleet/before"] {
             copier.tree(Path::new(name), &is_finished)?;
         }

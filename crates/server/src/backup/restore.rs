@@ -25,7 +25,7 @@ pub enum RestoreError {
     #[error(transparent)]
     Manifest(#[from] ManifestError),
     #[error("the store in the backup cannot be opened")]
-    Store(#[from] tidegate_store::OpenError),
+    Store(#[from] crate::format::Unusable),
     #[error("the store in the backup is not in order")]
     Log(#[from] tidegate_runtime::VerifyError),
     #[error(
@@ -39,6 +39,21 @@ pub enum RestoreError {
     NoSpace { path: PathBuf, free: u64, needed: u64 },
     #[error("failed to write {path}; what was restored so far is not whole, and no server starts on it", path = path.display())]
     File { path: PathBuf, source: io::Error },
+}
+
+impl RestoreError {
+    /// What is told of it, where a code and a hint go with it.
+    #[must_use]
+    pub fn told(&self) -> Option<tidegate_api::ErrorBody> {
+        match self {
+            RestoreError::Store(error) => error.told(),
+            RestoreError::Manifest(_)
+            | RestoreError::Log(_)
+            | RestoreError::NotEmpty { .. }
+            | RestoreError::NoSpace { .. }
+            | RestoreError::File { .. } => None,
+        }
+    }
 }
 
 /// What was restored.

@@ -2,14 +2,15 @@
 
 use super::{Check, ServerSeen};
 use crate::backup::UNFINISHED;
-use crate::home;
 use crate::serve::ServeError;
+use crate::{format, home, standby};
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use tidegate_core::causes;
-use tidegate_fleet::{FleetClient, FleetConfig};
+use tidegate_fleet::protocol::Protocols;
+use tidegate_fleet::{ClientError, FleetClient, FleetConfig};
 use tidegate_store::{OpenError, SqliteStore, Store};
 
 /// With less free than this, in bytes, nothing can be kept.
@@ -18,6 +19,8 @@ const FREE_FAIL_BYTES: u64 = 64 << 20;
 const FREE_WARN_BYTES: u64 = 512 << 20;
 /// The fewest free files on a disk.
 const FILES_MIN: u64 = 10_000;
+/// What to do about a store that a newer version has written.
+const NO_WAY_BACK: &str = "install that version again, or a newer one; none goes back";
 
 pub(super) fn writable(data: &Path) -> Check {
     const NAME: &str = "data-directory";
@@ -120,20 +123,28 @@ pub(super) fn store(data: &Path, server: &Result<ServerSeen, String>) -> Check {
     }
     let store = match SqliteStore::open_to_read(&data.join("store")) {
         Ok(store) => store,
-        Err(OpenError::InUse { .. }) if server.is_ok() => return Check::ok(NAME, "the server has it open"),
+        Err(OpenError::InUse { .. }) if server.is_ok() => {
+            let standbys = match standby::waiting(data).len() {
+                0 => String::new(),
+                1 => ", and a standby waits".to_owned(),
+                n => format!(", and {n} standbys wait"),
+            };
+            return Check::ok(NAME, format!("the server has it open{standbys}"));
+        }
         Err(error @ OpenError::InUse { .. }) => {
-            let mend = "look at that process and its log; end it if it hangs";
+            let mend = "look at that process and its log; if it hangs, end it with 'kill -9': a standby takes over, or start another";
             return Check::fail(NAME, format!("{error}, which does not answer"), mend);
         }
         Err(OpenError::Nothing { .. }) => return Check::ok(NAME, "there is none: no server has run here"),
-        Err(error @ OpenError::Newer { .. }) => {
-            return Check::fail(NAME, causes(&error), "install that version again; none goes back");
-        }
+        Err(error @ OpenError::Newer { .. }) => return Check::fail(NAME, causes(&error), NO_WAY_BACK),
         Err(error) => {
             let mend = "restore it from a backup (tidegate restore)";
             return Check::fail(NAME, causes(&error), mend);
         }
     };
+    if let Err(error) = format::check_store(&store, &data.join("store")) {
+        return Check::fail(NAME, causes(&error), NO_WAY_BACK);
+    }
     match home::check(&store, false) {
         Ok(_) => Check::ok(NAME, "it can be read; 'tidegate log verify' reads all of it"),
         Err(error @ (ServeError::Restored | ServeError::Copied)) => {
@@ -148,6 +159,10 @@ pub(super) async fn fleet(data: &Path, server: &Result<ServerSeen, String>) -> C
     const NAME: &str = "fleet";
     let client = FleetClient::new(FleetConfig::socket(&data.join("fleet")));
     match client.status().await {
+        Ok(status) if Protocols::OWN.common(status.speaks()).is_none() => {
+            let error = ClientError::Protocol { version: status.version.clone(), theirs: status.speaks() };
+            Check::fail(NAME, error.to_string(), "until then its boxes run on and serve, and take no orders")
+        }
         Ok(status) if status.version == env!("CARGO_PKG_VERSION") => {
             let deaf: Vec<String> = match client.endpoints().await {
                 Ok(all) => all.iter().filter_map(deaf).collect(),

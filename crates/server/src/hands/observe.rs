@@ -19,6 +19,9 @@ const MOVING_EVERY: Duration = Duration::from_millis(500);
 const FLEET: &str = "fleet";
 /// The same for people.
 const FLEET_TROUBLE: &str = "the fleet does not answer: its boxes run, and customers do not reach them";
+/// The trouble that there is no protocol that both speak, for people.
+const PROTOCOL_TROUBLE: &str =
+    "the fleet takes no orders: its boxes run and serve customers, and nothing of them is seen";
 /// Looks in a row at which nobody listened until the fleet counts as dead: one that hands over to its successor does not.
 const GONE_AFTER: u32 = 2;
 /// Pause after the fleet could not be asked.
@@ -61,7 +64,11 @@ pub(super) async fn run_fleet(hands: Arc<Hands>, stop: CancellationToken) {
 
 /// Tells people that the fleet does not answer, and starts it again if it has died.
 async fn bring_back(hands: &Arc<Hands>, gone: u32, error: &ClientError) {
-    let tell = |why: &str| hands.troubles.lasts(FLEET, FLEET_TROUBLE.to_owned(), why, hands.runtime.now());
+    let what = match error {
+        ClientError::Protocol { .. } => PROTOCOL_TROUBLE,
+        _ => FLEET_TROUBLE,
+    };
+    let tell = |why: &str| hands.troubles.lasts(FLEET, what.to_owned(), why, hands.runtime.now());
     tell(&causes(error));
     if gone >= GONE_AFTER {
         match fleet::ensure(&hands.dirs).await {

@@ -16,6 +16,7 @@ mod orders;
 mod outside;
 mod read;
 mod secrets;
+pub(crate) mod standby;
 #[cfg(test)]
 mod tests;
 mod webhooks;
@@ -36,7 +37,9 @@ use futures_util::future::BoxFuture;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tidegate_api::{AdoptRequest, Adopted, Code, Endpoint, GcAnswer, PackagesVerified, WorkTrouble};
+use tidegate_api::{
+    AdoptRequest, Adopted, Code, Endpoint, GcAnswer, PackagesVerified, StandbyStatus, WorkTrouble,
+};
 use tidegate_core::decision::Actor;
 use tidegate_core::ids::{PipelineId, ReleaseNo};
 use tidegate_runtime::Runtime;
@@ -71,6 +74,10 @@ pub trait Collaborators: Send + Sync {
     fn build_log(&self, pipeline: &PipelineId, release: ReleaseNo) -> PathBuf;
     /// What tidegate has to do and cannot at present, oldest first.
     fn troubles(&self) -> Vec<WorkTrouble>;
+    /// Servers that wait to take over from this one.
+    fn standbys(&self) -> Vec<StandbyStatus> {
+        Vec::new()
+    }
     /// Where services are called; an error is told to the caller in its words.
     fn endpoints(&self) -> BoxFuture<'_, Result<Vec<Endpoint>, String>>;
     /// The secrets that definitions name.

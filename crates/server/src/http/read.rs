@@ -63,9 +63,10 @@ pub(super) async fn status(
     let after = query.after.map(PipelineId::new).transpose()?;
     let mut troubles = api.collaborators.troubles();
     troubles.truncate(STATUS_TROUBLES_MAX);
+    let standbys = api.collaborators.standbys();
     let estimator = Arc::clone(&api.estimator);
     let status = move |runtime: &Runtime| status_of(runtime, &estimator, only, after);
-    api.run(move |runtime| Ok(Status { troubles, ..status(runtime)? })).await.map(Json)
+    api.run(move |runtime| Ok(Status { troubles, standbys, ..status(runtime)? })).await.map(Json)
 }
 
 fn status_of(
@@ -110,6 +111,7 @@ fn status_of(
         version: VERSION,
         now,
         troubles: Vec::new(),
+        standbys: Vec::new(),
         organisation: view::organisation(&*runtime.organisation()?),
         teams: teams.iter().map(|(id, team)| view::team(id, team)).collect(),
         pipelines,

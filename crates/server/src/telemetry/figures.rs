@@ -3,6 +3,7 @@
 use super::Page;
 use super::page::Kind;
 use crate::hands::{Hands, Summary};
+use crate::standby;
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, UNIX_EPOCH};
@@ -94,6 +95,9 @@ pub(crate) fn of_server(page: &mut Page, hands: &Hands, by_pipeline: bool) {
     let troubles = hands.troubles.list(now).len();
     let help = "What tidegate has to do and cannot at present; 'tidegate status' says what.";
     page.one("tidegate_troubles", Kind::Gauge, help, troubles as f64);
+    let standbys = standby::waiting(&hands.dirs.data).len();
+    let help = "Servers that wait to take over from this one.";
+    page.one("tidegate_standbys", Kind::Gauge, help, standbys as f64);
     if let Ok(disk) = rustix::fs::statvfs(&hands.dirs.data) {
         let bytes = |blocks: u64| blocks.saturating_mul(disk.f_frsize) as f64;
         let help = "Free on the disk of the data directory.";

@@ -3,10 +3,11 @@
 use super::reserve::ReserveFile;
 use super::{SqliteOptions, SqliteStore, is_corrupt, is_full};
 use crate::error::OpenError;
+use crate::model::WRITTEN_BY;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use std::fs::{DirBuilder, File, TryLockError};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -32,24 +33,103 @@ mod embedded {
     refinery::embed_migrations!("migrations");
 }
 
-pub(super) fn open(dir: &Path, options: &SqliteOptions) -> Result<SqliteStore, OpenError> {
-    let in_dir = |source| OpenError::Directory { path: dir.to_owned(), source };
-    if !dir.is_dir() {
-        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(in_dir)?;
+/// The right to use a data directory alone, apart from what is in it: whoever waits for it touches nothing else there. It ends
+/// with the process, however that ends.
+#[derive(Debug)]
+pub struct StoreLock {
+    file: File,
+    dir: PathBuf,
+}
+
+impl StoreLock {
+    /// Takes the lock of a data directory, which is made if it is not there, or says at once that another process has it.
+    ///
+    /// # Errors
+    /// [`OpenError::InUse`] as long as another process has it, or reads it; else the directory cannot be used.
+    pub fn try_take(dir: &Path) -> Result<StoreLock, OpenError> {
+        if !dir.is_dir() {
+            let in_dir = |source| OpenError::Directory { path: dir.to_owned(), source };
+            DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(in_dir)?;
+        }
+        StoreLock::take_now(dir, true)
     }
-    let lock = take_lock(dir)?;
+
+    /// As [`StoreLock::try_take`] of a data directory that a server has used: one that was moved away while it was waited for is
+    /// not made anew.
+    ///
+    /// # Errors
+    /// As of [`StoreLock::try_take`]; also when it is not there.
+    pub fn try_take_existing(dir: &Path) -> Result<StoreLock, OpenError> {
+        StoreLock::take_now(dir, false)
+    }
+
+    fn take_now(dir: &Path, create: bool) -> Result<StoreLock, OpenError> {
+        let in_dir = |source| OpenError::Directory { path: dir.to_owned(), source };
+        let mut options = File::options();
+        options.read(true).write(true).create(create).truncate(false).mode(0o600);
+        let mut file = options.open(dir.join(LOCK)).map_err(in_dir)?;
+        match file.try_lock() {
+            Ok(()) => Ok(StoreLock { file, dir: dir.to_owned() }),
+            Err(TryLockError::WouldBlock) => Err(in_use(dir, &mut file)),
+            Err(TryLockError::Error(source)) => Err(in_dir(source)),
+        }
+    }
+
+    /// As [`StoreLock::try_take`], after waiting a moment for one that is just ending.
+    ///
+    /// # Errors
+    /// As of [`StoreLock::try_take`].
+    pub fn take(dir: &Path) -> Result<StoreLock, OpenError> {
+        let mut waited_ms = 0;
+        loop {
+            match StoreLock::try_take(dir) {
+                Err(OpenError::InUse { .. }) if waited_ms < LOCK_WAIT_MAX_MS => {
+                    thread::sleep(Duration::from_millis(LOCK_RETRY_MS));
+                    waited_ms += LOCK_RETRY_MS;
+                }
+                taken => return taken,
+            }
+        }
+    }
+
+    /// The data directory.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Leaves this process's id for whoever comes next. It is a hint only.
+    fn sign(&mut self) {
+        // Always as long, so that it is written over in place even on a full disk.
+        let _ = self.file.rewind().and_then(|()| writeln!(self.file, "{:>10}", std::process::id()));
+    }
+}
+
+/// Opens what the lock is of. What cannot be opened, such as what a newer version has written, is left as it is.
+pub(super) fn open(mut lock: StoreLock, options: &SqliteOptions) -> Result<SqliteStore, OpenError> {
+    let dir = lock.dir.clone();
+    let in_dir = |source| OpenError::Directory { path: dir.clone(), source };
+    let database = dir.join(DATABASE);
+    if database.is_file() {
+        look(&database).map_err(|failure| failure.into_error(&database))?;
+    }
+    lock.sign();
     let path = dir.join(RESERVE);
     let reserve = ReserveFile::open(&path, options.reserve_bytes);
     let mut reserve = reserve.map_err(|source| OpenError::Reserve { path, source })?;
-    let path = dir.join(DATABASE);
-    let connection = match connect(&path) {
+    let connection = match connect(&database) {
         // Nothing but the reserve is left: the server must come up, for rollbacks.
-        Err(Failure::Full(_)) if reserve.release() => connect(&path),
+        Err(Failure::Full(_)) if reserve.release() => connect(&database),
         other => other,
     };
-    let connection = connection.map_err(|failure| failure.into_error(&path))?;
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(in_dir)?;
-    Ok(SqliteStore::over(dir, connection, reserve, Some(lock)))
+    let connection = connection.map_err(|failure| failure.into_error(&database))?;
+    File::open(&dir).and_then(|dir| dir.sync_all()).map_err(in_dir)?;
+    Ok(SqliteStore::over(&dir, connection, reserve, Some(lock.file)))
+}
+
+/// Whether this version may open the database, without changing anything.
+fn look(path: &Path) -> Result<(), Failure> {
+    read_only(path).and_then(|connection| refuse_newer(&connection))
 }
 
 /// As [`open`], for reading alone: no migration, no reserve, and nothing on the disk is changed.
@@ -61,6 +141,16 @@ pub(super) fn open_to_read(dir: &Path) -> Result<SqliteStore, OpenError> {
     let lock = share_lock(dir)?;
     let connection = connect_to_read(&path).map_err(|failure| failure.into_error(&path))?;
     Ok(SqliteStore::over(dir, connection, ReserveFile::none(), lock))
+}
+
+/// As [`open_to_read`] by who has the lock, and keeps it.
+pub(super) fn read_locked(lock: &StoreLock) -> Result<Option<SqliteStore>, OpenError> {
+    let path = lock.dir.join(DATABASE);
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let connection = connect_to_read(&path).map_err(|failure| failure.into_error(&path))?;
+    Ok(Some(SqliteStore::over(&lock.dir, connection, ReserveFile::none(), None)))
 }
 
 /// Keeps servers away as long as it is read. A folder without a lock, such as a backup, never had a server.
@@ -85,9 +175,16 @@ fn in_use(dir: &Path, file: &mut File) -> OpenError {
     OpenError::InUse { path: dir.to_owned(), pid }
 }
 
+fn connect_to_read(path: &Path) -> Result<Connection, Failure> {
+    let connection = read_only(path)?;
+    refuse_newer(&connection)?;
+    refuse_damaged(&connection, path)?;
+    Ok(connection)
+}
+
 /// A database that was closed is read as it is, also from a disk that cannot be written. What a server that was killed has not
 /// yet moved from the log into the database is read with it, and stays where it is.
-fn connect_to_read(path: &Path) -> Result<Connection, Failure> {
+fn read_only(path: &Path) -> Result<Connection, Failure> {
     let mut log = path.as_os_str().to_owned();
     log.push("-wal");
     let has_log = Path::new(&log).metadata().is_ok_and(|metadata| metadata.len() > 0);
@@ -102,8 +199,6 @@ fn connect_to_read(path: &Path) -> Result<Connection, Failure> {
     connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
     connection.pragma_update(None, "query_only", "ON")?;
     connection.pragma_update(None, "trusted_schema", "OFF")?;
-    refuse_newer(&connection)?;
-    refuse_damaged(&connection, path)?;
     Ok(connection)
 }
 
@@ -122,41 +217,11 @@ fn uri_path(path: &Path) -> String {
     })
 }
 
-/// Takes the lock, which ends with the process however it ends, and leaves the process id for whoever comes next.
-fn take_lock(dir: &Path) -> Result<File, OpenError> {
-    let in_dir = |source| OpenError::Directory { path: dir.to_owned(), source };
-    let mut options = File::options();
-    let mut file = options
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(dir.join(LOCK))
-        .map_err(in_dir)?;
-    let mut waited_ms = 0;
-    let mut locked = file.try_lock();
-    while matches!(locked, Err(TryLockError::WouldBlock)) && waited_ms < LOCK_WAIT_MAX_MS {
-        thread::sleep(Duration::from_millis(LOCK_RETRY_MS));
-        waited_ms += LOCK_RETRY_MS;
-        locked = file.try_lock();
-    }
-    match locked {
-        Ok(()) => {
-            // Always as long, so that it is written over in place even on a full disk. It is a hint only.
-            let _ = writeln!(file, "{:>10}", std::process::id());
-            Ok(file)
-        }
-        Err(TryLockError::WouldBlock) => Err(in_use(dir, &mut file)),
-        Err(TryLockError::Error(source)) => Err(in_dir(source)),
-    }
-}
-
 enum Failure {
     Full(rusqlite::Error),
     Database(rusqlite::Error),
     Corrupt(String),
-    Newer { found: u32, known: u32 },
+    Newer { found: u32, known: u32, by: Option<String> },
     NoWal(String),
     Migrate(Box<refinery::Error>),
 }
@@ -181,7 +246,7 @@ impl Failure {
                 OpenError::Database { path, source: source.into() }
             }
             Failure::Corrupt(detail) => OpenError::Corrupt { path, detail },
-            Failure::Newer { found, known } => OpenError::Newer { path, found, known },
+            Failure::Newer { found, known, by } => OpenError::Newer { path, found, known, by },
             Failure::NoWal(mode) => {
                 let source =
                     io::Error::other(format!("the file system allows journal mode '{mode}' only, not WAL"));
@@ -231,7 +296,15 @@ fn refuse_newer(connection: &Connection) -> Result<(), Failure> {
     }
     const NEWEST: &str = "SELECT COALESCE(MAX(version), 0) FROM refinery_schema_history";
     let found = connection.query_row(NEWEST, [], |row| row.get(0))?;
-    if found > known { Err(Failure::Newer { found, known }) } else { Ok(()) }
+    if found <= known {
+        return Ok(());
+    }
+    // Where it stands may have changed with the schema; then it is not told. Nor is this version's own name, which a program has
+    // as well that was made between two versions.
+    const BY: &str = "SELECT value FROM meta WHERE id = ?1";
+    let by = connection.query_row(BY, [WRITTEN_BY], |row| row.get::<_, String>(0)).ok();
+    let by = by.filter(|by| by != env!("CARGO_PKG_VERSION"));
+    Err(Failure::Newer { found, known, by })
 }
 
 fn refuse_damaged(connection: &Connection, path: &Path) -> Result<(), Failure> {

@@ -7,7 +7,8 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use tidegate_store::{
-    GENESIS, Lane, OpenError, SqliteOptions, SqliteStore, Store, StoreError, VerifyError, fact_hash,
+    GENESIS, Lane, OpenError, SqliteOptions, SqliteStore, Store, StoreError, StoreLock, VerifyError,
+    WRITTEN_BY, fact_hash,
 };
 
 fn open(dir: &Path) -> Result<SqliteStore, OpenError> {
@@ -57,16 +58,35 @@ fn a_second_server_is_refused_until_the_first_ends() {
 }
 
 #[test]
-fn a_newer_schema_is_refused() {
+fn a_newer_schema_is_refused_and_left_as_it_is() {
     let dir = tempfile::tempdir().unwrap();
-    drop(open(dir.path()).unwrap());
+    let store = open(dir.path()).unwrap();
+    store.set_meta(WRITTEN_BY, "9.0.0").unwrap();
+    drop(store);
     tamper(
         dir.path(),
         "INSERT INTO refinery_schema_history SELECT 99, 'from the future', applied_on, checksum
          FROM refinery_schema_history WHERE version = 1",
     );
-    let refused = open(dir.path()).unwrap_err();
+    let files = || -> Vec<_> {
+        let mut files: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().path()).collect();
+        files.sort();
+        files.into_iter().map(|path| (std::fs::read(&path).unwrap(), path)).collect()
+    };
+    std::fs::write(dir.path().join("lock"), "        17\n").unwrap();
+    let before = files();
+    // Also with another reserve than the newer version's.
+    let refused = SqliteStore::open(dir.path(), &SqliteOptions { reserve_bytes: 64 }).unwrap_err();
     assert!(matches!(refused, OpenError::Newer { found: 99, known: 2, .. }), "{refused}");
+    let says = "was written by tidegate 9.0.0 (schema 99, this version knows 2)";
+    assert!(refused.to_string().ends_with(says), "{refused}");
+    assert!(files() == before, "nothing was changed");
+    let refused = SqliteStore::open_to_read(dir.path()).unwrap_err();
+    assert!(refused.to_string().ends_with(says), "{refused}");
+    // One that does not tell is refused as well.
+    tamper(dir.path(), "DROP TABLE meta");
+    let refused = open(dir.path()).unwrap_err();
+    assert!(refused.to_string().contains("was written by a newer version (schema 99"), "{refused}");
 }
 
 #[test]
@@ -280,4 +300,45 @@ fn a_database_of_the_first_version_keeps_its_effects_in_flight() {
         .unwrap();
     assert_eq!(ready(&store, Lane::Page, 9), ["tell"]);
     assert_eq!(ready(&store, Lane::Forward, 9), ["on"], "what tells people is in nobody's way");
+}
+
+#[test]
+fn who_waits_for_the_lock_touches_nothing_and_migrates_when_it_has_it() {
+    mod embedded {
+        refinery::embed_migrations!("migrations");
+    }
+    // A store of an older version, whose server works: it has the lock and nothing of it is known here.
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("store");
+    std::fs::create_dir(&dir).unwrap();
+    let path = dir.join("tidegate.db");
+    let mut older = Connection::open(&path).unwrap();
+    let runner = embedded::migrations::runner().set_target(refinery::Target::Version(1));
+    runner.run(&mut older).unwrap();
+    drop(older);
+    let lock = File::create(dir.join("lock")).unwrap();
+    lock.lock().unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    let names = || {
+        let mut names: Vec<_> = std::fs::read_dir(&dir).unwrap().map(|e| e.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    for _ in 0..3 {
+        assert!(matches!(StoreLock::try_take_existing(&dir), Err(OpenError::InUse { .. })));
+    }
+    assert_eq!((std::fs::read(&path).unwrap(), names()), (bytes, vec!["lock".into(), "tidegate.db".into()]));
+    drop(lock);
+    let lock = StoreLock::try_take_existing(&dir).unwrap();
+    assert!(SqliteStore::look(&lock).unwrap().unwrap().load("a").unwrap().is_none());
+    let store = SqliteStore::open_locked(lock, &SqliteOptions { reserve_bytes: 4096 }).unwrap();
+    let mut commit = write("a", 0, &["one"], "state", None);
+    commit.new_effects.push(effect("e1", Lane::Page, 3));
+    store.commit(&commit).expect("the lane came with the second schema");
+    drop(store);
+    // One that was moved away is not made anew by whoever has waited for it.
+    let aside = parent.path().join("aside");
+    std::fs::rename(&dir, &aside).unwrap();
+    assert!(matches!(StoreLock::try_take_existing(&dir), Err(OpenError::Directory { .. })));
+    assert!(!dir.exists());
 }

@@ -41,6 +41,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use target::Target;
 use tidegate_core::causes;
 use tidegate_core::engine::{BoxObservation, Observation};
@@ -57,6 +58,10 @@ pub const OBSERVES_MAX: usize = 8;
 /// Rollbacks, and looks at targets that are being rolled back, that run at a time: their own, and more than a
 /// service has targets.
 pub const ROLLBACKS_MAX: usize = 512;
+/// How long another process may have the engine's folder before that is an error, in milliseconds.
+const TAKE_WAIT_MAX_MS: u64 = 2_000;
+/// Between two tries to take it, in milliseconds.
+const TAKE_RETRY_MS: u64 = 10;
 
 /// Why the engine cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -75,7 +80,19 @@ pub enum OpenError {
         /// The folder.
         path: PathBuf,
     },
-    /// A slot's state is damaged, or of a newer version.
+    /// A newer version has written a slot's state. Nothing was changed.
+    #[error(
+        "{path} was written by the command engine of a newer version (form {found}, this version knows {})",
+        state::VERSION,
+        path = path.display()
+    )]
+    Newer {
+        /// The slot's folder.
+        path: PathBuf,
+        /// Its form.
+        found: u32,
+    },
+    /// A slot's state is damaged.
     #[error("cannot read the slot in {path}: {why}", path = path.display())]
     State {
         /// The slot's folder.
@@ -128,12 +145,8 @@ impl CommandEngine {
         make_dir(dir).map_err(|e| fail(dir, e))?;
         // The path is also how processes of a command are known again, so it is the same however it was given.
         let dir = dir.canonicalize().map_err(|e| fail(dir, e))?;
-        let in_use = File::create(dir.join("in-use")).map_err(|e| fail(&dir, e))?;
-        match rustix::fs::flock(&in_use, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => return Err(OpenError::InUse { path: dir }),
-            Err(e) => return Err(fail(&dir, e.into())),
-        }
+        check_format(&dir)?;
+        let in_use = take(&dir)?;
         let shared = Arc::new(Shared {
             store,
             keys,
@@ -246,27 +259,12 @@ impl CommandEngine {
         Ok(target)
     }
 
-    /// Loads every slot: `targets/<service>/<environment>/<region>/<az>/<role>/slots/<pipeline>`.
+    /// Loads every slot.
     fn resume(&self) -> Result<(), OpenError> {
         let fail = |path: &Path, source| OpenError::Dir { path: path.to_owned(), source };
-        let mut dirs = vec![self.dir.join("targets")];
-        for level in ["", "", "", "", "", "slots"] {
-            let mut below = Vec::new();
-            for dir in dirs {
-                let dir = dir.join(level);
-                below.extend(folders(&dir).map_err(|e| fail(&dir, e))?);
-            }
-            dirs = below;
-        }
-        for dir in dirs {
-            // A folder without a state is of a first command that was never accepted.
-            if !dir.join("state.json").exists() {
-                continue;
-            }
-            let damaged =
-                |why: state::ReadError| OpenError::State { path: dir.clone(), why: why.to_string() };
-            let state = SlotState::read(&dir).map_err(damaged)?;
-            let secrets = state::read_secrets(&dir).map_err(damaged)?;
+        for dir in slots(&self.dir)? {
+            let state = SlotState::read(&dir).map_err(|why| damaged(&dir, why))?;
+            let secrets = state::read_secrets(&dir).map_err(|why| damaged(&dir, why))?;
             // What was restored from a backup has only those in which something was.
             target::make_slot_dirs(&dir).map_err(|e| fail(&dir, e))?;
             let target = self.target(&state.slot.target).map_err(|e| fail(&dir, e))?;
@@ -274,6 +272,59 @@ impl CommandEngine {
         }
         Ok(())
     }
+}
+
+/// Refuses an engine's folder that a newer version has written; it is only read, and need not be there.
+///
+/// # Errors
+/// A slot's state is newer, or cannot be read.
+pub fn check_format(dir: &Path) -> Result<(), OpenError> {
+    for dir in slots(dir)? {
+        SlotState::check_version(&dir).map_err(|why| damaged(&dir, why))?;
+    }
+    Ok(())
+}
+
+fn damaged(dir: &Path, why: state::ReadError) -> OpenError {
+    let path = dir.to_owned();
+    match why {
+        state::ReadError::Version(found) if found > state::VERSION => OpenError::Newer { path, found },
+        why => OpenError::State { path, why: why.to_string() },
+    }
+}
+
+/// Locks the engine's folder for this process. A server that was just killed may have it for another moment.
+fn take(dir: &Path) -> Result<File, OpenError> {
+    let fail = |source| OpenError::Dir { path: dir.to_owned(), source };
+    let in_use = File::create(dir.join("in-use")).map_err(fail)?;
+    let mut waited_ms = 0;
+    loop {
+        match rustix::fs::flock(&in_use, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(in_use),
+            Err(rustix::io::Errno::WOULDBLOCK) if waited_ms < TAKE_WAIT_MAX_MS => {
+                std::thread::sleep(Duration::from_millis(TAKE_RETRY_MS));
+                waited_ms += TAKE_RETRY_MS;
+            }
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(OpenError::InUse { path: dir.to_owned() }),
+            Err(e) => return Err(fail(e.into())),
+        }
+    }
+}
+
+/// Every slot's folder: `targets/<service>/<environment>/<region>/<az>/<role>/slots/<pipeline>`.
+fn slots(dir: &Path) -> Result<Vec<PathBuf>, OpenError> {
+    let mut dirs = vec![dir.join("targets")];
+    for level in ["", "", "", "", "", "slots"] {
+        let mut below = Vec::new();
+        for dir in dirs {
+            let dir = dir.join(level);
+            below.extend(folders(&dir).map_err(|source| OpenError::Dir { path: dir.clone(), source })?);
+        }
+        dirs = below;
+    }
+    // A folder without a state is of a first command that was never accepted.
+    dirs.retain(|dir| dir.join("state.json").exists());
+    Ok(dirs)
 }
 
 fn folders(dir: &Path) -> std::io::Result<Vec<PathBuf>> {

@@ -13,7 +13,7 @@ use tidegate_core::run_spec::{CommandSpec, DefinitionsSpec, RunSpec, Shape, Work
 use tidegate_fleet::protocol::SetSlot;
 
 /// The version of `state.json`; another one is refused.
-const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 1;
 /// So many RunSpecs are known of a slot, the newest first, beside those that its split names.
 const RUN_SPECS_KEPT: usize = 16;
 const STATE: &str = "state.json";
@@ -183,9 +183,19 @@ impl SlotState {
         write(dir, STATE, self)
     }
 
+    /// Whether this program knows the version, whatever else a newer one says.
+    pub(super) fn check_version(dir: &Path) -> Result<(), ReadError> {
+        #[derive(Deserialize)]
+        struct Form {
+            version: u32,
+        }
+        let Form { version } = read(&dir.join(STATE))?;
+        if version == VERSION { Ok(()) } else { Err(ReadError::Version(version)) }
+    }
+
     pub(super) fn read(dir: &Path) -> Result<SlotState, ReadError> {
-        let state: SlotState = read(&dir.join(STATE))?;
-        if state.version == VERSION { Ok(state) } else { Err(ReadError::Version(state.version)) }
+        SlotState::check_version(dir)?;
+        read(&dir.join(STATE))
     }
 }
 

@@ -11,7 +11,7 @@ mod start;
 
 pub(crate) use http::{get, post};
 pub(crate) use repo::Repo;
-pub(crate) use start::{can_have_a_disk, on_disk};
+pub(crate) use start::{can_have_a_disk, on_disk, unshare};
 
 use serde_json::Value;
 use start::{spawn, spawn_logged, spawn_with};
@@ -91,6 +91,21 @@ impl World {
         world
     }
 
+    /// A server that was started on `data` in this folder by whatever command; nobody but the administrator has a token.
+    pub(crate) fn over(dir: TempDir, server: Child) -> World {
+        let (root, server) = (PathBuf::new(), Mutex::new(server));
+        let mut world = World { dir, root, server, admin: String::new(), bob: String::new() };
+        world.wait_up();
+        world.admin = fs::read_to_string(world.data().join("admin-token")).unwrap().trim().to_owned();
+        world
+    }
+
+    /// With a token for bob, whom the organisation's definition knows.
+    pub(crate) fn with_people(mut self) -> World {
+        self.bob = self.cli(&["token", "create", "bob"]).well().trim().to_owned();
+        self
+    }
+
     /// The data directory, as this process sees it.
     pub(crate) fn data(&self) -> PathBuf {
         let seen = self.dir.path().join("data");
@@ -105,6 +120,11 @@ impl World {
     /// A new repository with the service's files, without a commit.
     pub(crate) fn repo(&self, name: &str) -> Repo {
         Repo::create(&self.dir.path().join("repositories").join(name))
+    }
+
+    /// A repository that is there already.
+    pub(crate) fn repo_again(&self, name: &str) -> Repo {
+        Repo::at(&self.dir.path().join("repositories").join(name))
     }
 
     /// The server's process.
@@ -163,6 +183,13 @@ impl World {
     /// As [`World::restart_server`], by a whole command line.
     pub(crate) fn start_as_it_is(&self, command: &mut Command) {
         *self.server() = spawn_logged(command, self.dir.path());
+        self.wait_up();
+    }
+
+    /// From now on this is the server, which has taken over from the one before; that one must have ended.
+    pub(crate) fn follow(&self, next: Child) {
+        let mut before = std::mem::replace(&mut *self.server(), next);
+        assert!(wait_for(|| before.try_wait().unwrap()).is_some(), "the server before has ended");
         self.wait_up();
     }
 

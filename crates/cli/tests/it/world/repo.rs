@@ -21,9 +21,13 @@ pub(crate) struct Repo {
 }
 
 impl Repo {
+    pub(super) fn at(path: &Path) -> Repo {
+        Repo { path: path.to_owned() }
+    }
+
     pub(super) fn create(path: &Path) -> Repo {
         fs::create_dir_all(path).unwrap();
-        let repo = Repo { path: path.to_owned() };
+        let repo = Repo::at(path);
         repo.git(&["init", "--quiet", "--initial-branch=work"]);
         for (name, text) in [("run", RUN), ("build.sh", BUILD), ("version", "1"), ("behaviour", "good")] {
             fs::write(path.join(name), text).unwrap();

@@ -20,7 +20,7 @@ pub(crate) fn can_have_a_disk() -> bool {
 }
 
 /// A mount namespace of its own. Only root may have that without a user namespace.
-fn unshare() -> Command {
+pub(crate) fn unshare() -> Command {
     let mut command = Command::new("unshare");
     command.arg(if rustix::process::geteuid().is_root() { "-m" } else { "-Urm" });
     command
