@@ -208,9 +208,11 @@ impl Judge<'_> {
         // All that the exploration looks at: what is built and run changes nothing of how it goes through the steps.
         let team = self.organisation.service(&definition.service).map(|service| &service.team);
         let sources: Vec<_> = definition.sources.iter().map(|source| &source.name).collect();
-        let PipelineDef { stages, rolling, rollback, .. } = definition;
+        // With every default in it, and with the profile, which decides on waves as well.
+        let PipelineDef { stages, rolling, rollback, .. } = &definition.completed(self.organisation);
+        let profile = definition.profile(self.organisation);
         let fleet = matches!(definition.run.engine, EngineDef::Configuration(_));
-        let of = (team, sources, stages, rolling, rollback, fleet, definition.defines());
+        let of = (team, sources, stages, rolling, rollback, profile, fleet, definition.defines());
         let layout = serde_json::to_string(&of).unwrap_or_default();
         let full = self.explored >= EXPLORED_MAX;
         match self.layouts.get(&layout) {

@@ -63,6 +63,9 @@ pub enum AuthError {
 struct TokensFile {
     version: u32,
     tokens: Vec<Kept>,
+    /// The hash of a token of the first administrator that is being made, which counts once it stands in its own file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pending: Option<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -88,23 +91,25 @@ impl Tokens {
     pub fn open(data: &Path, now: Timestamp) -> Result<Tokens, AuthError> {
         DirBuilder::new().recursive(true).mode(0o700).create(data).map_err(failed("create", data))?;
         let path = data.join(TOKENS_FILE);
-        let kept = match std::fs::read(&path) {
+        let (kept, pending) = match std::fs::read(&path) {
             Ok(bytes) => {
                 let file: TokensFile = serde_json::from_slice(&bytes)
                     .map_err(|source| AuthError::Unreadable { path: path.clone(), source })?;
-                file.tokens
+                (file.tokens, file.pending)
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => (Vec::new(), None),
             Err(source) => return Err(failed("read", &path)(source)),
         };
         let tokens = Tokens { path, kept: Mutex::new(kept) };
         if tokens.lock().is_empty() {
             tokens.renew_first(now)?;
-        } else if let Ok(token) = std::fs::read_to_string(data.join(ADMIN_TOKEN_FILE))
-            && tokens.user_of(token.trim()).is_none()
-        {
-            // It was renewed, and there was a crash in between.
-            tokens.replace_first(token.trim(), now)?;
+        } else if let Some(pending) = pending {
+            // There was a crash in the middle of a renewal: what stands in the file counts.
+            let text = std::fs::read_to_string(data.join(ADMIN_TOKEN_FILE)).unwrap_or_default();
+            let mut kept = tokens.lock();
+            let all =
+                if hash(text.trim()) == pending { renewed(&kept, pending, now).0 } else { kept.clone() };
+            tokens.replace(&mut kept, all, None)?;
         }
         Ok(tokens)
     }
@@ -116,17 +121,13 @@ impl Tokens {
     /// If a file cannot be written. Where the second one cannot, the next start goes on.
     pub fn renew_first(&self, now: Timestamp) -> Result<usize, AuthError> {
         let token = random_token()?;
-        write_private(&self.path.with_file_name(ADMIN_TOKEN_FILE), format!("{token}\n").as_bytes())?;
-        self.replace_first(&token, now)
-    }
-
-    fn replace_first(&self, token: &str, now: Timestamp) -> Result<usize, AuthError> {
-        let user = UserId::new(BOOTSTRAP_ADMINISTRATOR).expect("a word is a valid user name");
+        // One renewal at a time, from its first file to its last.
         let mut kept = self.lock();
-        let mut all: Vec<Kept> = kept.iter().filter(|k| k.user != user).cloned().collect();
-        let forgotten = kept.len() - all.len();
-        all.push(Kept { user, sha256: hash(token), created_at: now });
-        self.replace(&mut kept, all)?;
+        let before = kept.clone();
+        self.replace(&mut kept, before, Some(hash(&token)))?;
+        write_private(&self.path.with_file_name(ADMIN_TOKEN_FILE), format!("{token}\n").as_bytes())?;
+        let (all, forgotten) = renewed(&kept, hash(&token), now);
+        self.replace(&mut kept, all, None)?;
         Ok(forgotten)
     }
 
@@ -158,7 +159,7 @@ impl Tokens {
         let left: Vec<Kept> = kept.iter().filter(|k| &k.user != user).cloned().collect();
         let revoked = kept.len() - left.len();
         if revoked > 0 {
-            self.replace(&mut kept, left)?;
+            self.replace(&mut kept, left, None)?;
         }
         Ok(revoked)
     }
@@ -170,11 +171,16 @@ impl Tokens {
         }
         let mut all = kept.clone();
         all.push(Kept { user, sha256: hash(token), created_at: now });
-        self.replace(&mut kept, all)
+        self.replace(&mut kept, all, None)
     }
 
-    fn replace(&self, kept: &mut Vec<Kept>, all: Vec<Kept>) -> Result<(), AuthError> {
-        let file = TokensFile { version: 1, tokens: all };
+    fn replace(
+        &self,
+        kept: &mut Vec<Kept>,
+        all: Vec<Kept>,
+        pending: Option<String>,
+    ) -> Result<(), AuthError> {
+        let file = TokensFile { version: 1, tokens: all, pending };
         let bytes = serde_json::to_vec_pretty(&file)
             .map_err(|source| AuthError::Unreadable { path: self.path.clone(), source })?;
         write_private(&self.path, &bytes)?;
@@ -186,6 +192,15 @@ impl Tokens {
         // The list is replaced as a whole, so that a panic elsewhere cannot have left it half changed.
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// All tokens, where the first administrator has this one alone; how many went.
+fn renewed(kept: &[Kept], sha256: String, now: Timestamp) -> (Vec<Kept>, usize) {
+    let user = UserId::new(BOOTSTRAP_ADMINISTRATOR).expect("a word is a valid user name");
+    let mut all: Vec<Kept> = kept.iter().filter(|k| k.user != user).cloned().collect();
+    let forgotten = kept.len() - all.len();
+    all.push(Kept { user, sha256, created_at: now });
+    (all, forgotten)
 }
 
 fn random_token() -> Result<String, AuthError> {
@@ -318,12 +333,28 @@ mod tests {
         let new = read();
         assert_eq!((tokens.user_of(&old), tokens.user_of(&new).is_some()), (None, true));
         assert!(tokens.user_of(&alice).is_some(), "others keep theirs");
-        // The file is written first; then it was cut off.
+        // Cut off after the file was written, and before.
         let cut_off = random_token().unwrap();
+        let pending = |token: &str| {
+            let tokens = Tokens::open(dir.path(), Timestamp(4)).unwrap();
+            let mut kept = tokens.lock();
+            let same = kept.clone();
+            tokens.replace(&mut kept, same, Some(hash(token))).unwrap();
+        };
+        pending(&cut_off);
         write_private(&file, cut_off.as_bytes()).unwrap();
         let again = Tokens::open(dir.path(), Timestamp(4)).unwrap();
         assert_eq!(again.user_of(&cut_off).unwrap().as_str(), BOOTSTRAP_ADMINISTRATOR);
         assert_eq!(again.user_of(&new), None);
+        pending(&random_token().unwrap());
+        let again = Tokens::open(dir.path(), Timestamp(5)).unwrap();
+        assert!(again.user_of(&cut_off).is_some(), "what was not written does not count");
+        // Whatever somebody writes there afterwards is no token, an old one neither.
+        for text in ["", "see the vault", old.as_str(), new.as_str()] {
+            std::fs::write(&file, text).unwrap();
+            let again = Tokens::open(dir.path(), Timestamp(6)).unwrap();
+            assert!(again.user_of(text).is_none() && again.user_of(&cut_off).is_some(), "{text}");
+        }
         std::fs::remove_file(&file).unwrap();
         let without = Tokens::open(dir.path(), Timestamp(5)).unwrap();
         assert!(without.user_of(&cut_off).is_some() && !file.exists(), "who moved it away keeps it");

@@ -84,6 +84,12 @@ impl fmt::Display for Holder {
     }
 }
 
+/// Whether there is such a process: the lock is signed only when the store is opened, and says until then who had it before. Nobody
+/// is to be told to end a process that has ended.
+fn is_there(pid: &u32) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists()
+}
+
 /// The right to work, after a wait or without one.
 pub(crate) struct Turn {
     pub(crate) lock: StoreLock,
@@ -107,60 +113,84 @@ pub(crate) async fn wait(
         Err(OpenError::InUse { pid, .. }) => pid,
         Err(error) => return Err(error.into()),
     };
-    let listener = match TcpListener::bind(options.listen).await {
-        Ok(listener) => Some(listener.into_std().map_err(ServeError::Serve)?),
-        // It is the other server's, until that has ended.
-        Err(error) if error.kind() == ErrorKind::AddrInUse => None,
-        Err(source) => return Err(ServeError::Listen { address: options.listen, source }),
-    };
-    let address = listener.as_ref().map(std::net::TcpListener::local_addr).transpose();
-    let presence = Presence::enter(data, address.map_err(ServeError::Serve)?);
-    let (known, holder) = watch::channel(Holder::find(data, pid));
+    let (known, holder) = watch::channel(Holder::find(data, pid.filter(is_there)));
     let over = CancellationToken::new();
     // Whatever ends the wait ends these.
     let _ends = over.clone().drop_guard();
-    if let Some(listener) = &listener {
-        let shared = listener.try_clone().and_then(TcpListener::from_std).map_err(ServeError::Serve)?;
-        tokio::spawn(http::standby::serve(shared, holder.clone(), over.clone()));
-    }
     tokio::spawn(ask(known.clone(), over.clone()));
-    let lock = wait_for_lock(&store, data, stop, &known, told).await?;
-    drop(presence);
-    let Some(lock) = lock else { return Ok(None) };
-    let listener = listener.map(TcpListener::from_std).transpose().map_err(ServeError::Serve)?;
+    let mut waiting =
+        Waiting { options, data, known, holder, over, listener: None, presence: Presence::enter(data, None) };
+    let Some(lock) = waiting.wait_for_lock(&store, stop, told).await? else { return Ok(None) };
+    drop(waiting.presence);
+    let listener = waiting.listener.map(TcpListener::from_std).transpose().map_err(ServeError::Serve)?;
     Ok(Some(Turn { lock, listener, waited: true }))
 }
 
-async fn wait_for_lock(
-    store: &Path,
-    data: &Path,
-    stop: &CancellationToken,
-    known: &watch::Sender<Holder>,
-    told: &mut (impl FnMut(&Holder) + Send),
-) -> Result<Option<StoreLock>, ServeError> {
-    let mut said = None;
-    loop {
-        match StoreLock::try_take_existing(store) {
-            Ok(lock) => return Ok(Some(lock)),
-            Err(OpenError::InUse { pid, .. }) => {
-                let found = Holder::find(data, pid);
-                known.send_if_modified(|holder| {
-                    let found = Holder { is_silent: holder.is_silent, ..found };
-                    let changed = *holder != found;
-                    *holder = found;
-                    changed
-                });
+/// A server that waits.
+struct Waiting<'a> {
+    options: &'a ServeOptions,
+    data: &'a Path,
+    known: watch::Sender<Holder>,
+    holder: watch::Receiver<Holder>,
+    over: CancellationToken,
+    listener: Option<std::net::TcpListener>,
+    presence: Option<Presence>,
+}
+
+impl Waiting<'_> {
+    /// Answers on its own address, if that is another one than that of the server that works. As long as nobody knows where that
+    /// one serves, this one listens nowhere: a server that has just taken over needs its address.
+    async fn listen(&mut self) -> Result<(), ServeError> {
+        let address = self.options.listen;
+        let elsewhere = |server: &Server| server.url != format!("http://{address}");
+        if self.listener.is_some() || !self.holder.borrow().server.as_ref().is_some_and(elsewhere) {
+            return Ok(());
+        }
+        let listener = match TcpListener::bind(address).await {
+            Ok(listener) => listener.into_std().map_err(ServeError::Serve)?,
+            Err(error) if error.kind() == ErrorKind::AddrInUse => return Ok(()),
+            Err(source) => return Err(ServeError::Listen { address, source }),
+        };
+        let shared = listener.try_clone().and_then(TcpListener::from_std).map_err(ServeError::Serve)?;
+        tokio::spawn(http::standby::serve(shared, self.holder.clone(), self.over.clone()));
+        let own = listener.local_addr().map_err(ServeError::Serve)?;
+        self.presence = None;
+        self.presence = Presence::enter(self.data, Some(own));
+        self.listener = Some(listener);
+        Ok(())
+    }
+
+    async fn wait_for_lock(
+        &mut self,
+        store: &Path,
+        stop: &CancellationToken,
+        told: &mut (impl FnMut(&Holder) + Send),
+    ) -> Result<Option<StoreLock>, ServeError> {
+        let mut said = None;
+        loop {
+            match StoreLock::try_take_existing(store) {
+                Ok(lock) => return Ok(Some(lock)),
+                Err(OpenError::InUse { pid, .. }) => {
+                    let found = Holder::find(self.data, pid.filter(is_there));
+                    self.known.send_if_modified(|holder| {
+                        let found = Holder { is_silent: holder.is_silent, ..found };
+                        let changed = *holder != found;
+                        *holder = found;
+                        changed
+                    });
+                }
+                Err(error) => return Err(error.into()),
             }
-            Err(error) => return Err(error.into()),
-        }
-        let holder = known.borrow().clone();
-        if said.as_ref() != Some(&holder) {
-            told(&holder);
-            said = Some(holder);
-        }
-        tokio::select! {
-            () = stop.cancelled() => return Ok(None),
-            () = tokio::time::sleep(LOOK_EVERY) => {}
+            self.listen().await?;
+            let holder = self.known.borrow().clone();
+            if said.as_ref() != Some(&holder) {
+                told(&holder);
+                said = Some(holder);
+            }
+            tokio::select! {
+                () = stop.cancelled() => return Ok(None),
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
         }
     }
 }
@@ -315,6 +345,51 @@ mod tests {
         assert_eq!(fs::read_dir(dir.path().join(FOLDER)).unwrap().count(), 2);
         drop((second, third));
         assert_eq!(waiting(dir.path()), []);
+    }
+
+    /// A server that has just taken over, and one that is started again at that moment, have the same address.
+    #[tokio::test]
+    async fn nothing_is_listened_on_before_it_is_known_where_the_other_one_serves() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().to_owned();
+        let lock = StoreLock::try_take(&data.join("store")).unwrap();
+        fs::write(data.join("store/lock"), std::process::id().to_string()).unwrap();
+        let free = || {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            listener.local_addr().unwrap()
+        };
+        let options = ServeOptions {
+            switches: tidegate_core::pipeline::Switches::default(),
+            data: data.clone(),
+            listen: free(),
+            new_epoch: false,
+            standby: true,
+            synth: tidegate_synth::Synth::new("/nowhere", &[]),
+        };
+        let (listen, stop) = (options.listen, CancellationToken::new());
+        let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
+        let own = data.clone();
+        let waits = tokio::spawn(async move {
+            let mut tell = |holder: &Holder| told.send(holder.clone()).unwrap();
+            wait(&options, &own, &stop, &mut tell).await.map(|turn| turn.unwrap().listener.is_some())
+        });
+        assert_eq!(heard.recv().await.unwrap().server, None, "it only starts");
+        assert_eq!(waiting(&data)[0].url, None);
+        let takes_over = std::net::TcpListener::bind(listen).unwrap();
+        drop(takes_over);
+        let said = |address: SocketAddr| {
+            let server =
+                Server { url: format!("http://{address}"), pid: std::process::id(), since: Timestamp(0) };
+            fs::write(server_file(&data), serde_json::to_vec(&server).unwrap()).unwrap();
+        };
+        said(listen);
+        assert!(heard.recv().await.unwrap().server.is_some());
+        drop(std::net::TcpListener::bind(listen).unwrap());
+        said(free());
+        heard.recv().await.unwrap();
+        assert_eq!(waiting(&data)[0].url, Some(format!("http://{listen}")));
+        drop(lock);
+        assert!(waits.await.unwrap().unwrap(), "it goes on listening there");
     }
 
     #[test]

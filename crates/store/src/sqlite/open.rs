@@ -129,7 +129,7 @@ pub(super) fn open(mut lock: StoreLock, options: &SqliteOptions) -> Result<Sqlit
 
 /// Whether this version may open the database, without changing anything.
 fn look(path: &Path) -> Result<(), Failure> {
-    read_only(path).and_then(|connection| refuse_newer(&connection))
+    read_only(path).and_then(|connection| refuse_newer(&connection)).map(|_| ())
 }
 
 /// As [`open`], for reading alone: no migration, no reserve, and nothing on the disk is changed.
@@ -143,13 +143,19 @@ pub(super) fn open_to_read(dir: &Path) -> Result<SqliteStore, OpenError> {
     Ok(SqliteStore::over(dir, connection, ReserveFile::none(), lock))
 }
 
-/// As [`open_to_read`] by who has the lock, and keeps it.
+/// As [`open_to_read`] by who has the lock, and keeps it. None of what an older version has written, or was killed before it had
+/// written anything: that is migrated, and cannot be read as this version reads until then.
 pub(super) fn read_locked(lock: &StoreLock) -> Result<Option<SqliteStore>, OpenError> {
     let path = lock.dir.join(DATABASE);
     if !path.is_file() {
         return Ok(None);
     }
-    let connection = connect_to_read(&path).map_err(|failure| failure.into_error(&path))?;
+    let failed = |failure: Failure| failure.into_error(&path);
+    let connection = read_only(&path).map_err(failed)?;
+    if refuse_newer(&connection).map_err(failed)? == Schema::Older {
+        return Ok(None);
+    }
+    refuse_damaged(&connection, &path).map_err(failed)?;
     Ok(Some(SqliteStore::over(&lock.dir, connection, ReserveFile::none(), None)))
 }
 
@@ -286,18 +292,27 @@ fn full_cause(error: &refinery::Error) -> Option<rusqlite::Error> {
     cause.sqlite_error().map(|&code| rusqlite::Error::SqliteFailure(code, Some(cause.to_string())))
 }
 
-fn refuse_newer(connection: &Connection) -> Result<(), Failure> {
+/// Whose form a database has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Schema {
+    /// An older version's, or none yet.
+    Older,
+    /// This version's.
+    Own,
+}
+
+fn refuse_newer(connection: &Connection) -> Result<Schema, Failure> {
     let known =
         embedded::migrations::runner().get_migrations().iter().map(|m| m.version().unsigned_abs()).max();
     let known = known.unwrap_or(0);
     const HISTORY: &str = "SELECT 1 FROM sqlite_schema WHERE name = 'refinery_schema_history'";
     if connection.query_row(HISTORY, [], |_| Ok(())).optional()?.is_none() {
-        return Ok(());
+        return Ok(Schema::Older);
     }
     const NEWEST: &str = "SELECT COALESCE(MAX(version), 0) FROM refinery_schema_history";
     let found = connection.query_row(NEWEST, [], |row| row.get(0))?;
     if found <= known {
-        return Ok(());
+        return Ok(if found == known { Schema::Own } else { Schema::Older });
     }
     // Where it stands may have changed with the schema; then it is not told. Nor is this version's own name, which a program has
     // as well that was made between two versions.

@@ -330,7 +330,7 @@ fn who_waits_for_the_lock_touches_nothing_and_migrates_when_it_has_it() {
     assert_eq!((std::fs::read(&path).unwrap(), names()), (bytes, vec!["lock".into(), "tidegate.db".into()]));
     drop(lock);
     let lock = StoreLock::try_take_existing(&dir).unwrap();
-    assert!(SqliteStore::look(&lock).unwrap().unwrap().load("a").unwrap().is_none());
+    assert!(SqliteStore::look(&lock).unwrap().is_none(), "what is older is migrated before it is read");
     let store = SqliteStore::open_locked(lock, &SqliteOptions { reserve_bytes: 4096 }).unwrap();
     let mut commit = write("a", 0, &["one"], "state", None);
     commit.new_effects.push(effect("e1", Lane::Page, 3));
@@ -341,4 +341,24 @@ fn who_waits_for_the_lock_touches_nothing_and_migrates_when_it_has_it() {
     std::fs::rename(&dir, &aside).unwrap();
     assert!(matches!(StoreLock::try_take_existing(&dir), Err(OpenError::Directory { .. })));
     assert!(!dir.exists());
+}
+
+/// The first start was killed before the first migration was there.
+#[test]
+fn a_database_without_any_schema_is_made_whole() {
+    for header in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tidegate.db");
+        if header {
+            let mode = "PRAGMA journal_mode = WAL";
+            let connection = Connection::open(&path).unwrap();
+            connection.query_row(mode, [], |row| row.get::<_, String>(0)).unwrap();
+        } else {
+            File::create(&path).unwrap();
+        }
+        let lock = StoreLock::try_take(dir.path()).unwrap();
+        assert!(SqliteStore::look(&lock).unwrap().is_none());
+        let store = SqliteStore::open_locked(lock, &SqliteOptions { reserve_bytes: 4096 }).unwrap();
+        store.commit(&write("a", 0, &["one"], "state", None)).unwrap();
+    }
 }
