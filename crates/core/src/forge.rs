@@ -100,12 +100,16 @@ pub struct MergedChange {
     pub retargeted_at: Option<Timestamp>,
     /// The account that opened it.
     pub author: String,
-    /// The addresses of everybody who wrote a commit of it.
+    /// The addresses of everybody who wrote or committed a commit of it.
     pub authors: Vec<String>,
+    /// Their accounts, where the forge knows them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub accounts: Vec<String>,
     /// What each reviewer said last.
     pub words: Vec<ReviewWord>,
     /// Older heads that were approved, of which the repository bears out that the newest is one of them and no more than that: the
-    /// change was brought up to date with the mainline since, by a merge or a rebase.
+    /// change was brought up to date with the mainline since, by a merge or a rebase; those of them that have shown what this commit
+    /// brings.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub same: Vec<CommitId>,
     /// What became of it in the repository, for the commit that this is about.

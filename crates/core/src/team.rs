@@ -448,6 +448,12 @@ impl Team {
             .map(|(user, _)| user)
     }
 
+    /// Whether a user commits under this address, whoever else does as well.
+    #[must_use]
+    pub fn commits_as(&self, user: &UserId, email: &str) -> bool {
+        self.emails.get(user).is_some_and(|all| all.iter().any(|e| e.eq_ignore_ascii_case(email)))
+    }
+
     /// The member who reviews under this name, if it is a known one.
     #[must_use]
     pub fn user_on(&self, forge: Forge, account: &str) -> Option<&UserId> {

@@ -12,6 +12,7 @@ pub use client::{Client, ClientError, Counted, ForgeError, Server};
 
 use crate::git::{BorneOut, GitError, Merge, Mirror};
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 use tidegate_core::definition::ReviewDef;
 use tidegate_core::forge::{Brought, CHANGES_MAX, Landed, MergedChange, OLDER_HEADS_MAX, ReviewWord, Says};
 use tidegate_core::ids::CommitId;
@@ -20,6 +21,12 @@ use tidegate_core::units::Timestamp;
 /// The most requests to a forge of one look at a source: with one look a minute 6,000 an hour, of which those that find nothing
 /// new cost a forge's limit nothing. What is left is asked at the next look.
 pub const REQUESTS_MAX: usize = 100;
+/// The most commits of one look that are asked about in vain: a forge that fails at so many is in trouble.
+const FAILED_MAX: usize = 5;
+/// When a look has taken so long, what it has found is told, and the next one goes on.
+const LOOK_MAX: Duration = Duration::from_secs(60);
+/// The most accounts that are kept of one change's authors.
+const ACCOUNTS_MAX: usize = 250;
 /// The most pages of one list; with 100 entries each.
 const PAGES_MAX: usize = 10;
 
@@ -43,12 +50,14 @@ pub struct Listed {
 }
 
 /// What is said of a merged change besides.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Details {
     /// What each reviewer said last.
     pub words: Vec<ReviewWord>,
     /// The commits that reviewers were shown.
     pub own: Vec<CommitId>,
+    /// The accounts that had a hand in each of them, where the forge says.
+    pub accounts: github::Accounts,
     /// When it was pointed at another branch for the last time.
     pub retargeted_at: Option<Timestamp>,
 }
@@ -69,7 +78,9 @@ pub enum Stopped {
 pub struct Told {
     /// By commit; those that were not asked about are missing.
     pub brought: BTreeMap<CommitId, Brought>,
-    /// What came in between.
+    /// Those that were asked about in vain.
+    pub failed: BTreeSet<CommitId>,
+    /// What came in between: what ended the asking, or else what the first of those that failed met with.
     pub stopped: Option<Stopped>,
 }
 
@@ -87,23 +98,55 @@ pub struct Question<'a> {
     pub commits: &'a [CommitId],
 }
 
-/// Asks about commits, one after the other, as far as [`REQUESTS_MAX`] goes.
+impl Stopped {
+    /// Whether it is about the forge as a whole, so that it is no use to ask about another commit.
+    #[must_use]
+    pub fn ends_the_look(&self) -> bool {
+        matches!(
+            self,
+            Stopped::Forge(
+                ForgeError::Silent { .. }
+                    | ForgeError::Limited { .. }
+                    | ForgeError::Refused { .. }
+                    | ForgeError::Unknown { .. }
+            )
+        )
+    }
+
+    /// Whether it is about this change, and will be so again however often it is asked: then it is what is known of it.
+    fn is_of_the_change(&self) -> bool {
+        matches!(
+            self,
+            Stopped::Forge(
+                ForgeError::TooLong { .. } | ForgeError::Unreadable { .. } | ForgeError::Unprocessable { .. }
+            ) | Stopped::Git(GitError::TimeLimit { .. })
+        )
+    }
+}
+
+/// Asks about commits, one after the other, as far as [`REQUESTS_MAX`] and a minute go.
 pub async fn ask(client: &Client, mirror: &Mirror, question: &Question<'_>) -> Told {
     let mut told = Told::default();
     let mut known: BTreeMap<u64, (MergedChange, BorneOut)> = BTreeMap::new();
+    let begun = Instant::now();
     let mut asker = Asker { client, question, requests: 0 };
     for commit in question.commits {
         if told.brought.contains_key(commit) {
             continue;
         }
-        if asker.requests >= REQUESTS_MAX {
+        if asker.requests >= REQUESTS_MAX || begun.elapsed() >= LOOK_MAX || told.failed.len() >= FAILED_MAX {
             break;
         }
         match asker.about(commit, mirror, &mut known).await {
             Ok(listed) => asker.tell(commit, &listed, &known, &mut told.brought),
             Err(stopped) => {
-                told.stopped = Some(stopped);
-                break;
+                // Whoever remembers it asks about others before, so that none waits for one that fails each time.
+                told.failed.insert(commit.clone());
+                if stopped.ends_the_look() {
+                    told.stopped = Some(stopped);
+                    break;
+                }
+                told.stopped.get_or_insert(stopped);
             }
         }
     }
@@ -138,18 +181,20 @@ impl Asker<'_> {
             if known.contains_key(&listed.number) {
                 continue;
             }
-            let details = self.details(&listed).await?;
-            let older = older_heads(&details.words, &listed.head);
-            let merge = Merge {
-                reference: &self.reference(listed.number),
-                head: &listed.head,
-                landed: &listed.landed,
-                squashed: listed.squashed.as_ref(),
-                own: &details.own,
-                older: &older,
-                branch: self.question.branch,
+            let (details, borne_out) = match self.look_at(&listed, mirror).await {
+                Ok(found) => found,
+                Err(stopped) if stopped.is_of_the_change() => {
+                    let why_not = Some(stopped.to_string());
+                    (Details::default(), BorneOut { why_not, ..BorneOut::default() })
+                }
+                Err(stopped) => return Err(stopped),
             };
-            let borne_out = mirror.bears_out(&merge).await?;
+            let wrote = details.accounts.iter().filter(|(id, _)| !borne_out.written_by_nobody.contains(*id));
+            let hands = wrote.flat_map(|(id, hands)| {
+                let committer = hands.committer.as_ref().filter(|_| !borne_out.rebased.contains(id));
+                hands.author.iter().chain(committer)
+            });
+            let accounts: BTreeSet<&String> = hands.collect();
             let change = MergedChange {
                 number: listed.number,
                 url: listed.url,
@@ -158,13 +203,30 @@ impl Asker<'_> {
                 retargeted_at: details.retargeted_at,
                 author: listed.author,
                 authors: borne_out.authors.clone(),
+                accounts: accounts.into_iter().take(ACCOUNTS_MAX).cloned().collect(),
                 words: details.words,
-                same: borne_out.same.clone(),
+                same: Vec::new(),
                 landed: Landed::Own,
             };
             known.insert(listed.number, (change, borne_out));
         }
         Ok(numbers)
+    }
+
+    async fn look_at(&mut self, listed: &Listed, mirror: &Mirror) -> Result<(Details, BorneOut), Stopped> {
+        let details = self.details(listed).await?;
+        let older = older_heads(&details.words, &listed.head);
+        let merge = Merge {
+            reference: &self.reference(listed.number),
+            head: &listed.head,
+            landed: &listed.landed,
+            squashed: listed.squashed.as_ref(),
+            own: &details.own,
+            older: &older,
+            branch: self.question.branch,
+        };
+        let borne_out = mirror.bears_out(&merge).await?;
+        Ok((details, borne_out))
     }
 
     /// Tells of a commit, and of all the others that the same changes have brought.
@@ -197,7 +259,9 @@ impl Asker<'_> {
                 let told = brought.entry(about.clone()).or_insert_with(none);
                 let there = told.changes.iter().any(|c| c.number == change.number);
                 if !there && told.changes.len() < CHANGES_MAX {
-                    told.changes.push(MergedChange { landed: landed(about), ..change.clone() });
+                    let vouch = borne_out.same.iter().filter(|(_, commits)| commits.contains(about));
+                    let same = vouch.map(|(older, _)| older.clone()).collect();
+                    told.changes.push(MergedChange { same, landed: landed(about), ..change.clone() });
                 }
             }
         }
@@ -217,7 +281,11 @@ impl Asker<'_> {
                 let path = format!("/repos/{}/commits/{commit}/pull", def.repository);
                 match self.pages(&path).await {
                     Ok(pages) => github::change(&pages, &def.repository, branch)?,
-                    Err(ForgeError::Unknown { .. }) => Vec::new(),
+                    // No change brought it, or the repository is not known, which the next question shows.
+                    Err(ForgeError::Unknown { .. }) => {
+                        self.pages(&format!("/repos/{}", def.repository)).await?;
+                        Vec::new()
+                    }
                     Err(error) => return Err(error),
                 }
             }
@@ -264,6 +332,7 @@ impl Asker<'_> {
                 Ok(Details {
                     words: github::words(&reviews)?,
                     own: github::commits(&commits)?,
+                    accounts: github::accounts(&commits)?,
                     retargeted_at: github::retargeted_at(&events)?,
                 })
             }
@@ -283,6 +352,8 @@ impl Asker<'_> {
                 Ok(Details {
                     words: gitlab::words(&approvals, &notes, &versions),
                     own: gitlab::commits(&commits)?,
+                    // It names addresses alone, which the commits have as well.
+                    accounts: BTreeMap::new(),
                     retargeted_at: gitlab::retargeted_at(&versions),
                 })
             }

@@ -76,6 +76,8 @@ pub struct Mirror {
     url: String,
     /// Held while references change: when the newest fetch that went well began.
     fetching: Mutex<Option<Instant>>,
+    /// Held while something is fetched that no reference here will name: nobody who looks at branches waits for that.
+    fetching_one: Mutex<()>,
     fetch_time: Duration,
 }
 
@@ -87,8 +89,13 @@ impl Mirror {
         let dir =
             std::path::absolute(dir).map_err(|source| GitError::Mirror { path: dir.to_owned(), source })?;
         let git = Git::new(&dir, url, secret);
-        let mirror =
-            Mirror { git, url: url.to_owned(), fetching: Mutex::new(None), fetch_time: FETCH_TIME_MAX };
+        let mirror = Mirror {
+            git,
+            url: url.to_owned(),
+            fetching: Mutex::new(None),
+            fetching_one: Mutex::new(()),
+            fetch_time: FETCH_TIME_MAX,
+        };
         mirror.prepare().await?;
         remove_leavings(&mirror.git.dir).map_err(|e| mirror.fail(e))?;
         Ok(mirror)

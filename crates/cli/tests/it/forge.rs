@@ -159,6 +159,25 @@ fn what_nobody_approved_stalls_with_the_forge_s_reason_and_a_late_approval_lets_
 }
 
 #[test]
+fn an_approval_that_is_withdrawn_while_its_commit_waits_for_another_is_heeded() {
+    let scene = Scene::start("allow", "200ms");
+    let pushed = scene.repo.commit(&[("pushed", "x")], "pushed by hand");
+    scene.repo.merge(&pushed);
+    let head = scene.merged(1, How::Merge);
+    scene.approved(1, &head);
+    let waits = "the merge is approved and waits for what was pushed";
+    scene.world.until(waits, || {
+        let pending = scene.pending();
+        (pending.len() == 4 && pending.last()?.unreviewed.is_none()).then_some(())
+    });
+    scene.forge.review(1, "bob-on-forge", "DISMISSED", &head, AFTER);
+    scene.until_waits("by 'bob-on-forge' was withdrawn");
+    scene.world.bob(&["approve", &pushed]).well();
+    scene.world.until_passed("app", 1);
+    assert_eq!(scene.pending().len(), 3, "nothing of the change goes along");
+}
+
+#[test]
 fn an_approved_change_does_not_vouch_for_what_a_merge_smuggled_in() {
     let scene = Scene::start("forbid", "200ms");
     let head = scene.merged(1, How::Evil);

@@ -3,12 +3,14 @@
 use super::{Findings, is_web_address};
 use crate::definition::{OrganisationDef, PipelineDef, ReviewDef};
 use crate::forge::Forge;
+use crate::ids::UserId;
 use std::collections::BTreeMap;
 
 /// The longest name of an account, or of a repository, in bytes.
 const NAME_MAX_BYTES: usize = 255;
 
 pub(super) fn organisation(f: &mut Findings, def: &OrganisationDef) {
+    addresses(f, def);
     for (forge, field) in [(Forge::Github, "github"), (Forge::Gitlab, "gitlab")] {
         let mut known = BTreeMap::new();
         for (n, user) in def.users.iter().enumerate() {
@@ -20,6 +22,20 @@ pub(super) fn organisation(f: &mut Findings, def: &OrganisationDef) {
             } else if let Some(other) = known.insert(account.to_ascii_lowercase(), &user.name) {
                 let message = format!("'{account}' is {other}'s account already");
                 f.add("TG117", place, message, "an account is one person's");
+            }
+        }
+    }
+}
+
+/// Whoever commits under an address that is somebody else's as well cannot be told from them.
+fn addresses(f: &mut Findings, def: &OrganisationDef) {
+    let mut known: BTreeMap<String, &UserId> = BTreeMap::new();
+    for (n, user) in def.users.iter().enumerate() {
+        for (m, email) in user.emails.iter().enumerate() {
+            let other = known.insert(email.to_ascii_lowercase(), &user.name);
+            if let Some(other) = other.filter(|other| **other != user.name) {
+                let message = format!("'{email}' is {other}'s address already");
+                f.add("TG117", format!("/users/{n}/emails/{m}"), message, "an address is one person's");
             }
         }
     }

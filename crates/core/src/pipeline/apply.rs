@@ -1,12 +1,12 @@
 //! How facts change the state of a pipeline. Nothing is decided here.
 
 use super::{
-    Build, Capacity, HISTORY_MAX, Life, Motion, Pipeline, PipelineFact, Release, Retirement, SeenCommit,
-    SlotState, Standing, StepState, Taint, Told, Work,
+    Asked, Build, Capacity, HISTORY_MAX, Life, Motion, Pipeline, PipelineFact, Release, Retirement,
+    SeenCommit, SlotState, Standing, StepState, Taint, Told, Work,
 };
 use crate::Shared;
-use crate::definition::PipelineDef;
-use crate::ids::{ReleaseNo, TargetId, TeamId};
+use crate::definition::{PipelineDef, SourceDef};
+use crate::ids::{ReleaseNo, SourceId, TargetId, TeamId};
 use crate::plan::{Plan, StepId};
 use crate::units::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,8 +26,10 @@ impl Pipeline {
                 }));
             }
             PipelineFact::ForgeTold { source, told, at } => {
+                // A forge's words count only where one is named; those that stand here are of the one that is.
+                let named = self.source_def(source).is_some_and(|source| source.review.is_some());
                 let state = self.sources.entry(source.clone()).or_default();
-                for seen in &mut state.pending {
+                for seen in state.pending.iter_mut().filter(|_| named) {
                     if let Some(brought) = told.get(&seen.commit.id) {
                         seen.told = Some(Told { brought: brought.clone(), at: *at });
                     }
@@ -187,6 +189,11 @@ impl Pipeline {
         }
     }
 
+    /// What the definition says of a source.
+    pub(super) fn source_def(&self, source: &SourceId) -> Option<&SourceDef> {
+        self.definition.as_ref()?.sources.iter().find(|s| &s.name == source)
+    }
+
     fn step(&mut self, id: &StepId) -> &mut StepState {
         self.steps.entry(id.clone()).or_default()
     }
@@ -200,9 +207,10 @@ impl Pipeline {
     /// Steps and targets keep their state by name. What is no longer planned is detached, not dropped.
     fn define(&mut self, definition: &Shared<PipelineDef>, team: &TeamId, plan: &Shared<Plan>) {
         if let Some(known) = &self.definition {
-            // What one forge said of a source is not what another says.
+            // What one forge said of a source is not what another says, nor of another repository or branch.
             for source in &definition.sources {
-                let same = known.sources.iter().any(|s| s.name == source.name && s.review == source.review);
+                let asked = Asked::of(source);
+                let same = known.sources.iter().any(|s| s.name == source.name && Asked::of(s) == asked);
                 let state = self.sources.get_mut(&source.name).filter(|_| !same);
                 state.into_iter().flat_map(|s| &mut s.pending).for_each(|seen| seen.told = None);
             }

@@ -172,7 +172,9 @@ impl Deciding<'_> {
             PipelineEvent::SourceObserved { source, observation } => {
                 return self.source_observed(source, observation);
             }
-            PipelineEvent::ForgeTold { source, told } => return self.forge_told(source, told),
+            PipelineEvent::ForgeTold { source, told, asked } => {
+                return self.forge_told(source, told, asked.as_deref());
+            }
             PipelineEvent::SourceFailed { source, why } => return self.source_failed(source, why),
             PipelineEvent::BuildEnded { effect, result } => self.build_ended(effect, result),
             PipelineEvent::TestsEnded { effect, result } => self.tests_ended(effect, result),

@@ -5,7 +5,7 @@ use super::gates::Blocker;
 use crate::alarm::AlarmName;
 use crate::change::SourceObservation;
 use crate::decision::{Actor, EffectId};
-use crate::definition::PipelineDef;
+use crate::definition::{PipelineDef, ReviewDef, SourceDef};
 use crate::engine::Observation;
 use crate::forge::Brought;
 use crate::ids::{CommitId, PackageDigest, ReleaseNo, RunSpecDigest, SourceId, StageId};
@@ -14,6 +14,27 @@ use crate::scope::Scope;
 use crate::units::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+
+/// Which forge was asked about which mainline.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Asked {
+    /// The forge.
+    pub review: ReviewDef,
+    /// The repository that bears out what it says.
+    pub url: String,
+    /// The mainline.
+    pub branch: String,
+}
+
+impl Asked {
+    /// What a source names to be asked; nothing if its changes are reviewed nowhere.
+    #[must_use]
+    pub fn of(source: &SourceDef) -> Option<Asked> {
+        let review = source.review.clone()?;
+        Some(Asked { review, url: source.url.clone(), branch: source.branch.clone() })
+    }
+}
 
 /// What a pipeline can be told.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -51,6 +72,9 @@ pub enum PipelineEvent {
         source: SourceId,
         /// What it said, and what of that the repository bears out.
         told: BTreeMap<CommitId, Brought>,
+        /// What the source named when it was asked; without it nothing is believed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        asked: Option<Box<Asked>>,
     },
     /// A build has ended.
     BuildEnded {

@@ -28,7 +28,7 @@ mod why;
 pub use adopt::{ADOPTED, Adoption};
 pub use decide::Snapshots;
 pub(crate) use decide::decide;
-pub use event::{Grant, Observed, PipelineEvent};
+pub use event::{Asked, Grant, Observed, PipelineEvent};
 pub use facts::PipelineFact;
 pub use gates::{Blocker, Gate, Reason};
 pub use observing::{Reality, Verdict};

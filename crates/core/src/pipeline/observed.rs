@@ -2,7 +2,7 @@
 
 use super::decide::Deciding;
 use super::{
-    Blind, Break, Build, Capacity, Cause, Grant, Motion, PENDING_COMMITS_MAX, PipelineFact, SlotState,
+    Asked, Blind, Break, Build, Capacity, Cause, Grant, Motion, PENDING_COMMITS_MAX, PipelineFact, SlotState,
     Trouble, Work,
 };
 use crate::alarm::AlarmName;
@@ -68,15 +68,21 @@ impl Deciding<'_> {
         Ok(())
     }
 
-    /// What was said before and is said again is no news; commits that are in a release by now are not asked about any more.
+    /// What was said before and is said again is no news; commits that are in a release by now are not asked about any more. An
+    /// answer that was under way while the definition came to name another forge, repository or branch is nobody's any more.
     pub(super) fn forge_told(
         &mut self,
         source: &SourceId,
         told: &BTreeMap<CommitId, Brought>,
+        asked: Option<&Asked>,
     ) -> Result<(), Illegal> {
         let Some(state) = self.p.sources.get(source) else {
             return Err(Illegal::new(format!("{} has no source '{source}'", self.id)));
         };
+        let names = self.p.source_def(source).and_then(Asked::of);
+        if names.is_none() || names.as_ref() != asked {
+            return Ok(());
+        }
         let news = state.pending.iter().filter_map(|seen| {
             let brought = told.get(&seen.commit.id)?;
             let known = seen.told.as_ref().map(|told| &told.brought);

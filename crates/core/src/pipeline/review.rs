@@ -244,7 +244,8 @@ pub(super) fn judge(seen: &SeenCommit, team: &Team) -> Result<Review, Unreviewed
 fn judge_by_hand(seen: &SeenCommit, team: &Team) -> Result<Review, Unreviewed> {
     let author = team.user_of(&seen.commit.author_email);
     let approvals = team.approvals.get(&seen.commit.id).map_or(&[][..], Vec::as_slice);
-    let by_others = || approvals.iter().filter(|a| Some(&a.by) != author);
+    let wrote = |user: &UserId| team.commits_as(user, &seen.commit.author_email);
+    let by_others = || approvals.iter().filter(|a| !wrote(&a.by));
     let late = |at: Timestamp| at > seen.seen_at;
     let review = |by: &UserId, at, late| Review { by: by.clone(), at, late, on: None };
     if let Some(approval) = by_others().find(|a| !late(a.at)) {
@@ -259,7 +260,7 @@ fn judge_by_hand(seen: &SeenCommit, team: &Team) -> Result<Review, Unreviewed> {
         }
         (None, _) => {
             let members = team.definition.as_ref().map_or(&[][..], |d| d.members.as_slice());
-            let members = members.iter().filter(|m| Some(*m) != author).cloned().collect();
+            let members = members.iter().filter(|m| !wrote(m)).cloned().collect();
             Err(Unreviewed::NoApproval { members, late_allowed })
         }
     }
@@ -333,8 +334,9 @@ fn counts<'a>(
     let member = team.user_on(change.forge, &account).filter(|user| members.contains(user));
     let Some(user) = member else { return Err(Lack::Stranger { change, account }) };
     let by = user.clone();
-    let opened = merged.author.eq_ignore_ascii_case(&account);
-    if opened || merged.authors.iter().any(|address| is_of(address, user, change.forge, team)) {
+    let mut hands = merged.accounts.iter().chain([&merged.author]);
+    let has_a_hand = hands.any(|other| other.eq_ignore_ascii_case(&account));
+    if has_a_hand || merged.authors.iter().any(|address| is_of(address, user, change.forge, team)) {
         return Err(Lack::ByAuthor { change, by });
     }
     if !word.of.as_ref().is_some_and(|of| *of == merged.head || merged.same.contains(of)) {
@@ -349,7 +351,7 @@ fn counts<'a>(
 
 /// Whether somebody commits under this address, those included that a forge gives to accounts whose own is private.
 fn is_of(address: &str, user: &UserId, forge: Forge, team: &Team) -> bool {
-    if team.user_of(address) == Some(user) {
+    if team.commits_as(user, address) {
         return true;
     }
     let Some(account) = team.accounts.get(user).and_then(|accounts| accounts.on(forge)) else { return false };

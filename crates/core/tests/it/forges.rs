@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use tidegate_core::change::Commit;
 use tidegate_core::forge::{Brought, Forge, Landed, MergedChange, ReviewWord, Says};
 use tidegate_core::ids::CommitId;
-use tidegate_core::pipeline::{PipelineEvent, Position, why};
+use tidegate_core::pipeline::{Asked, PipelineEvent, Position, why};
 use tidegate_core::units::Timestamp;
 
 /// By the forge's clock, which is far from tidegate's.
@@ -55,6 +55,7 @@ fn change(words: &[ReviewWord]) -> MergedChange {
         retargeted_at: None,
         author: "alice-gh".to_owned(),
         authors: vec!["Alice@example.org".to_owned()],
+        accounts: Vec::new(),
         words: words.to_vec(),
         same: Vec::new(),
         landed: Landed::Merge,
@@ -64,7 +65,13 @@ fn change(words: &[ReviewWord]) -> MergedChange {
 fn tell(s: &mut Scenario, commit: &CommitId, changes: Vec<MergedChange>) {
     let brought = Brought { forge: Forge::Github, repository: "acme/shop".to_owned(), changes };
     let told = BTreeMap::from([(commit.clone(), brought)]);
-    s.pipeline_event("frontend", PipelineEvent::ForgeTold { source: "app".parse().unwrap(), told }).unwrap();
+    let asked = Asked::of(&s.pipeline("frontend").definition.as_ref().unwrap().sources[0]);
+    tell_of(s, told, asked);
+}
+
+fn tell_of(s: &mut Scenario, told: BTreeMap<CommitId, Brought>, asked: Option<Asked>) {
+    let (source, asked) = ("app".parse().unwrap(), asked.map(Box::new));
+    s.pipeline_event("frontend", PipelineEvent::ForgeTold { source, told, asked }).unwrap();
 }
 
 fn pushed(s: &mut Scenario) -> Commit {
@@ -182,6 +189,72 @@ fn whoever_wrote_a_part_of_a_change_does_not_approve_it_also_under_an_address_th
     let mut other = change(&[approved("bob-gh")]);
     other.authors.push("7+bob-gh-2@users.noreply.github.com".to_owned());
     assert!(outcome(vec![other]).starts_with("approved by bob"), "that is somebody else");
+}
+
+#[test]
+fn whoever_wrote_a_part_by_an_address_that_only_the_forge_knows_or_that_two_have_does_not_approve_it() {
+    let mut by_account = change(&[approved("bob-gh")]);
+    by_account.accounts = vec!["alice-gh".to_owned(), "BOB-gh".to_owned()];
+    let text = outcome(vec![by_account]);
+    assert!(text.ends_with("approved by bob, who opened it or wrote a part of it"), "{text}");
+
+    let mut organisation = organisation_json();
+    organisation["users"] = json!([
+        {"name": "alice", "emails": ["alice@example.org", "team@example.org"]},
+        {"name": "bob", "emails": ["Team@example.org"], "accounts": {"github": "bob-gh"}}
+    ]);
+    let definition = serde_json::from_value(organisation).unwrap();
+    let found: Vec<String> =
+        tidegate_core::lint::organisation(&definition).iter().map(ToString::to_string).collect();
+    expect!["TG117 at /users/1/emails/0: 'Team@example.org' is alice's address already (an address is one person's)"]
+        .assert_eq(&found.join("\n"));
+    // Organisations of before may have it.
+    let mut s = world("allow");
+    s.apply_organisation_of_before(definition);
+    let mut commit = s.draft("frontend");
+    commit.author_email = "team@example.org".to_owned();
+    s.push("frontend", commit.clone());
+    let mut both = change(&[approved("bob-gh")]);
+    both.authors = vec!["team@example.org".to_owned()];
+    tell(&mut s, &commit.id, vec![both]);
+    s.approve(&commit.id, "bob");
+    s.approve(&commit.id, "alice");
+    assert_eq!(s.pipeline("frontend").releases.len(), 0, "neither of the two has approved somebody else's");
+}
+
+#[test]
+fn an_answer_that_was_under_way_when_the_source_came_to_name_something_else_is_dropped() {
+    let differ: [fn(&mut Value); 5] = [
+        |source| {
+            source["review"] = json!({"github": {"repository": "acme/shop", "api": "https://git.acme.test"}})
+        },
+        |source| source["review"] = json!({"gitlab": {"project": "acme/shop"}}),
+        |source| source["branch"] = json!("release"),
+        |source| source["url"] = json!("https://git.acme.test/other.git"),
+        |source| drop(source.as_object_mut().unwrap().remove("review")),
+    ];
+    for (n, differ) in differ.into_iter().enumerate() {
+        let mut s = world("forbid");
+        let (first, second) = (pushed(&mut s), pushed(&mut s));
+        let before = s.pipeline("frontend").definition.as_ref().unwrap().sources[0].clone();
+        tell(&mut s, &second.id, vec![change(&[approved("bob-gh")])]);
+        let mut definition = pipeline_json("frontend", "frontend");
+        definition["sources"][0]["review"] = json!({"github": {"repository": "acme/shop"}});
+        differ(&mut definition["sources"][0]);
+        s.apply(&definition);
+        let brought = Brought {
+            forge: Forge::Github,
+            repository: "acme/shop".to_owned(),
+            changes: vec![change(&[approved("bob-gh")])],
+        };
+        for asked in [Asked::of(&before), None] {
+            let told = BTreeMap::from([(first.id.clone(), brought.clone())]);
+            tell_of(&mut s, told, asked);
+        }
+        let p = s.pipeline("frontend");
+        let told = p.sources.values().flat_map(|s| &s.pending).filter(|seen| seen.told.is_some()).count();
+        assert_eq!((p.releases.len(), told), (0, 0), "{n}");
+    }
 }
 
 #[test]

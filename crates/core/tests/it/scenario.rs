@@ -131,6 +131,11 @@ impl Scenario {
     pub(crate) fn apply_organisation(&mut self, organisation: &Value) {
         let definition: OrganisationDef = serde_json::from_value(organisation.clone()).unwrap();
         assert_eq!(tidegate_core::lint::organisation(&definition), []);
+        self.apply_organisation_of_before(definition);
+    }
+
+    /// One that was applied before it was checked for what it is checked for now.
+    pub(crate) fn apply_organisation_of_before(&mut self, definition: OrganisationDef) {
         let team = TeamEvent::Applied {
             definition: Box::new(definition.teams[0].clone()),
             services: definition.services.clone(),

@@ -1,5 +1,6 @@
-//! Asks forges how commits came that nobody has approved yet, after each look at their source, and again while that may change
-//! soon. Nothing waits for a forge: commits are told of without it, and it is asked beside.
+//! Asks forges how commits came that wait for a release, after each look at their source, and again while that may change soon:
+//! also about those that were approved there, for an approval may be withdrawn while something else is waited for. Nothing waits for a
+//! forge: commits are told of without it, and it is asked beside.
 //!
 //! What must hold: a forge that does not answer is told of among the troubles and is no verdict; however many pipelines and hints there
 //! are, each repository's forge is asked by one task at a time.
@@ -9,9 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tidegate_core::causes;
-use tidegate_core::definition::ReviewDef;
+use tidegate_core::definition::{ReviewDef, SourceDef};
 use tidegate_core::ids::{CommitId, PipelineId, SourceId};
-use tidegate_core::pipeline::{PipelineEvent, unreviewed};
+use tidegate_core::pipeline::{Asked, PipelineEvent, unreviewed};
 use tidegate_core::units::{Span, Timestamp};
 use tidegate_runtime::{Runtime, RuntimeError};
 use tidegate_workers::forge::{self, Client, Counted, ForgeError, Question, Server, Stopped};
@@ -22,6 +23,8 @@ use tokio::sync::Notify;
 const YOUNG: Span = Span::minutes(5);
 /// Pause before a forge is asked again about young commits, or after it did not answer.
 const AGAIN_AFTER: Duration = Duration::from_secs(20);
+/// Pause where some commits were asked about in vain, and others were not.
+const FAILED_AGAIN_AFTER: Duration = Duration::from_secs(60);
 /// The longest pause; whatever a forge asks for beyond it is heeded at the next look.
 const PAUSE_MAX: Duration = Duration::from_secs(600);
 
@@ -53,7 +56,7 @@ struct Asking {
 pub struct Forges {
     client: Client,
     asking: Mutex<BTreeMap<Key, Asking>>,
-    /// When each commit was asked about last, of those that nobody has approved: what was not asked for longest comes first.
+    /// When each commit was asked about last, of those that wait: what was not asked for longest comes first.
     asked: Mutex<BTreeMap<Place, BTreeMap<CommitId, Instant>>>,
 }
 
@@ -136,7 +139,7 @@ impl Drop for Unfinished<'_> {
 async fn run(hands: Arc<Hands>, mirror: Arc<Mirror>, key: Key) {
     let mut unfinished = Unfinished { forges: &hands.forges, key: Some(&key) };
     while let Some((sources, bell)) = hands.forges.begin(&key) {
-        if let Some(pause) = look(&hands, &mirror, &key.1, sources).await {
+        if let Some(pause) = look(&hands, &mirror, &key, sources).await {
             tokio::select! {
                 () = bell.notified() => {}
                 () = tokio::time::sleep(pause.min(PAUSE_MAX)) => {}
@@ -148,15 +151,17 @@ async fn run(hands: Arc<Hands>, mirror: Arc<Mirror>, key: Key) {
     }
 }
 
-/// A commit that nobody has approved yet.
+/// A commit that waits, and that nobody has approved or a forge alone.
 struct Pending {
     commit: CommitId,
     seen_at: Timestamp,
 }
 
 /// Asks once, and tells what was said. After how long it is to be asked again, if not only after the next look.
-async fn look(hands: &Arc<Hands>, mirror: &Mirror, place: &Place, sources: Sources) -> Option<Duration> {
-    let (about, wanted) = (sources, place.clone());
+async fn look(hands: &Arc<Hands>, mirror: &Mirror, key: &Key, sources: Sources) -> Option<Duration> {
+    let (url, place) = key;
+    let asked = Asked { review: place.review.clone(), url: url.clone(), branch: place.branch.clone() };
+    let (about, wanted) = (sources, asked.clone());
     let read = hands.blocking(move |hands| pending(&hands.runtime, &about, &wanted)).await;
     let pending = match read {
         Ok(pending) => pending,
@@ -166,7 +171,9 @@ async fn look(hands: &Arc<Hands>, mirror: &Mirror, place: &Place, sources: Sourc
         }
     };
     let commits = in_turn(hands, place, &pending);
-    let trouble = format!("asking {} about {}", place.review.forge(), place.review.repository());
+    let what = format!("asking {} about {}", place.review.forge(), place.review.repository());
+    // Another branch or source of the same repository has troubles of its own.
+    let trouble = format!("{what} for {} of {url} at {:?}", place.branch, place.review);
     if commits.is_empty() {
         hands.troubles.over(&trouble);
         return None;
@@ -185,8 +192,8 @@ async fn look(hands: &Arc<Hands>, mirror: &Mirror, place: &Place, sources: Sourc
     let now = hands.runtime.now();
     let (why, pause) = match told {
         Ok(told) => {
-            hands.forges.remember(place, told.brought.keys().cloned());
-            let young = tell(hands, &pending, &told.brought, now).await;
+            hands.forges.remember(place, told.brought.keys().chain(&told.failed).cloned());
+            let young = tell(hands, &pending, &asked, &told.brought, now).await;
             match told.stopped {
                 None => {
                     hands.troubles.over(&trouble);
@@ -195,20 +202,22 @@ async fn look(hands: &Arc<Hands>, mirror: &Mirror, place: &Place, sources: Sourc
                 Some(Stopped::Forge(ForgeError::Limited { wait })) => {
                     (ForgeError::Limited { wait }.to_string(), wait)
                 }
-                Some(stopped) => (causes(&stopped), AGAIN_AFTER),
+                Some(stopped) if stopped.ends_the_look() => (causes(&stopped), AGAIN_AFTER),
+                Some(stopped) => (causes(&stopped), FAILED_AGAIN_AFTER),
             }
         }
         Err(why) => (why, AGAIN_AFTER),
     };
     let again = now + Span(u64::try_from(pause.as_millis()).unwrap_or(u64::MAX));
-    hands.troubles.failed(&trouble, trouble.clone(), &why, now, again);
+    hands.troubles.failed(&trouble, what, &why, now, again);
     Some(pause)
 }
 
-/// Tells each pipeline what was said of its commits. Whether a commit that came lately is still approved by nobody.
+/// Tells each pipeline what was said of its commits. Whether a commit that came lately may still wait.
 async fn tell(
     hands: &Arc<Hands>,
     pending: &AllPending,
+    asked: &Asked,
     brought: &BTreeMap<CommitId, tidegate_core::forge::Brought>,
     now: Timestamp,
 ) -> bool {
@@ -217,30 +226,32 @@ async fn tell(
         let of = |p: &Pending| Some((p.commit.clone(), brought.get(&p.commit)?.clone()));
         let told: BTreeMap<_, _> = commits.iter().filter_map(of).collect();
         if !told.is_empty() {
-            hands.tell(pipeline, PipelineEvent::ForgeTold { source: source.clone(), told }).await;
+            let (source, asked) = (source.clone(), Some(Box::new(asked.clone())));
+            hands.tell(pipeline, PipelineEvent::ForgeTold { source, told, asked }).await;
         }
         young |= commits.iter().any(|p| now.since(p.seen_at) < YOUNG);
     }
     young
 }
 
-/// The commits that nobody has approved, of sources that still are what they were.
-fn pending(runtime: &Runtime, sources: &Sources, place: &Place) -> Result<AllPending, RuntimeError> {
+/// The commits that wait, of sources that still are what they were: those that nobody has approved, and those of which a forge has
+/// said something that it may take back.
+fn pending(runtime: &Runtime, sources: &Sources, asked: &Asked) -> Result<AllPending, RuntimeError> {
     let mut all = BTreeMap::new();
     for (id, source) in sources {
         let Some(pipeline) = runtime.pipeline(id)?.filter(|p| p.life.is_active()) else { continue };
         let defined = pipeline.definition.iter().flat_map(|d| &d.sources).find(|s| &s.name == source);
-        let same = |s: &&tidegate_core::definition::SourceDef| {
-            s.review.as_ref() == Some(&place.review) && s.branch == place.branch
-        };
+        let same = |s: &&SourceDef| Asked::of(s).as_ref() == Some(asked);
         let (Some(_), Some(state), Some(team)) =
             (defined.filter(same), pipeline.sources.get(source), &pipeline.team)
         else {
             continue;
         };
         let team = runtime.team(team)?;
-        let wait = unreviewed(state, &team).into_iter();
-        let wait = wait.map(|(seen, _)| Pending { commit: seen.commit.id.clone(), seen_at: seen.seen_at });
+        let lacking: BTreeSet<_> =
+            unreviewed(state, &team).into_iter().map(|(seen, _)| &seen.commit.id).collect();
+        let wait = state.pending.iter().filter(|s| s.told.is_some() || lacking.contains(&s.commit.id));
+        let wait = wait.map(|seen| Pending { commit: seen.commit.id.clone(), seen_at: seen.seen_at });
         all.insert((id.clone(), source.clone()), wait.collect());
     }
     Ok(all)

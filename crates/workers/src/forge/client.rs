@@ -183,13 +183,16 @@ impl Client {
         }
         match (status, known) {
             (StatusCode::NOT_MODIFIED, Some(known)) => {
+                // The page is as it was, and there may be more of them by now.
+                let next = if headers.contains_key(LINK) { next_of(&headers, server)? } else { known.next };
                 self.counted.unchanged.fetch_add(1, Ordering::Relaxed);
-                Ok((known.body, known.next))
+                Ok((known.body, next))
             }
             (StatusCode::OK, _) => {
                 let next = next_of(&headers, server)?;
                 self.counted.answered.fetch_add(1, Ordering::Relaxed);
-                if let Some(etag) = text(&headers, ETAG.as_str()) {
+                let kept = text(&headers, ETAG.as_str()).filter(|_| next.is_some() || !is_full(url, &body));
+                if let Some(etag) = kept {
                     let kept =
                         Kept { etag: etag.to_owned(), body: body.clone(), next: next.clone(), used: 0 };
                     self.keep(place, kept);
@@ -233,6 +236,17 @@ fn key(server: &Server) -> (String, String) {
 
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+/// Whether a page has as many entries as were asked for: the next one may begin without this one changing, and a forge that says
+/// only that this has not changed would hide it.
+fn is_full(url: &str, body: &[u8]) -> bool {
+    let asked = Url::parse(url).ok().and_then(|url| {
+        let size = url.query_pairs().find(|(name, _)| matches!(&**name, "per_page" | "limit"))?;
+        size.1.parse::<usize>().ok()
+    });
+    let entries = serde_json::from_slice::<Vec<serde::de::IgnoredAny>>(body).map_or(0, |all| all.len());
+    asked.is_some_and(|asked| entries >= asked)
 }
 
 /// The address of the next page. One that leads elsewhere would get the token.

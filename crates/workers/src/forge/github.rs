@@ -11,6 +11,21 @@ use tidegate_core::units::Timestamp;
 
 /// The longest address and account, in characters; longer ones are cut.
 pub(super) const TEXT_MAX_CHARS: usize = 300;
+/// The events after which a pull request is compared with something else than before.
+const RETARGETED: [&str; 3] =
+    ["base_ref_changed", "automatic_base_change_succeeded", "base_ref_force_pushed"];
+
+/// By commit, the accounts that had a hand in it.
+pub type Accounts = BTreeMap<CommitId, Hands>;
+
+/// The accounts that had a hand in a commit, where they are known.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Hands {
+    /// Whose it is.
+    pub author: Option<String>,
+    /// Who made it.
+    pub committer: Option<String>,
+}
 
 #[derive(Debug, Deserialize)]
 struct Pull {
@@ -56,6 +71,15 @@ struct PullReview {
 #[derive(Debug, Deserialize)]
 struct PullCommit {
     sha: String,
+    /// The accounts that the addresses in the commit belong to, if they are known.
+    author: Option<Committer>,
+    committer: Option<Committer>,
+}
+
+/// Of an address that is nobody's GitHub says null, or an account without a name.
+#[derive(Debug, Deserialize)]
+struct Committer {
+    login: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -109,7 +133,7 @@ fn merged(pull: Pull, repository: &str, branch: &str) -> Option<Listed> {
     })
 }
 
-/// What each reviewer said last. A comment is no word on whether it may be merged.
+/// What those reviewers said last who spoke last. A comment is no word on whether it may be merged.
 ///
 /// # Errors
 /// It is not what the API says.
@@ -135,7 +159,8 @@ pub fn words(pages: &[Vec<u8>]) -> Result<Vec<ReviewWord>, ForgeError> {
     }
     let mut words: Vec<ReviewWord> = last.into_values().collect();
     words.sort_by(|a, b| (a.at, &a.account).cmp(&(b.at, &b.account)));
-    words.truncate(REVIEWERS_MAX);
+    // Anybody may review a public repository: who comes early must not crowd out a member.
+    words.drain(..words.len().saturating_sub(REVIEWERS_MAX));
     Ok(words)
 }
 
@@ -148,14 +173,29 @@ pub fn commits(pages: &[Vec<u8>]) -> Result<Vec<CommitId>, ForgeError> {
     commits.into_iter().map(|commit| commit_id(commit.sha)).collect()
 }
 
-/// When it was pointed at another branch for the last time.
+/// The accounts of whoever wrote or committed each of the pull request's own commits, by whatever address.
+///
+/// # Errors
+/// It is not what the API says.
+pub fn accounts(pages: &[Vec<u8>]) -> Result<Accounts, ForgeError> {
+    let commits: Vec<PullCommit> = entries(pages)?;
+    let login = |account: Option<Committer>| Some(cut(&account?.login?));
+    let of = |commit: PullCommit| {
+        let hands = Hands { author: login(commit.author), committer: login(commit.committer) };
+        Ok((commit_id(commit.sha)?, hands))
+    };
+    commits.into_iter().map(of).collect()
+}
+
+/// When it was pointed at another branch for the last time, by somebody or by GitHub because the one before was deleted, or that
+/// branch was rewritten.
 ///
 /// # Errors
 /// It is not what the API says.
 pub fn retargeted_at(pages: &[Vec<u8>]) -> Result<Option<Timestamp>, ForgeError> {
     let events: Vec<IssueEvent> = entries(pages)?;
     let is = |event: &IssueEvent| {
-        let of_github = event.event.as_deref().is_some_and(|e| e == "base_ref_changed");
+        let of_github = event.event.as_deref().is_some_and(|e| RETARGETED.contains(&e));
         of_github || event.kind.as_deref() == Some("change_target_branch")
     };
     Ok(events.iter().filter(|e| is(e)).filter_map(|e| time(e.created_at.as_deref())).max())

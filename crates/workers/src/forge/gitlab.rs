@@ -139,7 +139,13 @@ pub fn approvals(pages: &[Vec<u8>]) -> Result<Vec<Approval>, ForgeError> {
     let approval = |by: ApprovedBy| {
         Some(Approval { account: cut(&by.user?.username), at: time(by.approved_at.as_deref()) })
     };
-    Ok(all.filter_map(approval).take(REVIEWERS_MAX).collect())
+    let mut approvals: Vec<Approval> = all.filter_map(approval).collect();
+    if approvals.len() > REVIEWERS_MAX {
+        // Who comes early must not crowd out a member.
+        approvals.sort_by_key(|approval| approval.at);
+        approvals.drain(..approvals.len() - REVIEWERS_MAX);
+    }
+    Ok(approvals)
 }
 
 /// When somebody approved, by the merge request's history.

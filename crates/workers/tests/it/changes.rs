@@ -1,6 +1,7 @@
 //! Merges of changes, with the real git: what a change's approved head vouches for, and what it does not.
 
 use crate::git::Repo;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use tidegate_core::forge::Landed;
 use tidegate_core::ids::CommitId;
@@ -158,6 +159,7 @@ async fn rebased_commits_are_vouched_for_together_and_one_before_them_is_not() {
 
     // As many commits, the last of which has other files.
     let scene = Scene::new();
+    scene.meanwhile();
     scene.rebase();
     write(&scene.repo, "evil", "x");
     scene.repo.git(&["add", "-A"]);
@@ -242,7 +244,8 @@ async fn an_older_head_is_the_same_if_it_was_only_brought_up_to_date_since() {
     scene.meanwhile();
     let scene = brought_up_to_date(scene, rebased_on_main);
     scene.repo.git(&["merge", "-q", "--ff-only", scene.head().as_str()]);
-    assert_eq!(scene.look(scene.head()).await.same, scene.older);
+    let told = scene.look(scene.head()).await;
+    assert_eq!(told.same, vouches(&scene.older[0], &[&scene.own[0], &scene.own[1]]));
 
     // By a rebase, then merged and squashed; something else has come in between.
     for squash in [false, true] {
@@ -252,7 +255,8 @@ async fn an_older_head_is_the_same_if_it_was_only_brought_up_to_date_since() {
         write(&scene.repo, "third", "x");
         scene.repo.commit("and more");
         let landed = if squash { scene.squash() } else { scene.merge() };
-        assert_eq!(scene.look(&landed).await.same, scene.older, "{squash}");
+        let told = scene.look(&landed).await;
+        assert_eq!(told.same, vouches(&scene.older[0], &[&scene.own[0], &scene.own[1], &landed]), "{squash}");
     }
 
     // By a merge of the mainline into it.
@@ -264,7 +268,122 @@ async fn an_older_head_is_the_same_if_it_was_only_brought_up_to_date_since() {
         [before, vec![repo.commit_at("HEAD")]].concat()
     });
     let landed = scene.merge();
-    assert_eq!(scene.look(&landed).await.same, scene.older);
+    let told = scene.look(&landed).await;
+    let all: Vec<&CommitId> = scene.own.iter().chain([&landed]).collect();
+    assert_eq!((told.same, told.why_not), (vouches(&scene.older[0], &all), None));
+
+    // By a rebase, and then rebased once more when it was merged.
+    let scene = Scene::new();
+    scene.meanwhile();
+    let scene = brought_up_to_date(scene, rebased_on_main);
+    write(&scene.repo, "third", "x");
+    scene.repo.commit("and more");
+    let made = scene.rebase();
+    let told = scene.look(&made[1]).await;
+    let all = [&scene.own[0], &scene.own[1], &made[0], &made[1]];
+    assert_eq!((told.same, told.why_not), (vouches(&scene.older[0], &all), None));
+}
+
+/// What an older head vouches for.
+fn vouches(older: &CommitId, commits: &[&CommitId]) -> BTreeMap<CommitId, BTreeSet<CommitId>> {
+    BTreeMap::from([(older.clone(), commits.iter().map(|id| (*id).clone()).collect())])
+}
+
+#[tokio::test]
+async fn a_commit_that_was_on_the_mainline_before_is_not_vouched_for_though_the_change_lists_it() {
+    // The older head was approved; somebody puts a commit on the mainline and in the change, and the forge lists it as its own.
+    let scene = Scene::new();
+    let pushed = scene.meanwhile();
+    let before = scene.own.clone();
+    let scene = brought_up_to_date(scene, |repo| {
+        repo.git(&["merge", "-q", "--no-ff", "-m", "Merge branch 'main'", "main"]);
+        [before, vec![pushed.clone(), repo.commit_at("HEAD")]].concat()
+    });
+    let landed = scene.merge();
+    let told = scene.look(&landed).await;
+    let [first, second, _, head] = &scene.own[..] else { panic!() };
+    let of = |commit| told.commits.get(commit).cloned();
+    assert_eq!((of(&pushed), of(first), of(&landed)), (None, Some(Landed::Own), Some(Landed::Merge)));
+    assert_eq!(told.same, vouches(&scene.older[0], &[first, second, head, &landed]));
+
+    // The same where the mainline was moved forward to the merge: the older head is not what came then.
+    let scene = Scene::new();
+    let before = scene.own.clone();
+    scene.repo.git(&["checkout", "-q", "-b", "side", "main"]);
+    write(&scene.repo, "other", "x");
+    let aside = scene.repo.commit("aside");
+    let scene = brought_up_to_date(scene, |repo| {
+        repo.git(&["merge", "-q", "--no-ff", "-m", "Merge branch 'side'", "side"]);
+        [before, vec![aside.clone(), repo.commit_at("HEAD")]].concat()
+    });
+    scene.repo.git(&["merge", "-q", "--ff-only", scene.head().as_str()]);
+    let told = scene.look(scene.head()).await;
+    assert_eq!((told.same.len(), told.why_not), (0, None));
+}
+
+#[tokio::test]
+async fn an_older_head_does_not_vouch_for_what_came_after_it_and_was_taken_back() {
+    for how in ["merge", "rebase", "forward"] {
+        let scene = Scene::new();
+        let before = scene.own.clone();
+        let scene = brought_up_to_date(scene, |repo| {
+            write(repo, "evil", "x");
+            let evil = repo.commit("evil");
+            repo.git(&["revert", "--no-edit", evil.as_str()]);
+            [before, vec![evil, repo.commit_at("HEAD")]].concat()
+        });
+        let mut made = Vec::new();
+        let landed = match how {
+            "merge" => scene.merge(),
+            "rebase" => {
+                scene.meanwhile();
+                let own: Vec<&str> = scene.own.iter().map(CommitId::as_str).collect();
+                scene.repo.git(&[&["cherry-pick"], &own[..]].concat());
+                made.extend(["HEAD~3", "HEAD~2"].map(|name| scene.repo.commit_at(name)));
+                scene.repo.commit_at("HEAD")
+            }
+            _ => {
+                scene.repo.git(&["merge", "-q", "--ff-only", scene.head().as_str()]);
+                scene.head().clone()
+            }
+        };
+        let told = scene.look(&landed).await;
+        assert_eq!(told.why_not, None, "{how}");
+        let own = scene.own.iter().map(|id| told.commits.get(id).cloned());
+        assert!(own.eq(vec![Some(Landed::Own); 4]), "{how}: the head vouches for all of them");
+        let mut expected = vec![&scene.own[0], &scene.own[1]];
+        expected.extend(&made);
+        if how == "merge" {
+            expected.push(&landed);
+        }
+        assert_eq!(told.same, vouches(&scene.older[0], &expected), "{how}");
+    }
+}
+
+#[tokio::test]
+async fn whoever_commits_what_somebody_else_wrote_has_a_hand_in_it_unless_it_is_only_rebased() {
+    let by_bob = ["-c", "user.name=Bob", "-c", "user.email=bob@example.com"];
+    let scene = Scene::new();
+    scene.repo.git(&["checkout", "-q", "change"]);
+    write(&scene.repo, "evil", "x");
+    scene.repo.git(&["add", "-A"]);
+    scene.repo.git(&[&by_bob[..], &["commit", "-q", "--amend", "--no-edit"]].concat());
+    let own = vec![scene.own[0].clone(), scene.repo.commit_at("HEAD")];
+    scene.repo.git(&["update-ref", NUMBER, own[1].as_str()]);
+    scene.repo.git(&["checkout", "-q", "main"]);
+    let scene = Scene { own, ..scene };
+    let landed = scene.merge();
+    assert_eq!(scene.look(&landed).await.authors, ["ann@example.com", "bob@example.com"]);
+
+    let scene = Scene::new();
+    scene.meanwhile();
+    let scene = brought_up_to_date(scene, |repo| {
+        repo.git(&[&by_bob[..], &["rebase", "-q", "main"]].concat());
+        vec![repo.commit_at("HEAD~1"), repo.commit_at("HEAD")]
+    });
+    let landed = scene.merge();
+    let told = scene.look(&landed).await;
+    assert_eq!((told.same.len(), &told.authors[..]), (1, &["ann@example.com".to_owned()][..]));
 }
 
 #[tokio::test]
@@ -301,7 +420,7 @@ async fn an_older_head_is_another_if_anything_was_done_to_the_change_since() {
         });
         let landed = scene.merge();
         let told = scene.look(&landed).await;
-        assert_eq!((told.same, told.why_not), (Vec::new(), None), "{what}");
+        assert_eq!((told.same, told.why_not), (BTreeMap::new(), None), "{what}");
     }
 }
 
@@ -321,7 +440,8 @@ async fn whoever_wrote_an_older_head_that_is_the_same_is_an_author_too() {
     });
     let landed = scene.merge();
     let told = scene.look(&landed).await;
-    assert_eq!(told.same, scene.older);
+    // The second commit is by somebody else now, and nobody knows whose account's it was.
+    assert_eq!(told.same, vouches(&scene.older[0], &[&scene.own[0]]));
     assert_eq!(told.authors, ["ann@example.com", "cy@example.com"]);
 }
 
@@ -390,5 +510,6 @@ async fn what_cannot_be_looked_at_is_vouched_for_by_nobody() {
     let merge = scene.merge();
     scene.repo.git(&["reset", "-q", "--hard", scene.base.as_str()]);
     let told = scene.look(&merge).await;
-    refused(&told, &scene, "is not on main");
+    assert_eq!(told.commits.len(), 0);
+    assert!(told.why_not.unwrap().ends_with("is not on main"));
 }

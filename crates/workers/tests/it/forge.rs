@@ -2,12 +2,16 @@
 //! well, in pieces, or badly.
 
 use crate::answers::Server as Answers;
+use crate::git::Repo;
 use expect_test::expect;
-use std::sync::atomic::Ordering;
-use tidegate_core::forge::{ReviewWord, Says};
+use serde_json::json;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tidegate_core::definition::ReviewDef;
+use tidegate_core::forge::{Landed, ReviewWord, Says};
 use tidegate_core::ids::CommitId;
 use tidegate_core::units::Timestamp;
-use tidegate_workers::forge::{Client, ForgeError, Listed, Server, github, gitlab};
+use tidegate_workers::forge::{self, Client, ForgeError, Listed, Question, Server, Stopped, github, gitlab};
 
 macro_rules! page {
     ($name:literal) => {
@@ -66,8 +70,19 @@ fn a_reviewer_s_last_word_is_what_is_read_and_a_comment_is_none() {
     .assert_eq(&shown(&github::words(page!("github-reviews")).unwrap()));
     assert_eq!(github::commits(page!("github-commits")).unwrap(), [id('b'), id('a')]);
     let retargeted = github::retargeted_at(page!("github-events")).unwrap();
-    assert_eq!(retargeted, Some(at("2026-11-02T11:00:00Z")));
+    assert_eq!(retargeted, Some(at("2026-11-02T11:45:00Z")));
     assert_eq!(github::retargeted_at(&[b"[]".to_vec()]).unwrap(), None);
+    // Each of them counts.
+    for event in ["base_ref_changed", "automatic_base_change_succeeded", "base_ref_force_pushed"] {
+        let page = json!([{"event": event, "created_at": "2026-11-02T11:00:00Z"}]).to_string().into_bytes();
+        assert_eq!(github::retargeted_at(&[page]).unwrap(), Some(at("2026-11-02T11:00:00Z")), "{event}");
+    }
+    let accounts = github::accounts(page!("github-commits")).unwrap();
+    let of = |digit| (accounts[&id(digit)].author.as_deref(), accounts[&id(digit)].committer.as_deref());
+    assert_eq!(of('b'), (Some("alice-gh"), Some("bob-gh")));
+    assert_eq!(of('a'), (Some("alice-gh"), Some("alice-gh")));
+    let nobody = json!([{"sha": id('a'), "author": null, "committer": {}}]).to_string().into_bytes();
+    assert_eq!(github::accounts(&[nobody]).unwrap()[&id('a')], github::Hands::default());
 }
 
 #[test]
@@ -140,6 +155,22 @@ fn what_is_no_answer_of_the_api_is_an_error_and_nothing_was_said() {
     assert!(github::words(&[b"[]".to_vec()]).unwrap().iter().all(|word| word.says != approved));
 }
 
+#[test]
+fn of_very_many_words_the_newest_are_kept() {
+    let account = |n: u64| if n == 60 { "bob".to_owned() } else { format!("stranger-{n:02}") };
+    let time = |n: u64| format!("2026-11-02T11:{:02}:00Z", n - 1);
+    let review = |n| json!({"user": {"login": account(n)}, "state": "APPROVED", "commit_id": id('a'), "submitted_at": time(n)});
+    let page = |entries: Vec<serde_json::Value>| json!(entries).to_string().into_bytes();
+    let words = github::words(&[page((1..=60).map(review).collect())]).unwrap();
+    let ends = |words: Vec<&str>| (words.len(), words[0].to_owned(), words[words.len() - 1].to_owned());
+    let expected = (50, "stranger-11".to_owned(), "bob".to_owned());
+    assert_eq!(ends(words.iter().map(|w| &*w.account).collect()), expected);
+    let by = |n| json!({"user": {"username": account(n)}, "approved_at": time(n)});
+    let all = json!({"approved_by": (1..=60).map(by).collect::<Vec<_>>()}).to_string().into_bytes();
+    let approvals = gitlab::approvals(&[all]).unwrap();
+    assert_eq!(ends(approvals.iter().map(|a| &*a.account).collect()), expected);
+}
+
 fn server(answers: &Answers) -> Server {
     Server { api: answers.url.clone(), token: Some("a-token".to_owned()) }
 }
@@ -173,6 +204,101 @@ async fn a_list_is_read_to_its_end_and_what_is_unchanged_is_not_sent_again() {
     assert_eq!(counts, [2, 2, 0]);
     let (pages, _) = client.pages(&server(&answers), "/list", 1).await;
     assert_eq!(pages, Err(ForgeError::TooLong { pages: 1 }));
+}
+
+#[tokio::test]
+async fn a_next_page_that_begins_while_a_full_one_stays_as_it_is_is_read() {
+    // The last page is full; whoever remembers it is told that it is unchanged, as it is, and of no next one.
+    let grown = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&grown);
+    let answers = Answers::start(move |request, url| {
+        let (grown, known) = (seen.load(Ordering::Relaxed), request.contains("if-none-match"));
+        let link = format!("link: <{url}/list?per_page=2&page=2>; rel=\"next\"\r\n");
+        match (request.contains("&page=2 "), request.contains("/told?")) {
+            (true, _) => ("200 OK".to_owned(), String::new(), "[3]".to_owned()),
+            // It says so in its answer that nothing has changed.
+            (_, true) if known => ("304 Not Modified".to_owned(), link, String::new()),
+            (_, false) if known => ("304 Not Modified".to_owned(), String::new(), String::new()),
+            (_, told) => {
+                let link = if grown || told { link } else { String::new() };
+                ("200 OK".to_owned(), format!("etag: \"same\"\r\n{link}"), "[1,2]".to_owned())
+            }
+        }
+    })
+    .await;
+    let client = Client::new().unwrap();
+    let read = async |path: &str| client.pages(&server(&answers), path, 10).await.0.unwrap().len();
+    assert_eq!(read("/list?per_page=2").await, 1);
+    grown.store(true, Ordering::Relaxed);
+    assert_eq!(read("/list?per_page=2").await, 2);
+    assert_eq!((read("/told?per_page=2").await, read("/told?per_page=2").await), (2, 2));
+}
+
+fn github_at(url: &str) -> ReviewDef {
+    serde_json::from_value(json!({"github": {"repository": "acme/shop", "api": url}})).unwrap()
+}
+
+#[tokio::test]
+async fn one_commit_or_change_that_fails_each_time_keeps_no_other_from_its_answer() {
+    // Nobody can read what is said of `a`; `b` came by a change with more reviews than are read; `c` by none.
+    let answers = Answers::start(|request, url| {
+        let path = request.split_whitespace().nth(1).unwrap_or_default();
+        let sha = |digit| id(digit).to_string();
+        let body = if path.contains(&sha('a')) {
+            "<html>".to_owned()
+        } else if path.contains(&sha('b')) {
+            json!([{
+                "number": 7, "html_url": "", "merged_at": "2026-11-03T10:00:00Z", "merge_commit_sha": sha('b'),
+                "user": {"login": "alice"}, "head": {"ref": "work", "sha": sha('d'), "repo": null},
+                "base": {"ref": "main", "sha": sha('e'), "repo": {"full_name": "acme/shop"}}
+            }])
+            .to_string()
+        } else {
+            "[]".to_owned()
+        };
+        let next = format!("link: <{url}/pulls/7/reviews?page=2>; rel=\"next\"\r\n");
+        let headers = if path.contains("/reviews") { next } else { String::new() };
+        ("200 OK".to_owned(), headers, body)
+    })
+    .await;
+    let repo = Repo::new();
+    repo.commit("begin");
+    let mirror = repo.mirror().await;
+    mirror.fetch().await.unwrap();
+    let (review, commits) = (github_at(&answers.url), [id('a'), id('b'), id('c')]);
+    let server = server(&answers);
+    let question = Question { review: &review, server: &server, branch: "main", commits: &commits };
+    let told = forge::ask(&Client::new().unwrap(), &mirror, &question).await;
+    assert_eq!(told.brought.keys().collect::<Vec<_>>(), [&commits[1], &commits[2]]);
+    let Landed::Otherwise { why } = &told.brought[&commits[1]].changes[0].landed else { panic!() };
+    assert!(why.starts_with("its answer has more than 10 pages"), "{why}");
+    assert_eq!(told.brought[&commits[2]].changes, []);
+    assert_eq!(
+        told.failed.into_iter().collect::<Vec<_>>(),
+        [id('a')],
+        "it is asked about after others next time"
+    );
+    assert!(matches!(told.stopped, Some(Stopped::Forge(ForgeError::Unreadable { .. }))));
+}
+
+#[tokio::test]
+async fn gitea_s_word_that_it_knows_no_change_counts_only_where_it_knows_the_repository() {
+    for there in [true, false] {
+        let answers = Answers::start(move |request, _| {
+            let known = there && request.contains("get /api/v1/repos/acme/shop ");
+            let status = if known { "200 OK" } else { "404 Not Found" };
+            (status.to_owned(), String::new(), "{}".to_owned())
+        })
+        .await;
+        let repo = Repo::new();
+        let mirror = repo.mirror().await;
+        let api = format!("{}/api/v1", answers.url);
+        let (review, commits) = (github_at(&api), [id('a')]);
+        let server = Server { api, token: None };
+        let question = Question { review: &review, server: &server, branch: "main", commits: &commits };
+        let told = forge::ask(&Client::new().unwrap(), &mirror, &question).await;
+        assert_eq!((told.brought.len(), told.stopped.is_some()), if there { (1, false) } else { (0, true) });
+    }
 }
 
 #[tokio::test]
