@@ -10,7 +10,7 @@ use tidegate_api::{
 };
 use tidegate_core::alarm::AlarmState;
 use tidegate_core::decision::Actor;
-use tidegate_core::ids::CommitId;
+use tidegate_core::ids::{CommitId, ReleaseNo};
 use tidegate_core::pipeline::Blocker;
 use tidegate_core::units::Timestamp;
 
@@ -237,7 +237,15 @@ fn release(release: &ReleaseStatus, now: Timestamp, paint: Paint) -> String {
 
 fn step(step: &StepStatus, width: usize, now: Timestamp, paint: Paint) -> String {
     let (release, phase, painted, text) = match &step.work {
-        WorkStatus::Free => (None, "free", paint.dim("free"), "nothing has come here yet".to_owned()),
+        WorkStatus::Free => match here_before(step) {
+            Some(release) => (
+                Some(release),
+                "free",
+                paint.dim("free"),
+                "ran here before; nothing was deployed yet".to_owned(),
+            ),
+            None => (None, "free", paint.dim("free"), "nothing has come here yet".to_owned()),
+        },
         WorkStatus::Deploying { release, since } => {
             (Some(release), "deploying", paint.moving("deploying"), format!("for {}", between(now, *since)))
         }
@@ -297,6 +305,13 @@ fn step(step: &StepStatus, width: usize, now: Timestamp, paint: Paint) -> String
         out.push_str(&line(6, &paint.waits(&head), head.len(), &text));
     }
     out
+}
+
+/// What all targets of a step run although nothing was deployed to it: what was handed over.
+fn here_before(step: &StepStatus) -> Option<&ReleaseNo> {
+    let mut current = step.targets.iter().map(|target| target.current.as_ref());
+    let first = current.next().flatten()?;
+    current.all(|other| other == Some(first)).then_some(first)
 }
 
 /// Only targets about which there is something to say.

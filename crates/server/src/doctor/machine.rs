@@ -167,11 +167,15 @@ fn newest(patient: &Patient) -> Option<Timestamp> {
 /// sent to them, and of a URL only where it leads is told: the rest may be a secret.
 pub(super) async fn reach(patient: &Patient) -> Check {
     const NAME: &str = "reach";
-    let Ok(ServerSeen { organisation: Some(organisation), .. }) = &patient.server else {
-        return Check::ok(
-            NAME,
-            "not looked at: the organisation's definition is known to a server that runs",
-        );
+    let organisation = match &patient.server {
+        Ok(ServerSeen { organisation: Some(organisation), .. }) => organisation,
+        Ok(_) => return Check::ok(NAME, "not looked at: no organisation was applied yet"),
+        Err(_) => {
+            return Check::ok(
+                NAME,
+                "not looked at: only a server that runs knows the organisation's definition",
+            );
+        }
     };
     let mut urls = BTreeSet::new();
     collect_urls(&serde_json::to_value(organisation).unwrap_or_default(), &mut urls);
