@@ -213,10 +213,8 @@ impl Story<'_> {
         self.settle().await;
         let during = self.world.load.snapshot().since(&before);
         let production = during.sum(|name| name.starts_with("frontend/production"));
+        // None is possible: a canary may be the first that meets the bug.
         let failed = production.failed.total();
-        if failed == 0 {
-            return Err("no customer noticed, so this was no bad release".to_owned());
-        }
         let share = 100.0 * failed as f64 / production.sent.max(1) as f64;
         if share > 10.0 {
             return Err(format!("{share:.1} % of all requests failed"));
