@@ -25,6 +25,9 @@ pub struct GcAnswer {
     pub bytes: u64,
     /// What the parts of the data directory used before.
     pub used: Vec<GcUse>,
+    /// What the data directory may use, in bytes; nothing if it has no budget.
+    #[serde(default)]
+    pub budget: Option<u64>,
     /// What could not be removed, and why.
     pub failed: Vec<String>,
 }
@@ -33,7 +36,7 @@ pub struct GcAnswer {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct GcItem {
-    /// `package`, `build-log`, `mirror` or `scratch`.
+    /// `package`, `mirror`, `build-log`, `scratch`, or with a budget `dependencies`.
     pub kind: String,
     /// Which.
     pub name: String,

@@ -2,6 +2,7 @@
 //! broken at a width, and spans of time in two characters or so.
 
 use crate::error::CliError;
+use bytesize::ByteSize;
 use std::io::{IsTerminal, Write};
 use tidegate_core::units::{Span, Timestamp};
 
@@ -97,14 +98,9 @@ pub(crate) fn roughly(span: Span) -> String {
     }
 }
 
-/// A number of bytes, in the largest unit of which there are some.
+/// Bytes as people read them.
 pub(crate) fn size(bytes: u64) -> String {
-    const UNITS: [(&str, u64); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
-    match UNITS.iter().find(|(_, unit)| bytes >= *unit) {
-        // One digit after the point, cut off.
-        Some((name, unit)) => format!("{}.{} {name}", bytes / unit, bytes % unit * 10 / unit),
-        None => format!("{bytes} bytes"),
-    }
+    ByteSize(bytes).display().iec().to_string()
 }
 
 /// Writes data to stdout.

@@ -7,7 +7,7 @@ use crate::collaborators::HandsForApi;
 use crate::fleet::{self, FleetError};
 use crate::format::{self, Unusable};
 use crate::hands::{
-    BUILDS_AT_ONCE, Engines, Forges, Hands, Overview, Poller, Signals, TESTS_AT_ONCE, Troubles,
+    BUILDS_AT_ONCE, Engines, Forges, Hands, Keeping, Overview, Poller, Signals, TESTS_AT_ONCE, Troubles,
 };
 use crate::home;
 use crate::http::Api;
@@ -57,6 +57,8 @@ pub struct ServeOptions {
     pub new_epoch: bool,
     /// Wait while another server has the data directory, and take over when it ends.
     pub standby: bool,
+    /// How large the data directory may become, in bytes.
+    pub disk_budget: Option<u64>,
     /// Evaluates folders of pipelines as code that are deployed to this server.
     pub synth: Synth,
     /// Breaks of the rules, for tests; only in builds for development.
@@ -338,6 +340,7 @@ async fn work(
         build_places: Semaphore::new(BUILDS_AT_ONCE),
         test_places: Semaphore::new(TESTS_AT_ONCE),
         dirs,
+        keeping: Keeping::new(options.disk_budget),
     });
 
     let listener = match turn.listener {

@@ -364,6 +364,7 @@ mod tests {
             listen: free(),
             new_epoch: false,
             standby: true,
+            disk_budget: None,
             synth: tidegate_synth::Synth::new("/nowhere", &[]),
         };
         let (listen, stop) = (options.listen, CancellationToken::new());

@@ -10,8 +10,9 @@ use tidegate_api::{GcAnswer, GcRequest};
 /// Remove what nobody needs any more. Only administrators may. The server does this by itself once a day.
 ///
 /// What goes: packages that no target runs, ran among its last five releases or may yet run, and that no engine was told of, after a
-/// day; logs of builds of such releases, after 30 days; mirrors that no pipeline names, after 7 days; scratch of builds. Whatever a
-/// rollback may need stays. The log and the states are never removed.
+/// day; logs of builds of such releases, after 30 days; mirrors that no pipeline names, after 7 days; scratch of builds. Where the server
+/// has a disk budget and uses more, they go earlier (after an hour), and fetched dependencies with them. Whatever a rollback may
+/// need stays. The log and the states are never removed.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// Only say what would go, and what uses the disk.
@@ -35,14 +36,17 @@ pub(crate) async fn run(global: &Global, options: Options) -> Result<(), CliErro
 fn people(answer: &GcAnswer) -> String {
     let mut out = String::new();
     for item in &answer.items {
-        out.push_str(&format!("{:<10} {:>10}  {}\n", item.kind, size(item.bytes), clean(&item.name)));
+        out.push_str(&format!("{:<12} {:>10}  {}\n", item.kind, size(item.bytes), clean(&item.name)));
     }
     let word = if answer.dry_run { "can go" } else { "went" };
     out.push_str(&format!("{} {word}: {} of what nobody needs\n", size(answer.bytes), answer.items.len()));
     if answer.dry_run {
         let used = answer.used.iter().filter(|used| used.bytes > 0);
         let parts: Vec<String> = used.map(|used| format!("{} {}", used.name, size(used.bytes))).collect();
-        out.push_str(&format!("in use: {}\n", parts.join(", ")));
+        let all = answer.used.iter().map(|used| used.bytes).sum();
+        let budget = answer.budget.map(|budget| format!(" of a budget of {}", size(budget)));
+        let (all, budget) = (size(all), budget.unwrap_or_default());
+        out.push_str(&format!("in use: {all}{budget}: {}\n", parts.join(", ")));
     }
     out
 }

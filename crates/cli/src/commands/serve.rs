@@ -6,6 +6,7 @@ use crate::folder::CHILD;
 use crate::logging::{self, LogFormat};
 use crate::service;
 use crate::text::print;
+use bytesize::ByteSize;
 use clap::Args;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -16,6 +17,9 @@ use tidegate_server::serve::{ServeOptions, Stage, serve};
 use tidegate_synth::Synth;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+
+/// The smallest disk budget: stores reserve 112 MiB, and a build wants 256 MiB.
+const BUDGET_MIN: ByteSize = ByteSize::mib(512);
 
 /// Run the server on a data directory (--data). It starts the local fleet if none runs, and finds it again if one does.
 ///
@@ -38,6 +42,10 @@ pub(crate) struct Options {
     /// starts at once.
     #[arg(long)]
     standby: bool,
+    /// How large the data directory may become, such as 50GiB: what nobody needs goes earlier than it would, and while what is
+    /// needed is more than that, no build begins and 'tidegate status' says so. Rollbacks and deployments go on. At least 512MiB.
+    #[arg(long, env = "TIDEGATE_DISK_BUDGET", value_name = "SIZE", value_parser = budget)]
+    disk_budget: Option<ByteSize>,
     /// How lines on stderr look. What happens in pipelines is among them, with pipeline, release and target as fields; how much is
     /// told, TIDEGATE_LOG says (info, debug, or by module).
     #[arg(long, value_enum, default_value = "text", env = "TIDEGATE_LOG_FORMAT", value_name = "FORMAT")]
@@ -53,6 +61,18 @@ pub(crate) struct Options {
     #[cfg(debug_assertions)]
     #[arg(long, hide = true, value_enum)]
     test_only_disable: Vec<Rule>,
+}
+
+fn budget(text: &str) -> Result<ByteSize, String> {
+    let size: ByteSize =
+        text.parse().map_err(|_| "a size is a number and a unit, such as 50GiB".to_owned())?;
+    match size < BUDGET_MIN {
+        true => Err(format!(
+            "it is less than {}: what is reserved for rollbacks, and a build, need that",
+            BUDGET_MIN.display().iec()
+        )),
+        false => Ok(size),
+    }
 }
 
 #[cfg(debug_assertions)]
@@ -102,6 +122,7 @@ pub(crate) async fn run(global: &Global, options: Options) -> Result<(), CliErro
         listen: options.listen,
         new_epoch: options.new_epoch,
         standby: options.standby,
+        disk_budget: options.disk_budget.map(|size| size.as_u64()),
         // This very program, also after another one was installed in its place.
         synth: Synth::new("/proc/self/exe", &[CHILD]),
     };

@@ -2,6 +2,7 @@
 
 use super::Hands;
 use super::dispatch::Performed;
+use super::keeping;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -29,7 +30,12 @@ pub(super) async fn perform(hands: &Arc<Hands>, id: &EffectId, order: &BuildOrde
     if !still_wanted(hands, id, order) {
         return Performed::Done;
     }
-    let result = match build(hands, order).await {
+    if let Some(why) = keeping::refuses_builds(hands).await {
+        return Performed::Failed(why);
+    }
+    let result = build(hands, order).await;
+    hands.keeping.look_soon();
+    let result = match result {
         Ok(package) => Ok(package),
         Err(Problem::OfTheChange(why)) => Err(why),
         // The machine's trouble is no fault of the change: it is tried again, until the deadline gives it up.

@@ -22,6 +22,8 @@ mod troubles;
 
 pub use engines::Engines;
 pub use forges::Forges;
+pub use keeping::Keeping;
+pub(crate) use keeping::measured;
 pub use overview::Overview;
 pub(crate) use overview::Summary;
 pub use signals::Signals;
@@ -104,6 +106,8 @@ pub struct Hands {
     pub forges: Forges,
     /// Where everything is.
     pub dirs: Dirs,
+    /// What the disk budget is, and what is used of it.
+    pub keeping: Keeping,
     /// Tools of the machine that builds may use, read-only.
     pub tool_paths: Vec<PathBuf>,
     /// Places for builds.

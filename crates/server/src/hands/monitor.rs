@@ -113,6 +113,12 @@ impl Watcher {
         until > self.evaluated
     }
 
+    /// The ends of the seconds that are evaluated next. Of a fleet that was silent for longer, those that are kept no more are
+    /// left out: nothing is known of them, and what alarms say now looks back no further.
+    fn due(&self, until: i64) -> std::ops::RangeInclusive<i64> {
+        self.evaluated.max(until - KEPT_SECONDS) + 1..=until
+    }
+
     async fn round(&mut self, hands: &Arc<Hands>) -> Result<(), String> {
         let taken = self.taken();
         prometheus::take(hands, &mut self.monitor);
@@ -146,7 +152,7 @@ impl Watcher {
         // What is blind in any of these seconds is blind in all of them.
         self.last_blind.clear();
         hands.telemetry.watched(until);
-        for end in self.evaluated + 1..=until {
+        for end in self.due(until) {
             for team in &teams {
                 self.evaluate(hands, team, scopes_of.get(team), end).await?;
             }
@@ -407,6 +413,17 @@ mod tests {
             assert!(pages < 10, "it asks for the same seconds again and again");
         }
         assert_eq!(watcher.monitor.complete_until(), START + 121);
+    }
+
+    #[test]
+    fn after_an_hour_of_silence_only_what_is_kept_is_evaluated() {
+        let mut watcher = Watcher::new(START);
+        assert!(watcher.take(&page(watcher.taken().max(START - 1), START + 4), Vec::new()));
+        assert_eq!(watcher.due(START + 5), START + 1..=START + 5);
+        watcher.evaluated = START + 5;
+        let back = START + 3_605;
+        assert!(watcher.take(&page(back - 10, back - 1), Vec::new()));
+        assert_eq!(watcher.due(back), back - KEPT_SECONDS + 1..=back);
     }
 
     #[test]

@@ -105,6 +105,14 @@ pub(crate) fn of_server(page: &mut Page, hands: &Hands, by_pipeline: bool) {
         let help = "The size of the disk of the data directory.";
         page.one("tidegate_disk_size_bytes", Kind::Gauge, help, bytes(disk.f_blocks));
     }
+    let name = "tidegate_disk_used_bytes";
+    page.family(name, Kind::Gauge, "Used by the data directory at the last look, by its parts.");
+    for (part, bytes) in hands.keeping.usage().unwrap_or_default().parts() {
+        page.sample(name, &[("part", part)], bytes as f64);
+    }
+    let help = "What the data directory may use; infinite without a budget.";
+    let budget = hands.keeping.budget().map_or(f64::INFINITY, |bytes| bytes as f64);
+    page.one("tidegate_disk_budget_bytes", Kind::Gauge, help, budget);
     if let Some(at) = hands.last_backup() {
         let help = "When the last backup was made.";
         let seconds = Duration::from(at.since(Timestamp(0))).as_secs_f64();

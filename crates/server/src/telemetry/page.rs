@@ -38,7 +38,10 @@ impl Page {
     pub fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: f64) {
         self.0.push_str(name);
         self.labels(labels, None);
-        let _ = writeln!(self.0, " {value}");
+        let _ = match value.is_infinite() {
+            true => writeln!(self.0, " {}Inf", if value > 0.0 { "+" } else { "-" }),
+            false => writeln!(self.0, " {value}"),
+        };
     }
 
     /// A family of one sample without labels.

@@ -338,6 +338,54 @@ fn answers_are_judged_when_they_come_and_missed_when_they_do_not() {
 }
 
 #[test]
+fn sources_that_are_gone_for_an_hour_are_blindness_for_an_hour_and_cost_nothing() {
+    // A period of a minute ends there.
+    const GONE: i64 = 640;
+    const BACK: i64 = GONE + 3_600;
+    let team = team(vec![alarm("boxes", Measured::Service, 60), asks("q", 60)]);
+    let mut monitor = Monitor::default();
+    let mut changes = String::new();
+    let mut before: BTreeMap<AlarmName, AlarmState> = BTreeMap::new();
+    let mut asked_while_gone = 0;
+    for at in 1..=BACK + 600 {
+        let (end, gone) = (START + at, (GONE..BACK).contains(&at));
+        // Good until it is gone, and something is wrong when it is back.
+        let bad = at >= BACK;
+        let told = if gone { Vec::new() } else { vec![cell(at - 1, Role::Main, 10, u64::from(bad))] };
+        monitor.take_metrics(&told, &[], end);
+        for Question { about, .. } in questions(&mut monitor, &team, end) {
+            asked_while_gone += u32::from(gone);
+            let answer = if bad { Ok(5.0) } else { Ok(0.0) };
+            monitor.take_answer(&about, if gone { Err("connection refused".to_owned()) } else { answer });
+        }
+        let found = monitor.evaluate(&team, &scope(), end, &standing());
+        if (GONE + 60..BACK).contains(&at) {
+            assert_eq!(found.blind.len(), 2, "{at}");
+        }
+        for (name, report) in found.reports {
+            if before.insert(name.clone(), report.state) != Some(report.state) {
+                changes += &format!("{at}: {name} {}\n", report.state);
+            }
+        }
+    }
+    assert_eq!(asked_while_gone, 60, "each period once");
+    let kept = usize::try_from(KEPT_SECONDS).unwrap();
+    assert!(
+        monitor.seconds.values().all(|seconds| seconds.len() <= kept) && monitor.periods.len() <= kept / 60
+    );
+    expect![[r#"
+        1: boxes INSUFFICIENT_DATA
+        1: q OK
+        40: boxes OK
+        880: q INSUFFICIENT_DATA
+        940: boxes INSUFFICIENT_DATA
+        4300: boxes ALARM
+        4300: q ALARM
+    "#]]
+    .assert_eq(&changes);
+}
+
+#[test]
 fn an_alarm_from_outside_is_blind_until_somebody_speaks_and_nothing_where_nothing_is() {
     use tidegate_core::alarm::{Heard, OutsideAlarm, Source};
     let mut team = team(Vec::new());
