@@ -31,6 +31,10 @@ pub struct Status {
     /// Servers that wait to take over when this one ends, in the order in which they came.
     #[serde(default)]
     pub standbys: Vec<StandbyStatus>,
+    /// When the last backup was made; nothing if there has never been one.
+    #[serde(default)]
+    #[schema(value_type = Option<i64>)]
+    pub last_backup: Option<Timestamp>,
     /// The organisation.
     pub organisation: OrganisationStatus,
     /// The teams of the pipelines below.

@@ -11,11 +11,16 @@ use std::path::Path;
 use std::time::Duration;
 use tidegate_api::{Code, ErrorAnswer, ErrorBody};
 use tidegate_core::units::Timestamp;
+use tidegate_server::owner::may_look;
 
 /// How long a call may take, in milliseconds: more than the server gives itself.
 const CALL_LIMIT_MS: u64 = 90_000;
 /// How long a connection may take to be made, in milliseconds.
 const CONNECT_LIMIT_MS: u64 = 5_000;
+/// How often, in milliseconds, it is asked whether a server that has not answered is there at all, ...
+const PULSE_EVERY_MS: u64 = 5_000;
+/// ... and how long it may take to say so.
+const PULSE_LIMIT_MS: u64 = 5_000;
 /// How long a stream of events may be silent, in milliseconds: the server says every 10 s that it is alive.
 const SILENCE_LIMIT_MS: u64 = 35_000;
 
@@ -38,20 +43,26 @@ impl<T> Answer<T> {
 pub(crate) struct Client {
     url: String,
     token: String,
+    /// Its process, if it is one of this machine.
+    pid: Option<u32>,
     http: reqwest::Client,
 }
 
 #[derive(Deserialize)]
 struct ServerFile {
     url: String,
+    pid: u32,
 }
 
 impl Client {
     /// Finds the server and the token.
     pub(crate) fn new(global: &Global) -> Result<Client, CliError> {
-        let url = match (&global.server, &global.data) {
-            (Some(url), _) => url.clone(),
-            (None, Some(data)) => url_in(data)?,
+        let (url, pid) = match (&global.server, &global.data) {
+            (Some(url), _) => (url.clone(), None),
+            (None, Some(data)) => {
+                let ServerFile { url, pid } = server_of(data)?;
+                (url, Some(pid))
+            }
             (None, None) => {
                 let message = "which server? give --server URL, or --data DIR of a server on this machine";
                 return Err(CliError::Usage(message.to_owned()));
@@ -79,7 +90,7 @@ impl Client {
             .read_timeout(Duration::from_millis(CALL_LIMIT_MS))
             .build()
             .map_err(|error| CliError::failed("prepare HTTP", error))?;
-        Ok(Client { url: url.trim_end_matches('/').to_owned(), token: token.trim().to_owned(), http })
+        Ok(Client { url: url.trim_end_matches('/').to_owned(), token: token.trim().to_owned(), pid, http })
     }
 
     /// As somebody else than the environment says.
@@ -96,7 +107,7 @@ impl Client {
     pub(crate) async fn date(&self) -> Result<Option<Timestamp>, CliError> {
         let request = self.http.get(format!("{}/v1/health", self.url));
         let request = request.timeout(Duration::from_millis(CALL_LIMIT_MS));
-        let response = request.send().await.map_err(|error| self.unreachable(error))?;
+        let response = self.send(request).await?;
         let date = response.headers().get(DATE).and_then(|value| value.to_str().ok());
         Ok(date.and_then(|text| Timestamp::from_http_date(text).ok()))
     }
@@ -160,10 +171,8 @@ impl Client {
     async fn begin_stream(&self, request: reqwest::RequestBuilder) -> Result<reqwest::Response, CliError> {
         let request = request.header(AUTHORIZATION, format!("Bearer {}", self.token));
         let limit = Duration::from_millis(SILENCE_LIMIT_MS);
-        let sent = tokio::time::timeout(limit, request.send()).await;
-        let response = sent
-            .map_err(|_| CliError::Unreachable(format!("{} does not answer", self.url)))?
-            .map_err(|error| self.unreachable(error))?;
+        let sent = tokio::time::timeout(limit, self.send(request)).await;
+        let response = sent.map_err(|_| CliError::Unreachable(format!("{} does not answer", self.url)))??;
         if response.status().is_success() { Ok(response) } else { Err(self.refusal(response).await) }
     }
 
@@ -191,7 +200,7 @@ impl Client {
         if let Some(body) = body {
             request = request.header(CONTENT_TYPE, "application/json").body(body);
         }
-        let response = request.send().await.map_err(|error| self.unreachable(error))?;
+        let response = self.send(request).await?;
         if !response.status().is_success() {
             return Err(self.refusal(response).await);
         }
@@ -199,6 +208,30 @@ impl Client {
         let value = serde_json::from_str(&json)
             .map_err(|error| CliError::failed("read the server's answer (is it another version?)", error))?;
         Ok(Answer { value, json })
+    }
+
+    /// Waits for an answer as long as the server is there: one that hangs or is frozen is still connected to, and never answers.
+    async fn send(&self, request: reqwest::RequestBuilder) -> Result<reqwest::Response, CliError> {
+        let mut sending = std::pin::pin!(request.send());
+        loop {
+            tokio::select! {
+                sent = &mut sending => return sent.map_err(|error| self.unreachable(error)),
+                () = tokio::time::sleep(Duration::from_millis(PULSE_EVERY_MS)) => {}
+            }
+            let pulse = self.http.get(format!("{}/v1/health", self.url));
+            let pulse = pulse.timeout(Duration::from_millis(PULSE_LIMIT_MS)).send();
+            tokio::select! {
+                sent = &mut sending => return sent.map_err(|error| self.unreachable(error)),
+                pulse = pulse => if pulse.is_err() { return Err(self.silent()) },
+            }
+        }
+    }
+
+    fn silent(&self) -> CliError {
+        let who = self.pid.map_or_else(String::new, |pid| {
+            format!("; process {pid} hangs, is frozen or waits for its disk: 'kill -9 {pid}' ends it, and a standby, or the service manager, starts work anew")
+        });
+        CliError::Unreachable(format!("{} can be connected to, and DOES NOT ANSWER{who}", self.url))
     }
 
     async fn refusal(&self, response: reqwest::Response) -> CliError {
@@ -226,15 +259,14 @@ impl Client {
     }
 }
 
-fn url_in(data: &Path) -> Result<String, CliError> {
+fn server_of(data: &Path) -> Result<ServerFile, CliError> {
+    may_look(data).map_err(|error| CliError::failed("find the server", error))?;
     let path = data.join("server.json");
     let text = std::fs::read(&path).map_err(|error| {
         let why = format!("no server runs on {} ({}: {error})", data.display(), path.display());
         CliError::Unreachable(why)
     })?;
-    let file: ServerFile = serde_json::from_slice(&text)
-        .map_err(|error| CliError::failed(format!("read {}", path.display()), error))?;
-    Ok(file.url)
+    serde_json::from_slice(&text).map_err(|error| CliError::failed(format!("read {}", path.display()), error))
 }
 
 fn to_json(body: &impl Serialize) -> Result<String, CliError> {

@@ -13,7 +13,8 @@ use crate::slots::refusal;
 use crate::validate;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use tidegate_core::engine::{BrokenGlass, Desired, Rest, Share};
 use tidegate_core::ids::{Role, RunSpecDigest, SecretName, SlotId};
 use tidegate_core::run_spec::RunSpec;
@@ -38,8 +39,11 @@ struct Remembered {
 }
 
 fn path(shared: &Shared, slot: &SlotId) -> PathBuf {
-    let name = format!("{}.{}.json", slot.target.to_string().replace('/', "."), slot.pipeline);
-    shared.data.path(FOLDER).join(name)
+    shared.data.path(FOLDER).join(name(slot))
+}
+
+fn name(slot: &SlotId) -> String {
+    format!("{}.{}.json", slot.target.to_string().replace('/', "."), slot.pipeline)
 }
 
 fn read(shared: &Shared, slot: &SlotId) -> Before {
@@ -50,6 +54,21 @@ fn read(shared: &Shared, slot: &SlotId) -> Before {
             Before::default()
         }
     }
+}
+
+/// The RunSpecs that a slot of the fleet on this folder was whole with and may be put back to, the newest first. Whether their
+/// packages verify is seen when one is put back.
+///
+/// # Errors
+/// What is kept of it cannot be read.
+pub fn may_go_back_to(folder: &Path, slot: &SlotId) -> io::Result<Vec<RunSpec>> {
+    let path = folder.join(FOLDER).join(name(slot));
+    let before: Before = match std::fs::read(&path) {
+        Ok(text) => serde_json::from_slice(&text)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    Ok(before.run_specs.into_iter().rev().map(|each| each.run_spec).collect())
 }
 
 /// Remembers what a slot was whole with when a command brings something else; what that command condemns is forgotten.

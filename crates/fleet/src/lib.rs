@@ -47,6 +47,7 @@ pub use collect::LOG_MAX_BYTES;
 pub use disk::RESERVE_MIN_BYTES;
 pub use error::FleetError;
 pub use format::check_format;
+pub use glass::may_go_back_to;
 pub use listen::REQUEST_LIMIT_MS;
 pub use pool::IDLE_MAX_MS;
 

@@ -76,7 +76,11 @@ impl Slots {
                 format!("{} has slots of {pipelines}; name the pipeline", order.target),
             )),
             (None, _, true) => {
-                Err(Refusal::new(Code::NotFound, format!("this fleet has no target {}", order.target)))
+                let why = format!(
+                    "this fleet has no target {}; 'tidegate fleet status' tells which it has",
+                    order.target
+                );
+                Err(Refusal::new(Code::NotFound, why))
             }
             (None, _, false) => {
                 Err(Refusal::new(Code::NotFound, format!("{} has slots of {pipelines} only", order.target)))

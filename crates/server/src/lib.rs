@@ -18,6 +18,7 @@ pub mod hands;
 mod home;
 pub mod http;
 pub mod offline;
+pub mod owner;
 mod self_update;
 pub mod serve;
 pub mod standby;

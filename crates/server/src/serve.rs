@@ -11,6 +11,7 @@ use crate::hands::{
 };
 use crate::home;
 use crate::http::Api;
+use crate::owner::{self, AnotherUser};
 use crate::self_update::SelfUpdate;
 use crate::standby::{self, Holder, Turn};
 use crate::telemetry::Telemetry;
@@ -71,6 +72,8 @@ pub struct ServeOptions {
 pub enum ServeError {
     #[error("failed to make {path}", path = path.display())]
     Dir { path: PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    AnotherUser(#[from] AnotherUser),
     #[error("failed to open the store")]
     Store(#[from] OpenError),
     #[error(transparent)]
@@ -249,6 +252,7 @@ pub async fn serve(
     stop: CancellationToken,
     mut told: impl FnMut(Stage<'_>) + Send,
 ) -> Result<(), ServeError> {
+    owner::may_write(&options.data)?;
     let data = data_directory(&options.data)?;
     // The store's lock comes first: a second server on one data directory touches nothing.
     let turn = match options.standby {
@@ -279,6 +283,12 @@ async fn work(
     // And before anything is asked of an engine, or started that could take another one's boxes for its own.
     let home = home::check(&store, options.new_epoch)?;
     empty(&dirs.tests);
+    // Before anything is started that would outlive a server that cannot listen.
+    let listener = match turn.listener {
+        Some(listener) => listener,
+        None => standby::listen(options.listen, turn.waited).await?,
+    };
+    let address = listener.local_addr().map_err(ServeError::Serve)?;
     let signing_key =
         Arc::new(SigningKey::load_or_create(&dirs.keys.join("signing.key"), &dirs.trusted_keys())?);
     let (fleet, found) = fleet::ensure(&dirs).await?;
@@ -343,11 +353,6 @@ async fn work(
         keeping: Keeping::new(options.disk_budget),
     });
 
-    let listener = match turn.listener {
-        Some(listener) => listener,
-        None => standby::listen(options.listen, turn.waited).await?,
-    };
-    let address = listener.local_addr().map_err(ServeError::Serve)?;
     let tokens = Tokens::open(&hands.dirs.data, runtime.now()).map_err(|e| ServeError::Tokens(causes(&e)))?;
     let applier = Applier::new(Arc::clone(&runtime));
     let collaborators = Arc::new(HandsForApi { hands: Arc::clone(&hands), poller, backups });

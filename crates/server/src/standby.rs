@@ -118,11 +118,19 @@ pub(crate) async fn wait(
     // Whatever ends the wait ends these.
     let _ends = over.clone().drop_guard();
     tokio::spawn(ask(known.clone(), over.clone()));
-    let mut waiting =
-        Waiting { options, data, known, holder, over, listener: None, presence: Presence::enter(data, None) };
+    let mut waiting = Waiting {
+        options,
+        data,
+        known,
+        holder,
+        over,
+        listening: None,
+        presence: Presence::enter(data, None),
+    };
     let Some(lock) = waiting.wait_for_lock(&store, stop, told).await? else { return Ok(None) };
     drop(waiting.presence);
-    let listener = waiting.listener.map(TcpListener::from_std).transpose().map_err(ServeError::Serve)?;
+    let listener = waiting.listening.map(|listening| listening.socket);
+    let listener = listener.map(TcpListener::from_std).transpose().map_err(ServeError::Serve)?;
     Ok(Some(Turn { lock, listener, waited: true }))
 }
 
@@ -133,30 +141,59 @@ struct Waiting<'a> {
     known: watch::Sender<Holder>,
     holder: watch::Receiver<Holder>,
     over: CancellationToken,
-    listener: Option<std::net::TcpListener>,
+    listening: Option<Listening>,
     presence: Option<Presence>,
+}
+
+/// A server that waits on an address of its own, while this process works elsewhere.
+struct Listening {
+    socket: std::net::TcpListener,
+    beside: Option<u32>,
+    over: CancellationToken,
 }
 
 impl Waiting<'_> {
     /// Answers on its own address, if that is another one than that of the server that works. As long as nobody knows where that
-    /// one serves, this one listens nowhere: a server that has just taken over needs its address.
-    async fn listen(&mut self) -> Result<(), ServeError> {
-        let address = self.options.listen;
-        let elsewhere = |server: &Server| server.url != format!("http://{address}");
-        if self.listener.is_some() || !self.holder.borrow().server.as_ref().is_some_and(elsewhere) {
-            return Ok(());
+    /// one serves, this one listens nowhere: a server that has just taken over needs its address, and that may be this one's.
+    async fn answer(&mut self) -> Result<(), ServeError> {
+        let (pid, elsewhere) = {
+            let holder = self.holder.borrow();
+            let own = format!("http://{}", self.options.listen);
+            (holder.pid, holder.server.as_ref().map(|server| server.url != own))
+        };
+        match &self.listening {
+            None if elsewhere == Some(true) => self.listen(pid).await?,
+            // A port that the system has chosen is nobody else's.
+            Some(_) if self.options.listen.port() == 0 => {}
+            Some(own) if elsewhere == Some(false) || elsewhere.is_none() && own.beside != pid => {
+                self.listen_no_more();
+            }
+            Some(_) | None => {}
         }
-        let listener = match TcpListener::bind(address).await {
+        Ok(())
+    }
+
+    fn listen_no_more(&mut self) {
+        let Some(listening) = self.listening.take() else { return };
+        listening.over.cancel();
+        self.presence = None;
+        self.presence = Presence::enter(self.data, None);
+    }
+
+    async fn listen(&mut self, beside: Option<u32>) -> Result<(), ServeError> {
+        let address = self.options.listen;
+        let socket = match TcpListener::bind(address).await {
             Ok(listener) => listener.into_std().map_err(ServeError::Serve)?,
             Err(error) if error.kind() == ErrorKind::AddrInUse => return Ok(()),
             Err(source) => return Err(ServeError::Listen { address, source }),
         };
-        let shared = listener.try_clone().and_then(TcpListener::from_std).map_err(ServeError::Serve)?;
-        tokio::spawn(http::standby::serve(shared, self.holder.clone(), self.over.clone()));
-        let own = listener.local_addr().map_err(ServeError::Serve)?;
+        let shared = socket.try_clone().and_then(TcpListener::from_std).map_err(ServeError::Serve)?;
+        let over = self.over.child_token();
+        tokio::spawn(http::standby::serve(shared, self.holder.clone(), over.clone()));
+        let own = socket.local_addr().map_err(ServeError::Serve)?;
         self.presence = None;
         self.presence = Presence::enter(self.data, Some(own));
-        self.listener = Some(listener);
+        self.listening = Some(Listening { socket, beside, over });
         Ok(())
     }
 
@@ -181,7 +218,7 @@ impl Waiting<'_> {
                 }
                 Err(error) => return Err(error.into()),
             }
-            self.listen().await?;
+            self.answer().await?;
             let holder = self.known.borrow().clone();
             if said.as_ref() != Some(&holder) {
                 told(&holder);
@@ -387,6 +424,22 @@ mod tests {
         assert!(heard.recv().await.unwrap().server.is_some());
         drop(std::net::TcpListener::bind(listen).unwrap());
         said(free());
+        heard.recv().await.unwrap();
+        assert_eq!(waiting(&data)[0].url, Some(format!("http://{listen}")));
+        // Another one has taken over, and may be about to listen there.
+        let another = std::os::unix::process::parent_id();
+        fs::write(data.join("store/lock"), another.to_string()).unwrap();
+        assert_eq!(heard.recv().await.unwrap().server, None);
+        assert_eq!(waiting(&data)[0].url, None);
+        let bound = async || loop {
+            match TcpListener::bind(listen).await {
+                Ok(bound) => return bound,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        };
+        drop(bound().await);
+        let server = Server { url: "http://127.0.0.1:1".to_owned(), pid: another, since: Timestamp(0) };
+        fs::write(server_file(&data), serde_json::to_vec(&server).unwrap()).unwrap();
         heard.recv().await.unwrap();
         assert_eq!(waiting(&data)[0].url, Some(format!("http://{listen}")));
         drop(lock);

@@ -18,8 +18,11 @@ pub enum StoreError {
         /// Why.
         source: Source,
     },
-    /// The database file is damaged.
-    #[error("cannot {operation}: the database file is damaged; stop the server and restore it from a backup")]
+    /// The database file is damaged, or its disk does not give what is in it: SQLite says the same of both.
+    #[error(
+        "cannot {operation}: the database file is damaged, or its disk cannot read it; look at the disk (dmesg), and if that is \
+         well, stop the server and restore a backup"
+    )]
     Corrupt {
         /// What was being done.
         operation: &'static str,

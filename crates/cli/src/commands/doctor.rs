@@ -71,6 +71,7 @@ async fn see(client: &Client) -> Result<ServerSeen, CliError> {
             .iter()
             .map(|trouble| format!("{} ({})", trouble.what, trouble.why))
             .collect(),
+        last_backup: status.last_backup,
         organisation: organisation.map(|answer| answer.value.definition),
     })
 }

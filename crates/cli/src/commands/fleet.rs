@@ -10,10 +10,12 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tidegate_core::engine::BoxObservation;
-use tidegate_core::ids::{PipelineId, RunSpecDigest, TargetId};
-use tidegate_fleet::FleetConfig;
+use tidegate_core::ids::{PipelineId, RunSpecDigest, SlotId, TargetId};
+use tidegate_core::run_spec::RunSpec;
 use tidegate_fleet::client::FleetClient;
 use tidegate_fleet::protocol::{BreakGlass, PutBack, Status, Stop};
+use tidegate_fleet::{FleetConfig, may_go_back_to};
+use tidegate_server::owner::may_look;
 
 /// The local fleet: supervises boxes and is the proxy to them. A process of its own that outlives the server.
 #[derive(Debug, Args)]
@@ -54,9 +56,9 @@ struct RollbackOptions {
     /// Its slot of this pipeline, where it has several.
     #[arg(long)]
     pipeline: Option<PipelineId>,
-    /// To this RunSpec instead of the newest before.
+    /// To this RunSpec instead of the newest before: the beginning of its digest, as 'tidegate fleet status' tells it.
     #[arg(long, value_name = "DIGEST")]
-    to: Option<RunSpecDigest>,
+    to: Option<String>,
     /// Why; it stands in the log when the server returns.
     #[arg(long)]
     reason: String,
@@ -83,6 +85,7 @@ struct RunOptions {
 pub(crate) async fn run(global: &Global, options: Options) -> Result<(), CliError> {
     let data =
         global.data.clone().ok_or_else(|| CliError::Usage("which fleet? give --data DIR".to_owned()))?;
+    may_look(&data).map_err(|error| CliError::failed("reach the fleet", error))?;
     match options.action {
         Action::Run(options) => run_fleet(data, options).await,
         Action::Status => status(global, data).await,
@@ -116,7 +119,8 @@ async fn reach(data: &Path) -> Result<(FleetClient, Status), CliError> {
     let socket = FleetConfig::socket(&data.join("fleet"));
     let client = FleetClient::new(&socket);
     let status = client.status().await.map_err(|error| {
-        CliError::Unreachable(format!("no fleet answers at {}: {error}", socket.display()))
+        let start = "a server starts one ('systemctl start tidegate'), or 'tidegate fleet run'";
+        CliError::Unreachable(format!("no fleet answers at {}: {error}; {start}", socket.display()))
     })?;
     Ok((client, status))
 }
@@ -148,6 +152,10 @@ async fn roll_back(global: &Global, data: PathBuf, options: RollbackOptions) -> 
     if reason.is_empty() {
         return Err(CliError::Usage("a reason is missing: say why, it stands in the log".to_owned()));
     }
+    let to = match to {
+        Some(begins) => Some(remembered(&client, &data, &target, pipeline.as_ref(), &begins).await?),
+        None => None,
+    };
     let order = BreakGlass { target, pipeline, to, by: user(), reason };
     let done: PutBack =
         client.break_glass(&order).await.map_err(|error| CliError::failed("put the target back", error))?;
@@ -166,6 +174,38 @@ async fn roll_back(global: &Global, data: PathBuf, options: RollbackOptions) -> 
         short(&done.glass.run_spec),
         done.boxes
     ))
+}
+
+/// The one RunSpec whose digest begins so, of those that a target may go back to.
+async fn remembered(
+    client: &FleetClient,
+    data: &Path,
+    target: &TargetId,
+    pipeline: Option<&PipelineId>,
+    begins: &str,
+) -> Result<RunSpecDigest, CliError> {
+    let failed = |why: String| CliError::Failed { what: "put the target back".to_owned(), why };
+    let seen = client.slots().await.map_err(|error| CliError::failed("look at the fleet", error))?;
+    let slots = seen.observations.into_iter().map(|seen| seen.slot);
+    let of = |slot: &SlotId| &slot.target == target && pipeline.is_none_or(|name| &slot.pipeline == name);
+    let mut known = Vec::new();
+    for slot in slots.filter(of) {
+        let all = may_go_back_to(&data.join("fleet"), &slot);
+        let all = all.map_err(|error| CliError::failed(format!("read what {slot} ran before"), error))?;
+        known.extend(all.iter().map(RunSpec::digest));
+    }
+    let mut found = known.iter().filter(|digest| digest.as_str().starts_with(begins));
+    match (found.next(), found.next()) {
+        (Some(one), None) => Ok(one.clone()),
+        (Some(_), Some(_)) => Err(failed(format!("several RunSpecs of {target} begin with {begins}"))),
+        (None, _) => {
+            let known: Vec<String> = known.iter().map(short).collect();
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            Err(failed(format!(
+                "{target} may go back to no RunSpec that begins with '{begins}', but to {known}"
+            )))
+        }
+    }
 }
 
 /// Waits until the boxes are those that were put back, for as long as a change may take; how many are healthy.
@@ -225,8 +265,18 @@ async fn status(global: &Global, data: PathBuf) -> Result<(), CliError> {
         }
     };
     if global.json {
+        let before: Option<Vec<_>> = slots.as_ref().map(|slots| {
+            let back = |slot: &SlotId| -> Vec<RunSpecDigest> {
+                let known = may_go_back_to(&data.join("fleet"), slot).unwrap_or_default();
+                known.iter().map(RunSpec::digest).collect()
+            };
+            slots
+                .iter()
+                .map(|seen| serde_json::json!({"slot": seen.slot, "run_specs": back(&seen.slot)}))
+                .collect()
+        });
         let answer = serde_json::json!({
-            "version": tidegate_api::VERSION, "fleet": status, "slots": slots
+            "version": tidegate_api::VERSION, "fleet": status, "slots": slots, "before": before
         });
         return print(&format!("{answer}\n"));
     }
@@ -241,6 +291,14 @@ async fn status(global: &Global, data: PathBuf) -> Result<(), CliError> {
         if let Some(glass) = slot.glass {
             let why = clean(&glass.reason);
             out.push_str(&format!("    put back at the machine by {}: {why}\n", clean(&glass.by)));
+        }
+        match may_go_back_to(&data.join("fleet"), &slot.slot) {
+            Ok(before) => before.iter().for_each(|run_spec| {
+                let package: String = run_spec.package.as_str().chars().take(12).collect();
+                let digest = short(&run_spec.digest());
+                out.push_str(&format!("    ran RunSpec {digest} before (package {package})\n"));
+            }),
+            Err(error) => eprintln!("tidegate: cannot read what {} ran before: {error}", slot.slot),
         }
     }
     print(&out)

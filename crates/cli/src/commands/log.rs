@@ -147,6 +147,11 @@ pub(crate) async fn run(global: &Global, options: Options) -> Result<(), CliErro
             if global.json {
                 return print(&format!("{}\n", json(&page)?));
             }
+            if page.entries.is_empty() {
+                eprintln!(
+                    "tidegate: nothing in the log is so: look at the names and the times that you have given"
+                );
+            }
             let lines = page.entries.iter().map(|e| render::entry(e, render::Moment::Day, Paint::stdout()));
             print(&lines.collect::<String>())
         }

@@ -128,7 +128,10 @@ pub(crate) async fn run(global: &Global, options: Options) -> Result<(), CliErro
     };
     let told = |stage: Stage<'_>| match stage {
         Stage::Standby(holder) => {
-            tracing::info!("this server is a standby: {holder}");
+            match holder.is_silent {
+                true => tracing::warn!("this server is a standby: {holder}"),
+                false => tracing::info!("this server is a standby: {holder}"),
+            }
             service::tell(&service::ready(&format!("standby: {holder}")));
         }
         Stage::Serving(address) => {

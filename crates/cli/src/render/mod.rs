@@ -4,6 +4,7 @@
 mod tests;
 
 use crate::text::{Paint, between, clean, roughly, wrap};
+use std::collections::BTreeSet;
 use tidegate_api::{
     BuildStatus, CapacityStatus, Eta, LogEntry, MotionStatus, PipelineStatus, ReleaseStatus, SourceStatus,
     StandingStatus, Status, StepStatus, TargetStatus, WhyAnswer, WorkStatus,
@@ -146,7 +147,13 @@ fn of_pipeline(pipeline: &PipelineStatus, now: Timestamp, paint: Paint) -> Strin
     }
     let steps = || pipeline.stages.iter().flat_map(|s| s.steps.iter());
     let width = steps().map(|s| s.name.to_string().len()).max().unwrap_or(0);
-    steps().for_each(|s| out.push_str(&step(s, width, now, paint)));
+    let rejected: BTreeSet<ReleaseNo> = pipeline
+        .releases
+        .iter()
+        .filter(|release| matches!(release.standing, StandingStatus::Rejected { .. }))
+        .map(|release| release.release)
+        .collect();
+    steps().for_each(|s| out.push_str(&step(s, &rejected, width, now, paint)));
     for target in &pipeline.detached {
         out.push_str(&format!("  {} is in no stage any more; its boxes run on\n", target.name));
     }
@@ -235,7 +242,13 @@ fn release(release: &ReleaseStatus, now: Timestamp, paint: Paint) -> String {
     line(2, &format!("{} {painted}{pad}", paint.bold(&name)), 13, &text)
 }
 
-fn step(step: &StepStatus, width: usize, now: Timestamp, paint: Paint) -> String {
+fn step(
+    step: &StepStatus,
+    rejected: &BTreeSet<ReleaseNo>,
+    width: usize,
+    now: Timestamp,
+    paint: Paint,
+) -> String {
     let (release, phase, painted, text) = match &step.work {
         WorkStatus::Free => match here_before(step) {
             Some(release) => (
@@ -264,6 +277,12 @@ fn step(step: &StepStatus, width: usize, now: Timestamp, paint: Paint) -> String
             };
             let text = format!("{}{missing}", blind.unwrap_or_default());
             (Some(release), "baking", paint.moving("baking"), text)
+        }
+        WorkStatus::Done { release, at, .. } if rejected.contains(release) => {
+            let runs = step.targets.iter().any(|target| target.current == Some(*release));
+            let still = if runs { "and still runs here" } else { "and runs here no more" };
+            let text = format!("{} ago; it is REJECTED, {still}", between(now, *at));
+            (Some(release), "done", paint.bad("done"), text)
         }
         WorkStatus::Done { release, at, .. } => {
             (Some(release), "done", paint.good("done"), format!("{} ago", between(now, *at)))

@@ -233,6 +233,18 @@ fn what_is_no_whole_backup_is_refused_and_nothing_is_written() {
         forge(dir, "UPDATE facts SET at = at + 1 WHERE position = 1");
     });
 
+    // Where a server works, also when somebody has moved its store aside under its feet.
+    let serves = format!("process {}", world.server_pid());
+    for (aside, says) in
+        [(&[][..], "stop it first"), (&["store", "tokens.json"][..], "stop that server first")]
+    {
+        let moved: Vec<_> =
+            aside.iter().map(|name| (world.data().join(name), world.dir().join(name))).collect();
+        moved.iter().for_each(|(from, to)| fs::rename(from, to).unwrap());
+        let told = restore(&backup, &world.data());
+        moved.iter().for_each(|(from, to)| fs::rename(to, from).unwrap());
+        assert!(told.code == 1 && told.talk.contains(says) && told.talk.contains(&serves), "{told:?}");
+    }
     // Where something is already, and where there is no room.
     fs::create_dir(&data).unwrap();
     fs::write(data.join("tokens.json"), "mine").unwrap();

@@ -1,6 +1,6 @@
 //! The doctor: what is well is called so, and each thing that can be wrong is found when it really is.
 
-use crate::world::{Told, World, can_have_a_disk, definitions, run};
+use crate::world::{Told, World, can_have_a_disk, definitions, run, words};
 use rusqlite::Connection;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -80,6 +80,30 @@ fn what_is_wrong_with_a_data_directory_and_its_server_is_found() {
         only(&run(&mut doctor(&data, &[])), "permissions", "fail", "tokens.json belongs to user 65534");
         chown(&tokens, Some(0), None).unwrap();
     }
+    // Whoever is neither that user nor root is told so, and nothing that is not true.
+    if rustix::process::geteuid().is_root() {
+        let as_nobody = |arguments: &[&str]| {
+            let mut command = Command::new("setpriv");
+            command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+            command.arg(env!("CARGO_BIN_EXE_tidegate")).args(arguments).arg("--data").arg(&data);
+            run(&mut command)
+        };
+        for command in [&["doctor"][..], &["status"], &["fleet", "status"], &["log"], &["gc"]] {
+            let told = as_nobody(command);
+            let all = words(&format!("{}{}", told.out, told.talk));
+            let says = "belongs to root, and this is nobody: run it as root";
+            assert!(told.code == 1 && all.contains(says), "{command:?}: {told:?}");
+        }
+        // Nor does root work for another one: it would leave files that the other one cannot use.
+        chown(data.join("store"), Some(65_534), None).unwrap();
+        let told = world.refused(&data, &[]);
+        assert!(told.talk.contains("belongs to nobody, and this is root: run it as nobody"), "{told:?}");
+        chown(data.join("store"), Some(0), None).unwrap();
+    }
+    let folder = world.dir().join("backup");
+    world.cli(&["backup", folder.to_str().unwrap()]).well();
+    let (health, seen, _) = checks(&run(&mut doctor(&data, &[]))).remove("backup").unwrap();
+    assert!(health == "ok" && seen.contains("the last one was made at "), "{seen}");
     // Nobody takes pages.
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let mut organisation = definitions::organisation();
@@ -121,7 +145,7 @@ fn what_is_wrong_with_a_data_directory_and_its_server_is_found() {
     drop(taken);
     let at_rest = run(&mut doctor(&data, &["--listen", &listen]));
     let found = checks(&at_rest);
-    assert_eq!((found["server"].0.as_str(), found["backup"].0.as_str()), ("warn", "warn"), "{found:#?}");
+    assert_eq!((found["server"].0.as_str(), found["backup"].0.as_str()), ("warn", "ok"), "{found:#?}");
     // The newest entry of the log is of a time to come.
     let database = data.join("store/tidegate.db");
     let change = |sql: &str| Connection::open(&database).unwrap().execute(sql, []).unwrap();
@@ -172,4 +196,15 @@ fn what_is_wrong_with_the_machine_is_found() {
     let found = checks(&on("size=1g,ro"));
     assert!(found["data-directory"].0 == "fail", "{found:#?}");
     assert!(found["data-directory"].1.contains("Read-only file system"), "{found:#?}");
+}
+
+#[test]
+fn a_server_that_cannot_listen_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = taken.local_addr().unwrap().to_string();
+    let mut serve = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    let told = run(serve.args(["serve", "--listen", &listen, "--data"]).arg(dir.path()));
+    assert!(told.code == 1 && told.talk.contains(&format!("failed to listen on {listen}")), "{told:?}");
+    assert!(!dir.path().join("fleet/fleet.sock").exists(), "no fleet was started");
 }

@@ -2,7 +2,7 @@
 //! There are never two, and customers notice nothing.
 
 use crate::crash::motion;
-use crate::world::{Told, World, alive, definitions, get, run, wait_for};
+use crate::world::{Told, World, alive, definitions, get, run, wait_for, words};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use std::fs::{self, File};
@@ -278,6 +278,14 @@ fn a_server_that_is_frozen_keeps_its_place_and_its_standby_says_so() {
     // By then it has tried to take the store dozens of times.
     let message = silent(true).expect("it says that the other one does not answer");
     assert!(message.contains(&format!("kill -9 {}", world.server_pid())), "{message}");
+    // Who asks the frozen one is told the same, and does not wait for ever.
+    for command in ["status", "doctor"] {
+        let mut tidegate = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        let told = run(tidegate.env_remove("TIDEGATE_SERVER").arg(command).arg("--data").arg(world.data()));
+        let all = words(&format!("{}{}", told.out, told.talk));
+        assert!(told.code != 0 && all.contains("DOES NOT ANSWER"), "{told:?}");
+        assert!(all.contains(&format!("kill -9 {}", world.server_pid())), "{told:?}");
+    }
     signal(world.server_pid(), Signal::CONT);
     silent(false).expect("it says that the other one answers again");
     assert!(standby.seen(&world).is_some(), "the first one works, and the second waits");

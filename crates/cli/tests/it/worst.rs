@@ -1,6 +1,7 @@
-//! Worst moments: a data directory that cannot be written, and clocks an hour off.
+//! Worst moments: a data directory that cannot be written, or not be read, and clocks an hour off.
 
-use crate::world::{World, can_have_a_disk, definitions, get, run};
+use crate::world::broken::{Broken, breaking, can_break_reads};
+use crate::world::{World, can_have_a_disk, definitions, get, run, words};
 use rustix::process::{Pid, Resource, Rlimit};
 use serde_json::json;
 use std::fs;
@@ -122,4 +123,83 @@ fn a_disk_that_returns_errors_loses_nothing_and_stops_no_box() {
     world.land(&repo, &[("version", "2")]);
     world.until_passed("app", 2);
     world.cli(&["log", "verify"]).well();
+}
+
+#[test]
+fn a_store_that_cannot_be_read_is_told_and_loses_nothing() {
+    if !can_break_reads() {
+        return;
+    }
+    let world = World::start();
+    let repo = world.repo("shop");
+    world.land(&repo, &[]);
+    world.apply("app", &definitions::application(&repo)).well();
+    world.until_passed("app", 1);
+    let eu = world.endpoint("shop", "beta", "eu");
+    let answers = || (0..3).for_each(|_| assert_eq!(get(&eu, "/", None), Some((200, "1".to_owned()))));
+    let before = world.log();
+    world.end_server();
+
+    // A server that cannot read its store does not start, and says what it could not do.
+    let store = world.data().join("store");
+    let (database, wal) = (store.join("tidegate.db"), store.join("tidegate.db-wal"));
+    let mut command = breaking(&[&database, &wal]);
+    command.arg("-o").arg(world.dir().join("strace")).arg(env!("CARGO_BIN_EXE_tidegate"));
+    command.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(world.data());
+    let told = run(&mut command);
+    assert_eq!((told.code, told.out.as_str()), (1, ""), "{told:?}");
+    assert!(told.talk.contains("disk I/O error"), "{told:?}");
+    answers();
+
+    // One that runs refuses what it would have to read, and leaves no half of a backup.
+    world.restart_server();
+    let broken = Broken::reads(world.server_pid(), &[&database, &wal]);
+    let folder = world.dir().join("backup");
+    let told = world.cli(&["backup", folder.to_str().unwrap()]);
+    assert!(broken.failed() > 0, "it has read");
+    assert!(told.code == 1 && !folder.exists(), "{told:?}");
+    assert!(told.talk.contains("or its disk cannot read it"), "{told:?}");
+    answers();
+    drop(broken);
+    assert!(world.log().starts_with(&before));
+    world.cli(&["backup", folder.to_str().unwrap()]).well();
+    world.land(&repo, &[("version", "2")]);
+    world.until_passed("app", 2);
+    world.cli(&["log", "verify"]).well();
+}
+
+#[test]
+fn packages_that_cannot_be_read_leave_boxes_as_they_are_until_they_can() {
+    if !can_break_reads() {
+        return;
+    }
+    let world = World::start();
+    let repo = world.repo("shop");
+    world.land(&repo, &[]);
+    world.apply("app", &definitions::application(&repo)).well();
+    world.until_passed("app", 1);
+    let eu = world.endpoint("shop", "beta", "eu");
+    let packages = world.data().join("packages");
+    let known = |ends: &str| {
+        let all = fs::read_dir(&packages).unwrap().map(|entry| entry.unwrap().path());
+        all.filter(|path| path.to_string_lossy().ends_with(ends)).collect::<Vec<_>>()
+    };
+    let first = known(".tar");
+    world.bob(&["hold", "app", "--reason", "until the disk is broken"]).well();
+    world.land(&repo, &[("version", "2")]);
+    let second = world.until("r2 is built", || known(".tar").into_iter().find(|tar| !first.contains(tar)));
+    let broken = Broken::reads(world.fleet_pid().unwrap(), &[&second]);
+    world.bob(&["unhold", "app", "1"]).well();
+    world.until("the status tells of it", || {
+        let status = words(&world.cli(&["status"]).well());
+        status.contains("Input/output error").then_some(())
+    });
+    assert!(broken.failed() > 0);
+    for _ in 0..3 {
+        assert_eq!(get(&eu, "/", None), Some((200, "1".to_owned())));
+    }
+    drop(broken);
+    world.until_passed("app", 2);
+    world.until_everywhere("app", 2);
+    world.until("no trouble is left", || world.status().troubles.is_empty().then_some(()));
 }

@@ -2,7 +2,7 @@
 //! skips its Region, or when its Region has not come as far as this step: no Region skips a step of its own (rule 3), so it
 //! catches up from its first step on.
 
-use super::{Motion, Pipeline, Reason, Skip, SlotState};
+use super::{Motion, Pipeline, Reason, Skip, SlotState, Standing};
 use crate::ids::{RegionId, ReleaseNo, TargetId};
 use crate::plan::{Placed, Stage, Step, StepId, Target};
 use crate::scope::Scope;
@@ -20,13 +20,21 @@ pub struct LeftOut {
     pub runs: Option<ReleaseNo>,
     /// The number of the skip that a person placed there, if one stands, and the skip.
     pub skip: Option<(u64, Skip)>,
+    /// What the step has passed or has in work, if that is rejected: then nothing catches up.
+    pub rejected: Option<ReleaseNo>,
 }
 
 impl fmt::Display for LeftOut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.runs {
-            Some(release) => write!(f, "{} still runs {release}", self.region)?,
-            None => write!(f, "{} runs nothing yet", self.region)?,
+        match (self.runs, self.rejected) {
+            (Some(release), Some(rejected)) => {
+                return write!(f, "{} runs {release} again: {rejected} is rejected", self.region);
+            }
+            (None, Some(rejected)) => {
+                return write!(f, "{} runs nothing again: {rejected} is rejected", self.region);
+            }
+            (Some(release), None) => write!(f, "{} still runs {release}", self.region)?,
+            (None, None) => write!(f, "{} runs nothing yet", self.region)?,
         }
         match &self.skip {
             Some((number, skip)) => write!(f, ": skipped by {}: {} (skip {number})", skip.by, skip.reason),
@@ -54,6 +62,8 @@ impl Pipeline {
     /// Regions of a step that run an older release than this one.
     pub(super) fn older_than(&self, step: &Step, release: ReleaseNo) -> Vec<LeftOut> {
         let older = |slot: &SlotState| slot.current() < Some(release) && !slot.runs(release);
+        let standing = self.releases.get(&release).map(|state| &state.standing);
+        let rejected = matches!(standing, Some(Standing::Rejected { .. })).then_some(release);
         let slots = step.targets.iter().filter_map(|t| Some((&t.id, self.slots.get(&t.id)?)));
         slots
             .filter(|(_, slot)| older(slot))
@@ -61,6 +71,7 @@ impl Pipeline {
                 region: target.region.clone(),
                 runs: slot.current(),
                 skip: self.skip_of(&Scope::of(target), release).map(|(number, skip)| (number, skip.clone())),
+                rejected,
             })
             .collect()
     }

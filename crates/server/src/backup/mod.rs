@@ -112,7 +112,9 @@ impl Backups {
         let mut copier = Copier::new(&self.dirs.data, into, told);
         copier.folder(Path::new("store"))?;
         let database = into.join("store").join(DATABASE);
-        self.store.snapshot(&database, &[(home::KEY, home::BACKUP)])?;
+        // It is the last one of what is restored from it.
+        let last = now.0.to_string();
+        self.store.snapshot(&database, &[(home::KEY, home::BACKUP), (LAST, &last)])?;
         copier.note(Path::new("store").join(DATABASE))?;
         let (epoch, position) = look_into(&into.join("store"))?;
         for name in ["tokens.json", "admin-token"] {

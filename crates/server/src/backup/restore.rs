@@ -3,11 +3,14 @@
 use super::files::{copy_file, make_folder, sync_folder};
 use super::manifest::{Entry, Manifest, ManifestError};
 use crate::offline::OfflineLog;
+use crate::owner::{self, AnotherUser};
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use tidegate_core::units::Timestamp;
+use tidegate_store::{OpenError, StoreLock};
+use tidegate_workers::command_engine;
 
 /// As long as it is there, what is in the data directory is not whole, and no server starts on it.
 pub(crate) const UNFINISHED: &str = "restoring";
@@ -24,6 +27,12 @@ const PACKAGES: &str = "packages";
 pub enum RestoreError {
     #[error(transparent)]
     Manifest(#[from] ManifestError),
+    #[error(transparent)]
+    AnotherUser(#[from] AnotherUser),
+    #[error("{source}; stop it first ('systemctl stop tidegate'), and a standby before it")]
+    Serves { source: OpenError },
+    #[error("{source}; stop that server first ('systemctl stop tidegate')")]
+    Works { source: command_engine::OpenError },
     #[error("the store in the backup cannot be opened")]
     Store(#[from] crate::format::Unusable),
     #[error("the store in the backup is not in order")]
@@ -49,6 +58,9 @@ impl RestoreError {
             RestoreError::Store(error) => error.told(),
             RestoreError::Manifest(_)
             | RestoreError::Log(_)
+            | RestoreError::AnotherUser(_)
+            | RestoreError::Serves { .. }
+            | RestoreError::Works { .. }
             | RestoreError::NotEmpty { .. }
             | RestoreError::NoSpace { .. }
             | RestoreError::File { .. } => None,
@@ -79,7 +91,8 @@ pub struct Restored {
 /// A restore that was interrupted is begun anew.
 ///
 /// # Errors
-/// The backup is not whole or of a newer version, the data directory is not empty, or the disk fails.
+/// The backup is not whole or of a newer version; a server works on the data directory, or it is not empty, or another user's; or
+/// the disk fails.
 pub fn restore(backup: &Path, data: &Path) -> Result<Restored, RestoreError> {
     let manifest = Manifest::read(backup)?;
     manifest.verify(backup)?;
@@ -88,6 +101,12 @@ pub fn restore(backup: &Path, data: &Path) -> Result<Restored, RestoreError> {
         let path = path.to_owned();
         move |source| RestoreError::File { path, source }
     };
+    owner::may_write(data)?;
+    // Also of a server whose store somebody has moved aside under its feet.
+    if let Err(source @ OpenError::InUse { .. }) = StoreLock::try_take_existing(&data.join("store")) {
+        return Err(RestoreError::Serves { source });
+    }
+    command_engine::refuse_in_use(&data.join("commands")).map_err(|source| RestoreError::Works { source })?;
     make_folder(data).map_err(failed(data))?;
     let there = names(data).map_err(failed(data))?;
     let unfinished = data.join(UNFINISHED);

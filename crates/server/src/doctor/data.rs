@@ -2,6 +2,7 @@
 
 use super::{Check, ServerSeen};
 use crate::backup::UNFINISHED;
+use crate::owner::AnotherUser;
 use crate::serve::ServeError;
 use crate::{format, home, standby};
 use std::fs;
@@ -9,6 +10,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use tidegate_core::causes;
+use tidegate_core::units::Timestamp;
 use tidegate_fleet::protocol::Protocols;
 use tidegate_fleet::{ClientError, FleetClient, FleetConfig};
 use tidegate_store::{OpenError, SqliteStore, Store};
@@ -46,17 +48,21 @@ pub(super) fn writable(data: &Path) -> Check {
     }
 }
 
+pub(super) fn of_another_user(error: &AnotherUser) -> Check {
+    Check::fail(
+        "data-directory",
+        error.to_string(),
+        "run the doctor as that user: others cannot see what is there",
+    )
+}
+
 /// Whether what is secret is its owner's alone, and everything is the same user's. Root may look on behalf of the server's user.
 pub(super) fn private(data: &Path) -> Check {
     const NAME: &str = "permissions";
-    let user = rustix::process::geteuid();
     let Ok(owner) = fs::metadata(data).map(|metadata| metadata.uid()) else {
         return Check::ok(NAME, "not looked at: there is no data directory");
     };
     let mut wrong = Vec::new();
-    if !user.is_root() && owner != user.as_raw() {
-        wrong.push(format!("{} belongs to user {owner}, and this is user {}", data.display(), user.as_raw()));
-    }
     let names = [
         "",
         "store",
@@ -84,8 +90,7 @@ pub(super) fn private(data: &Path) -> Check {
     if wrong.is_empty() {
         return Check::ok(NAME, "what is secret is its owner's alone");
     }
-    let mend =
-        "run 'chmod -R go-rwx DIR'; run this as the server's user, and give everything to it ('chown -R')";
+    let mend = "end the server, run 'chmod -R go-rwx DIR', give everything to the server's user ('chown -R'), and start it again";
     Check::fail(NAME, wrong.join("; "), mend)
 }
 
@@ -197,19 +202,19 @@ fn deaf(endpoint: &tidegate_fleet::protocol::Endpoint) -> Option<String> {
     Some(format!("nobody can call port {}: {why}", endpoint.port))
 }
 
-/// Whether there is a backup that is not old. Only where no server has the store open; a server's own figures tell it too.
-pub(super) fn backup(data: &Path) -> Check {
+/// Whether there is a backup, and of when. The server says so, or where none runs its store.
+pub(super) fn backup(data: &Path, server: &Result<ServerSeen, String>) -> Check {
     const NAME: &str = "backup";
+    let never = || Check::warn(NAME, "there has never been one", "run 'tidegate backup FOLDER' every day");
+    let made = |at: Timestamp| Check::ok(NAME, format!("the last one was made at {at}"));
+    if let Ok(server) = server {
+        return server.last_backup.map_or_else(never, made);
+    }
     let Ok(store) = SqliteStore::open_to_read(&data.join("store")) else {
         return Check::ok(NAME, "not looked at: the store is in use, or there is none");
     };
     match store.meta(crate::backup::LAST) {
-        Ok(Some(at)) => {
-            let at =
-                at.parse().map_or_else(|_| at.clone(), |ms| tidegate_core::units::Timestamp(ms).to_string());
-            Check::ok(NAME, format!("the last one was made at {at}"))
-        }
-        Ok(None) => Check::warn(NAME, "there has never been one", "run 'tidegate backup FOLDER' every day"),
+        Ok(at) => at.and_then(|at| at.parse().ok()).map(Timestamp).map_or_else(never, made),
         Err(error) => Check::fail(NAME, causes(&error), "look at the store first"),
     }
 }

@@ -61,8 +61,8 @@ pub(super) async fn sandbox() -> Check {
 
 pub(super) async fn control_groups() -> Check {
     const NAME: &str = "cgroups";
-    let mend = "builds are watched process by process instead; for limits by the kernel run the server as the systemd unit does \
-                (Delegate=yes)";
+    let mend = "builds are watched process by process then; a server that runs as the systemd unit does (Delegate=yes) has them, and \
+                this looked at the shell that it was started from";
     match Sandbox::check(Path::new(BUBBLEWRAP)).await {
         Ok(sandbox) if sandbox.has_kernel_limits() => {
             Check::ok(NAME, "the kernel keeps builds' limits on memory and processes")
@@ -240,6 +240,7 @@ mod tests {
             asked_at: now,
             newest: newest.map(Timestamp),
             troubles: Vec::new(),
+            last_backup: None,
             organisation: None,
         };
         Patient {

@@ -4,6 +4,7 @@
 mod data;
 mod machine;
 
+use crate::owner;
 use serde::Serialize;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -63,6 +64,8 @@ pub struct ServerSeen {
     pub newest: Option<Timestamp>,
     /// What it cannot do at present.
     pub troubles: Vec<String>,
+    /// When the last backup was made.
+    pub last_backup: Option<Timestamp>,
     /// The organisation, if one was applied and may be read.
     pub organisation: Option<OrganisationDef>,
 }
@@ -84,6 +87,10 @@ pub struct Patient {
 
 /// Everything, in the order in which somebody would mend it.
 pub async fn examine(patient: &Patient) -> Vec<Check> {
+    // Whoever sees nothing of it would be told that nothing is there.
+    if let Some(another) = patient.data.as_ref().and_then(|data| owner::may_look(data).err()) {
+        return vec![data::of_another_user(&another)];
+    }
     let mut checks = vec![
         machine::git(),
         machine::sandbox().await,
@@ -97,7 +104,7 @@ pub async fn examine(patient: &Patient) -> Vec<Check> {
         checks.push(data::disk(data));
         checks.push(data::store(data, &patient.server));
         checks.push(data::fleet(data, &patient.server).await);
-        checks.push(data::backup(data));
+        checks.push(data::backup(data, &patient.server));
     }
     checks.push(machine::server(patient));
     checks.push(machine::clock(patient));

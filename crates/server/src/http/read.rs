@@ -64,9 +64,14 @@ pub(super) async fn status(
     let mut troubles = api.collaborators.troubles();
     troubles.truncate(STATUS_TROUBLES_MAX);
     let standbys = api.collaborators.standbys();
+    let backups = api.collaborators.backups();
     let estimator = Arc::clone(&api.estimator);
     let status = move |runtime: &Runtime| status_of(runtime, &estimator, only, after);
-    api.run(move |runtime| Ok(Status { troubles, standbys, ..status(runtime)? })).await.map(Json)
+    let all = move |runtime: &Runtime| {
+        let last_backup = backups.and_then(|backups| backups.last());
+        Ok(Status { troubles, standbys, last_backup, ..status(runtime)? })
+    };
+    api.run(all).await.map(Json)
 }
 
 fn status_of(
@@ -112,6 +117,7 @@ fn status_of(
         now,
         troubles: Vec::new(),
         standbys: Vec::new(),
+        last_backup: None,
         organisation: view::organisation(&*runtime.organisation()?),
         teams: teams.iter().map(|(id, team)| view::team(id, team)).collect(),
         pipelines,

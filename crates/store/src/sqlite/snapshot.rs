@@ -4,8 +4,8 @@
 //! the file stands still while commits go into the log. So no commit waits longer than for that move, however large the
 //! database is; what it costs is that the log grows meanwhile.
 
-use super::SqliteStore;
 use super::open::DATABASE;
+use super::{SqliteStore, store_error};
 use crate::error::StoreError;
 use rusqlite::{Connection, params};
 use std::fs::{File, OpenOptions};
@@ -86,10 +86,7 @@ struct Still<'a> {
 
 impl<'a> Still<'a> {
     fn begin(store: &'a SqliteStore, source: &File) -> Result<Self, StoreError> {
-        let failed = |source: rusqlite::Error| StoreError::Database {
-            operation: "prepare a copy of the database",
-            source: source.into(),
-        };
+        const OPERATION: &str = "prepare a copy of the database";
         let inner = store.inner();
         // From here on its end lets the log be moved again, whatever comes.
         let mut still = Still { store, bytes: 0 };
@@ -99,17 +96,15 @@ impl<'a> Still<'a> {
             .and_then(|()| {
                 inner.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0))
             })
-            .map_err(failed);
+            .map_err(|error| store_error(OPERATION, error));
         let bytes = source.metadata();
         drop(inner);
         let busy = begun?;
-        let bytes = bytes.map_err(|source| StoreError::Database {
-            operation: "prepare a copy of the database",
-            source: source.into(),
-        })?;
+        let bytes =
+            bytes.map_err(|source| StoreError::Database { operation: OPERATION, source: source.into() })?;
         if busy != 0 {
             let source = "its log cannot be moved into it".into();
-            return Err(StoreError::Database { operation: "prepare a copy of the database", source });
+            return Err(StoreError::Database { operation: OPERATION, source });
         }
         still.bytes = bytes.len();
         Ok(still)

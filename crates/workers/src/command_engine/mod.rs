@@ -38,6 +38,7 @@ use reserve::Reserve;
 use state::SlotState;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -75,10 +76,12 @@ pub enum OpenError {
         source: std::io::Error,
     },
     /// Another process has it open.
-    #[error("another process uses the command engine's folder {path}", path = path.display())]
+    #[error("{} uses the command engine's folder {path}", process(*pid), path = path.display())]
     InUse {
         /// The folder.
         path: PathBuf,
+        /// The process, if it has said so.
+        pid: Option<u32>,
     },
     /// A newer version has written a slot's state. Nothing was changed.
     #[error(
@@ -296,18 +299,54 @@ fn damaged(dir: &Path, why: state::ReadError) -> OpenError {
 /// Locks the engine's folder for this process. A server that was just killed may have it for another moment.
 fn take(dir: &Path) -> Result<File, OpenError> {
     let fail = |source| OpenError::Dir { path: dir.to_owned(), source };
-    let in_use = File::create(dir.join("in-use")).map_err(fail)?;
+    let open = File::options().read(true).write(true).create(true).truncate(false).open(dir.join(IN_USE));
+    let mut in_use = open.map_err(fail)?;
     let mut waited_ms = 0;
     loop {
         match rustix::fs::flock(&in_use, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(in_use),
+            Ok(()) => {
+                in_use.set_len(0).map_err(fail)?;
+                write!(in_use, "{}", std::process::id()).map_err(fail)?;
+                return Ok(in_use);
+            }
             Err(rustix::io::Errno::WOULDBLOCK) if waited_ms < TAKE_WAIT_MAX_MS => {
                 std::thread::sleep(Duration::from_millis(TAKE_RETRY_MS));
                 waited_ms += TAKE_RETRY_MS;
             }
-            Err(rustix::io::Errno::WOULDBLOCK) => return Err(OpenError::InUse { path: dir.to_owned() }),
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                return Err(OpenError::InUse { path: dir.to_owned(), pid: said(dir) });
+            }
             Err(e) => return Err(fail(e.into())),
         }
+    }
+}
+
+/// The file that whoever uses the engine's folder has locked, and in which its number stands.
+const IN_USE: &str = "in-use";
+
+fn said(dir: &Path) -> Option<u32> {
+    std::fs::read_to_string(dir.join(IN_USE)).ok()?.trim().parse().ok()
+}
+
+fn process(pid: Option<u32>) -> String {
+    pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
+}
+
+/// Refuses an engine's folder that a process uses, without using it.
+///
+/// # Errors
+/// It is in use, or cannot be looked at.
+pub fn refuse_in_use(dir: &Path) -> Result<(), OpenError> {
+    let fail = |source| OpenError::Dir { path: dir.to_owned(), source };
+    let file = match File::open(dir.join(IN_USE)) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(fail(error)),
+    };
+    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockShared) {
+        Ok(()) => Ok(()),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::InUse { path: dir.to_owned(), pid: said(dir) }),
+        Err(e) => Err(fail(e.into())),
     }
 }
 

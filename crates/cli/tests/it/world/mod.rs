@@ -1,6 +1,7 @@
 //! A whole server as a user starts it, with all that it needs, and what a user asks of it. When a [`World`] is dropped,
 //! nothing of it is left running.
 
+pub(crate) mod broken;
 pub(crate) mod definitions;
 pub(crate) mod forge;
 mod http;
