@@ -182,12 +182,8 @@ impl FleetClient {
     /// The end of a box's log, at most [`crate::protocol::LOG_TAIL_BYTES`]; bytes that are no UTF-8 are replaced.
     pub async fn box_log(&self, target: &TargetId, box_id: &str) -> Result<String, ClientError> {
         let path = format!("/v1/boxes/log?target={target}&box={box_id}");
-        let protocol = self.agree().await?;
-        let (call, bytes) = self.exchange(protocol, "GET", &path, Bytes::new(), CALL_LIMIT_MS).await?;
-        match bytes {
-            Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
-            Err(refusal) => Err(ClientError::Refused { call, refusal }),
-        }
+        let bytes = self.ask("GET", &path, Bytes::new(), CALL_LIMIT_MS).await?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
     /// Ends the fleet, with or without its boxes. The answer comes before it ends. Every fleet takes this.
@@ -209,8 +205,25 @@ impl FleetClient {
         body: Option<&impl Serialize>,
         limit_ms: u64,
     ) -> Result<A, ClientError> {
+        read(method, path, self.ask(method, path, write(method, path, body)?, limit_ms).await?)
+    }
+
+    async fn call_as<A: DeserializeOwned>(
+        &self,
+        protocol: u32,
+        method: &str,
+        path: &str,
+        body: Option<&impl Serialize>,
+        limit_ms: u64,
+    ) -> Result<A, ClientError> {
+        let body = write(method, path, body)?;
+        read(method, path, self.ask_as(protocol, method, path, body, limit_ms).await?)
+    }
+
+    /// In the protocol that both speak.
+    async fn ask(&self, method: &str, path: &str, body: Bytes, limit_ms: u64) -> Result<Bytes, ClientError> {
         let protocol = self.agree().await?;
-        let answer = self.call_as(protocol, method, path, body, limit_ms).await;
+        let answer = self.ask_as(protocol, method, path, body, limit_ms).await;
         let forget = match &answer {
             Err(ClientError::Connect { .. }) => true,
             Err(error) => error.code() == Some(Code::OtherProtocol),
@@ -223,27 +236,19 @@ impl FleetClient {
         answer
     }
 
-    async fn call_as<A: DeserializeOwned>(
+    /// In this protocol; again while the fleet is handed over.
+    async fn ask_as(
         &self,
         protocol: u32,
         method: &str,
         path: &str,
-        body: Option<&impl Serialize>,
+        body: Bytes,
         limit_ms: u64,
-    ) -> Result<A, ClientError> {
-        let body = match body {
-            None => Bytes::new(),
-            Some(body) => serde_json::to_vec(body)
-                .map_err(|source| ClientError::Answer { call: format!("{method} {path}"), source })?
-                .into(),
-        };
+    ) -> Result<Bytes, ClientError> {
         for attempt in 0.. {
             let (call, answer) = self.exchange(protocol, method, path, body.clone(), limit_ms).await?;
             match answer {
-                Ok(bytes) => {
-                    return serde_json::from_slice(&bytes)
-                        .map_err(|source| ClientError::Answer { call, source });
-                }
+                Ok(bytes) => return Ok(bytes),
                 Err(refusal) if refusal.code == Code::HandedOver && attempt < HAND_OVER_RETRIES_MAX => {
                     tokio::time::sleep(Duration::from_millis(HAND_OVER_RETRY_DELAY_MS)).await;
                 }
@@ -323,4 +328,17 @@ impl FleetClient {
         });
         Ok(Err(refusal))
     }
+}
+
+fn write(method: &str, path: &str, body: Option<&impl Serialize>) -> Result<Bytes, ClientError> {
+    let Some(body) = body else { return Ok(Bytes::new()) };
+    let written = serde_json::to_vec(body);
+    written
+        .map(Bytes::from)
+        .map_err(|source| ClientError::Answer { call: format!("{method} {path}"), source })
+}
+
+fn read<A: DeserializeOwned>(method: &str, path: &str, bytes: Bytes) -> Result<A, ClientError> {
+    let read = serde_json::from_slice(&bytes);
+    read.map_err(|source| ClientError::Answer { call: format!("{method} {path}"), source })
 }
