@@ -26,7 +26,7 @@ pub struct GcAnswer {
     /// What the parts of the data directory used before.
     pub used: Vec<GcUse>,
     /// What the data directory may use, in bytes; nothing if it has no budget.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<u64>,
     /// What could not be removed, and why.
     pub failed: Vec<String>,

@@ -32,7 +32,7 @@ pub struct Status {
     #[serde(default)]
     pub standbys: Vec<StandbyStatus>,
     /// When the last backup was made; nothing if there has never been one.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<i64>)]
     pub last_backup: Option<Timestamp>,
     /// The organisation.

@@ -7,7 +7,7 @@ use reqwest::Method;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, DATE};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tidegate_api::{Code, ErrorAnswer, ErrorBody};
 use tidegate_core::units::Timestamp;
@@ -18,9 +18,11 @@ const CALL_LIMIT_MS: u64 = 90_000;
 /// How long a connection may take to be made, in milliseconds.
 const CONNECT_LIMIT_MS: u64 = 5_000;
 /// How often, in milliseconds, it is asked whether a server that has not answered is there at all, ...
-const PULSE_EVERY_MS: u64 = 5_000;
-/// ... and how long it may take to say so.
-const PULSE_LIMIT_MS: u64 = 5_000;
+const PULSE_EVERY_MS: u64 = 3_000;
+/// ... how long it may take to say so, ...
+const PULSE_LIMIT_MS: u64 = 4_000;
+/// ... and how often in a row it must not say so to be given up.
+const PULSES_MISSED: u32 = 2;
 /// How long a stream of events may be silent, in milliseconds: the server says every 10 s that it is alive.
 const SILENCE_LIMIT_MS: u64 = 35_000;
 
@@ -43,8 +45,8 @@ impl<T> Answer<T> {
 pub(crate) struct Client {
     url: String,
     token: String,
-    /// Its process, if it is one of this machine.
-    pid: Option<u32>,
+    /// Its data directory and its process, if it is one of this machine.
+    here: Option<(PathBuf, u32)>,
     http: reqwest::Client,
 }
 
@@ -57,11 +59,11 @@ struct ServerFile {
 impl Client {
     /// Finds the server and the token.
     pub(crate) fn new(global: &Global) -> Result<Client, CliError> {
-        let (url, pid) = match (&global.server, &global.data) {
+        let (url, here) = match (&global.server, &global.data) {
             (Some(url), _) => (url.clone(), None),
             (None, Some(data)) => {
                 let ServerFile { url, pid } = server_of(data)?;
-                (url, Some(pid))
+                (url, Some((data.clone(), pid)))
             }
             (None, None) => {
                 let message = "which server? give --server URL, or --data DIR of a server on this machine";
@@ -90,7 +92,7 @@ impl Client {
             .read_timeout(Duration::from_millis(CALL_LIMIT_MS))
             .build()
             .map_err(|error| CliError::failed("prepare HTTP", error))?;
-        Ok(Client { url: url.trim_end_matches('/').to_owned(), token: token.trim().to_owned(), pid, http })
+        Ok(Client { url: url.trim_end_matches('/').to_owned(), token: token.trim().to_owned(), here, http })
     }
 
     /// As somebody else than the environment says.
@@ -213,6 +215,7 @@ impl Client {
     /// Waits for an answer as long as the server is there: one that hangs or is frozen is still connected to, and never answers.
     async fn send(&self, request: reqwest::RequestBuilder) -> Result<reqwest::Response, CliError> {
         let mut sending = std::pin::pin!(request.send());
+        let mut missed = 0;
         loop {
             tokio::select! {
                 sent = &mut sending => return sent.map_err(|error| self.unreachable(error)),
@@ -222,16 +225,34 @@ impl Client {
             let pulse = pulse.timeout(Duration::from_millis(PULSE_LIMIT_MS)).send();
             tokio::select! {
                 sent = &mut sending => return sent.map_err(|error| self.unreachable(error)),
-                pulse = pulse => if pulse.is_err() { return Err(self.silent()) },
+                // Where nobody can be connected to at the moment, the network may come back.
+                pulse = pulse => match pulse {
+                    Err(error) if error.is_timeout() && !error.is_connect() => missed += 1,
+                    Ok(_) | Err(_) => missed = 0,
+                }
+            }
+            if missed >= PULSES_MISSED {
+                return Err(self.silent());
             }
         }
     }
 
     fn silent(&self) -> CliError {
-        let who = self.pid.map_or_else(String::new, |pid| {
-            format!("; process {pid} hangs, is frozen or waits for its disk: 'kill -9 {pid}' ends it, and a standby, or the service manager, starts work anew")
+        // Of a process that has ended the number may be another's.
+        let works = |(data, pid): &&(PathBuf, u32)| {
+            let lock = std::fs::read_to_string(data.join("store/lock")).unwrap_or_default();
+            lock.trim().parse() == Ok(*pid) && Path::new(&format!("/proc/{pid}")).exists()
+        };
+        let who = self.here.as_ref().filter(works).map_or_else(String::new, |(_, pid)| {
+            format!(
+                "; process {pid} hangs, is frozen or waits for its disk: 'kill -9 {pid}' ends it, and a standby or the service \
+                 manager starts work anew"
+            )
         });
-        CliError::Unreachable(format!("{} can be connected to, and DOES NOT ANSWER{who}", self.url))
+        CliError::Unreachable(format!(
+            "{} can be connected to, and DOES NOT ANSWER{who}. What was asked for may be done yet: look when it answers again",
+            self.url
+        ))
     }
 
     async fn refusal(&self, response: reqwest::Response) -> CliError {

@@ -24,6 +24,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::time::SystemTime;
 use tidegate_core::ids::PackageDigest;
 
 /// The largest package, in bytes: 4 GiB.
@@ -170,6 +171,9 @@ impl PackageStore {
             return Err(PackageError::TooLarge { what: "bytes", limit: PACKAGE_BYTES_MAX });
         }
         if self.is_whole(&digest) {
+            // It is new to whoever is about to name it: its age tells the collector so.
+            let envelope = File::options().write(true).open(self.envelope_path(&digest));
+            envelope.and_then(|file| file.set_modified(SystemTime::now())).map_err(|e| self.fail(e))?;
             return Ok(digest);
         }
         let statement = Statement::new(name, &digest, provenance);

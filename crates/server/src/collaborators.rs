@@ -3,7 +3,7 @@
 use crate::adopt::NotAdopted;
 use crate::backup::Backups;
 use crate::gc;
-use crate::hands::{ALL_BUILDS, Hands, Poller};
+use crate::hands::{self, ALL_BUILDS, Hands, Poller};
 use crate::http::Collaborators;
 use crate::standby;
 use crate::telemetry::{Page, of_server};
@@ -96,11 +96,12 @@ impl Collaborators for HandsForApi {
 
     fn collect(&self, dry_run: bool) -> BoxFuture<'_, Option<Result<GcAnswer, String>>> {
         async move {
-            let _places = match dry_run {
-                true => None,
-                false => Some(self.hands.build_places.try_acquire_many(ALL_BUILDS).ok()?),
+            let collected = if dry_run {
+                self.hands.blocking(|hands| gc::collect(hands, true)).await
+            } else {
+                let places = Arc::clone(&self.hands.build_places).try_acquire_many_owned(ALL_BUILDS);
+                hands::collect(&self.hands, places.ok()?).await
             };
-            let collected = self.hands.blocking(move |hands| gc::collect(hands, dry_run)).await;
             Some(collected.map_err(|error| causes(&error)))
         }
         .boxed()

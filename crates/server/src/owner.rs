@@ -3,8 +3,13 @@
 
 use rustix::process::geteuid;
 use std::fs;
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+/// What a server, or a fleet on a folder of its own, makes first; by it is known whose the directory is. The directory itself may be
+/// root's where the server may write into it all the same (a volume of a group).
+const TELLS: [&str; 4] = ["store", "fleet", "commands", "slots"];
 
 /// A data directory belongs to somebody else than this process.
 #[derive(Debug, thiserror::Error)]
@@ -18,30 +23,40 @@ pub struct AnotherUser {
     own: String,
 }
 
-/// Whether this process may look into a data directory, or ask whoever works there: as its user, or as root.
+/// Whether this process may look into a data directory, or ask whoever works there: as its user, or as root. One that nobody has
+/// used, or that cannot be reached at all, is nobody's.
 ///
 /// # Errors
 /// It is another user's.
 pub fn may_look(data: &Path) -> Result<(), AnotherUser> {
-    if geteuid().is_root() { Ok(()) } else { is_own(data, data) }
+    if geteuid().is_root() { Ok(()) } else { may_write(data) }
 }
 
-/// Whether this process may write into a data directory that somebody has used: as its user alone.
+/// Whether this process may write into it: as its user alone.
 ///
 /// # Errors
 /// It is another user's.
 pub fn may_write(data: &Path) -> Result<(), AnotherUser> {
-    // An empty one may be whoever's: it is not used yet.
-    let used = data.join("store");
-    if used.exists() { is_own(data, &used) } else { may_look(data) }
+    let own = geteuid().as_raw();
+    match owner(data) {
+        Ok(Some(found)) if found != own => {
+            Err(AnotherUser { path: data.to_owned(), owner: name(found), own: name(own) })
+        }
+        // What fails is told by whatever comes next.
+        Ok(_) | Err(_) => Ok(()),
+    }
 }
 
-fn is_own(data: &Path, told_by: &Path) -> Result<(), AnotherUser> {
-    let (own, Ok(found)) = (geteuid().as_raw(), fs::metadata(told_by)) else { return Ok(()) };
-    match found.uid() == own {
-        true => Ok(()),
-        false => Err(AnotherUser { path: data.to_owned(), owner: name(found.uid()), own: name(own) }),
+fn owner(data: &Path) -> io::Result<Option<u32>> {
+    for part in TELLS {
+        match fs::metadata(data.join(part)) {
+            Ok(found) => return Ok(Some(found.uid())),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            // Who may not enter it sees at least whose it is.
+            Err(_) => return fs::metadata(data).map(|found| Some(found.uid())),
+        }
     }
+    Ok(None)
 }
 
 /// The user's name, or the number where there is none.
@@ -70,6 +85,9 @@ mod tests {
         if geteuid().is_root() {
             std::os::unix::fs::chown(dir.path().join("store"), Some(65_534), None).unwrap();
             assert!(may_look(dir.path()).is_ok(), "root may look for others");
+            fs::create_dir_all(dir.path().join("moved/fleet")).unwrap();
+            std::os::unix::fs::chown(dir.path().join("moved/fleet"), Some(65_534), None).unwrap();
+            assert!(may_write(&dir.path().join("moved")).is_err(), "the store was moved aside");
             let told = may_write(dir.path()).unwrap_err().to_string();
             assert!(told.contains(" belongs to nobody, and this is root: run it as nobody"), "{told}");
         }

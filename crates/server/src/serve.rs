@@ -13,7 +13,7 @@ use crate::home;
 use crate::http::Api;
 use crate::owner::{self, AnotherUser};
 use crate::self_update::SelfUpdate;
-use crate::standby::{self, Holder, Turn};
+use crate::standby::{self, Holder, Place, Turn};
 use crate::telemetry::Telemetry;
 use serde::{Deserialize, Serialize};
 use std::fs;
@@ -278,17 +278,18 @@ async fn work(
     }
     // Before anything is changed: what a newer version has written is left as it is.
     format::check(data, &turn.lock).await?;
+    // What a server that was killed has left there says where nobody is.
+    let _ = fs::remove_file(server_file(data));
     let store = Arc::new(SqliteStore::open_locked(turn.lock, &SqliteOptions::default())?);
     let dirs = Dirs::open(data)?;
     // And before anything is asked of an engine, or started that could take another one's boxes for its own.
     let home = home::check(&store, options.new_epoch)?;
     empty(&dirs.tests);
     // Before anything is started that would outlive a server that cannot listen.
-    let listener = match turn.listener {
-        Some(listener) => listener,
-        None => standby::listen(options.listen, turn.waited).await?,
+    let place = match turn.listener {
+        Some(listener) => Place::Listening(listener),
+        None => Place::take(options.listen, turn.waited).await?,
     };
-    let address = listener.local_addr().map_err(ServeError::Serve)?;
     let signing_key =
         Arc::new(SigningKey::load_or_create(&dirs.keys.join("signing.key"), &dirs.trusted_keys())?);
     let (fleet, found) = fleet::ensure(&dirs).await?;
@@ -347,7 +348,7 @@ async fn work(
         poller: Arc::clone(&poller),
         forges: Forges::new(tidegate_workers::forge::Client::new()?),
         tool_paths: tool_paths(),
-        build_places: Semaphore::new(BUILDS_AT_ONCE),
+        build_places: Arc::new(Semaphore::new(BUILDS_AT_ONCE)),
         test_places: Semaphore::new(TESTS_AT_ONCE),
         dirs,
         keeping: Keeping::new(options.disk_budget),
@@ -368,6 +369,9 @@ async fn work(
     self_update.begin(Arc::clone(&runtime), applier);
     let router = crate::http::router(api);
     let mut tasks = JoinSet::new();
+    let listen_failed = |source| ServeError::Listen { address: options.listen, source };
+    let address = place.address().map_err(listen_failed)?;
+    let listener = place.listen().map_err(listen_failed)?;
     hands.start(&mut tasks, &stop);
     announce(&hands.dirs, address)?;
     listening(address);

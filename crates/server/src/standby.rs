@@ -19,7 +19,7 @@ use tidegate_api::StandbyStatus;
 use tidegate_core::causes;
 use tidegate_core::units::Timestamp;
 use tidegate_store::{OpenError, StoreLock};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -33,6 +33,10 @@ const ANSWER_MAX: Duration = Duration::from_secs(2);
 const SILENT_AFTER: u32 = 3;
 /// How long after a take-over the address may still belong to the server that was there before.
 const BIND_MAX: Duration = Duration::from_secs(10);
+/// The same where no other server was there: one that has just ended may have it for another moment.
+const BIND_MIN: Duration = Duration::from_secs(1);
+/// How many calls may wait to be heard.
+const BACKLOG: u32 = 1_024;
 /// The folder in which each server that waits has a file.
 const FOLDER: &str = "standbys";
 
@@ -210,7 +214,8 @@ impl Waiting<'_> {
                 Err(OpenError::InUse { pid, .. }) => {
                     let found = Holder::find(self.data, pid.filter(is_there));
                     self.known.send_if_modified(|holder| {
-                        let found = Holder { is_silent: holder.is_silent, ..found };
+                        let same = holder.pid == found.pid;
+                        let found = Holder { is_silent: holder.is_silent && same, ..found };
                         let changed = *holder != found;
                         *holder = found;
                         changed
@@ -235,13 +240,19 @@ impl Waiting<'_> {
 /// Asks the server that works whether it does, and keeps whether it has answered: a server that hangs has the lock all the same.
 async fn ask(known: watch::Sender<Holder>, over: CancellationToken) {
     let Ok(http) = tidegate_workers::https::client().timeout(ANSWER_MAX).build() else { return };
-    let mut unanswered = 0;
+    let (mut unanswered, mut asked) = (0, None);
     loop {
         tokio::select! {
             () = over.cancelled() => return,
             () = tokio::time::sleep(ASK_EVERY) => {}
         }
-        let url = known.borrow().url().map(|url| format!("{url}/v1/health"));
+        let (pid, url) = {
+            let holder = known.borrow();
+            (holder.pid, holder.url().map(|url| format!("{url}/v1/health")))
+        };
+        if asked != pid {
+            (unanswered, asked) = (0, pid);
+        }
         // One that starts has no address yet.
         let answers = match url {
             Some(url) => http.get(url).send().await.is_ok(),
@@ -249,23 +260,55 @@ async fn ask(known: watch::Sender<Holder>, over: CancellationToken) {
         };
         unanswered = if answers { 0 } else { unanswered + 1 };
         known.send_if_modified(|holder| {
-            let was = std::mem::replace(&mut holder.is_silent, unanswered >= SILENT_AFTER);
+            let is_silent = unanswered >= SILENT_AFTER && holder.pid == pid;
+            let was = std::mem::replace(&mut holder.is_silent, is_silent);
             was != holder.is_silent
         });
     }
 }
 
-/// Listens on an address that the server before this one may be about to give up.
-pub(crate) async fn listen(address: SocketAddr, waited: bool) -> Result<TcpListener, ServeError> {
-    let end = tokio::time::Instant::now() + BIND_MAX;
-    loop {
-        match TcpListener::bind(address).await {
-            Err(error)
-                if waited && error.kind() == ErrorKind::AddrInUse && tokio::time::Instant::now() < end =>
-            {
-                tokio::time::sleep(LOOK_EVERY).await;
+/// Where this server will listen: nobody else can listen there any more, and whoever calls is refused until it serves.
+pub(crate) enum Place {
+    /// It has listened there while it waited.
+    Listening(TcpListener),
+    /// It has the address.
+    Bound(TcpSocket),
+}
+
+impl Place {
+    /// Takes an address that the server before this one may be about to give up.
+    pub(crate) async fn take(address: SocketAddr, waited: bool) -> Result<Place, ServeError> {
+        let end = tokio::time::Instant::now() + if waited { BIND_MAX } else { BIND_MIN };
+        let bind = || -> io::Result<TcpSocket> {
+            let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+            socket.set_reuseaddr(true)?;
+            socket.bind(address)?;
+            Ok(socket)
+        };
+        loop {
+            match bind() {
+                Err(error) if error.kind() == ErrorKind::AddrInUse && tokio::time::Instant::now() < end => {
+                    tokio::time::sleep(LOOK_EVERY).await;
+                }
+                bound => {
+                    return bound.map(Place::Bound).map_err(|source| ServeError::Listen { address, source });
+                }
             }
-            bound => return bound.map_err(|source| ServeError::Listen { address, source }),
+        }
+    }
+
+    pub(crate) fn address(&self) -> io::Result<SocketAddr> {
+        match self {
+            Place::Listening(listener) => listener.local_addr(),
+            Place::Bound(socket) => socket.local_addr(),
+        }
+    }
+
+    /// From now on whoever calls is heard.
+    pub(crate) fn listen(self) -> io::Result<TcpListener> {
+        match self {
+            Place::Listening(listener) => Ok(listener),
+            Place::Bound(socket) => socket.listen(BACKLOG),
         }
     }
 }
@@ -411,7 +454,9 @@ mod tests {
             let mut tell = |holder: &Holder| told.send(holder.clone()).unwrap();
             wait(&options, &own, &stop, &mut tell).await.map(|turn| turn.unwrap().listener.is_some())
         });
-        assert_eq!(heard.recv().await.unwrap().server, None, "it only starts");
+        // It may be told more than once, for other reasons.
+        let mut until = async |is: &dyn Fn(&Holder) -> bool| while !is(&heard.recv().await.unwrap()) {};
+        until(&|holder| holder.server.is_none()).await;
         assert_eq!(waiting(&data)[0].url, None);
         let takes_over = std::net::TcpListener::bind(listen).unwrap();
         drop(takes_over);
@@ -421,15 +466,17 @@ mod tests {
             fs::write(server_file(&data), serde_json::to_vec(&server).unwrap()).unwrap();
         };
         said(listen);
-        assert!(heard.recv().await.unwrap().server.is_some());
+        until(&|holder| holder.server.is_some()).await;
         drop(std::net::TcpListener::bind(listen).unwrap());
-        said(free());
-        heard.recv().await.unwrap();
+        let elsewhere = free();
+        said(elsewhere);
+        until(&|holder| holder.url() == Some(&format!("http://{elsewhere}"))).await;
         assert_eq!(waiting(&data)[0].url, Some(format!("http://{listen}")));
         // Another one has taken over, and may be about to listen there.
-        let another = std::os::unix::process::parent_id();
+        let mut process = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        let another = process.id();
         fs::write(data.join("store/lock"), another.to_string()).unwrap();
-        assert_eq!(heard.recv().await.unwrap().server, None);
+        until(&|holder| holder.server.is_none()).await;
         assert_eq!(waiting(&data)[0].url, None);
         let bound = async || loop {
             match TcpListener::bind(listen).await {
@@ -440,7 +487,9 @@ mod tests {
         drop(bound().await);
         let server = Server { url: "http://127.0.0.1:1".to_owned(), pid: another, since: Timestamp(0) };
         fs::write(server_file(&data), serde_json::to_vec(&server).unwrap()).unwrap();
-        heard.recv().await.unwrap();
+        until(&|holder| holder.url() == Some("http://127.0.0.1:1")).await;
+        process.kill().unwrap();
+        process.wait().unwrap();
         assert_eq!(waiting(&data)[0].url, Some(format!("http://{listen}")));
         drop(lock);
         assert!(waits.await.unwrap().unwrap(), "it goes on listening there");

@@ -12,9 +12,9 @@ pub use changes::{BorneOut, Merge, OWN_COMMITS_MAX};
 
 use crate::secrets::Secret;
 use command::{Finished, Git, SETTINGS_FILE};
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tidegate_core::change::{Commit, SourceObservation};
 use tidegate_core::ids::CommitId;
 use tidegate_core::units::Timestamp;
@@ -183,6 +183,9 @@ impl Mirror {
         if result.code != Some(0) {
             return Err(self.fetch_error(result.message));
         }
+        // By this the collector knows when it was used last.
+        let used = File::open(&self.git.dir).and_then(|dir| dir.set_modified(SystemTime::now()));
+        used.map_err(|e| self.fail(e))?;
         // Packs what has come together; does nothing most of the time.
         self.git.run(&["gc", "--auto", "--quiet"], &[], FETCH_TIME_MAX).await?;
         Ok(())

@@ -5,17 +5,17 @@ use crate::error::CliError;
 use crate::logging::{self, LogFormat};
 use crate::text::{clean, print};
 use clap::{Args, Subcommand};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use tidegate_core::engine::BoxObservation;
+use tidegate_core::engine::{BoxObservation, Observation};
 use tidegate_core::ids::{PipelineId, RunSpecDigest, SlotId, TargetId};
 use tidegate_core::run_spec::RunSpec;
 use tidegate_fleet::client::FleetClient;
 use tidegate_fleet::protocol::{BreakGlass, PutBack, Status, Stop};
 use tidegate_fleet::{FleetConfig, may_go_back_to};
-use tidegate_server::owner::may_look;
+use tidegate_server::owner::{may_look, may_write};
 
 /// The local fleet: supervises boxes and is the proxy to them. A process of its own that outlives the server.
 #[derive(Debug, Args)]
@@ -66,6 +66,8 @@ struct RollbackOptions {
 
 /// How long a fleet may take until it has ended, or until the next one has taken over: boxes are drained meanwhile.
 pub(crate) const CHANGE_MAX: Duration = Duration::from_secs(60);
+/// The fewest digits of a digest that name a RunSpec.
+const TO_MIN: usize = 4;
 /// How often it is asked meanwhile.
 const CHANGE_LOOK: Duration = Duration::from_millis(50);
 
@@ -85,7 +87,8 @@ struct RunOptions {
 pub(crate) async fn run(global: &Global, options: Options) -> Result<(), CliError> {
     let data =
         global.data.clone().ok_or_else(|| CliError::Usage("which fleet? give --data DIR".to_owned()))?;
-    may_look(&data).map_err(|error| CliError::failed("reach the fleet", error))?;
+    let own = if matches!(options.action, Action::Run(_)) { may_write(&data) } else { may_look(&data) };
+    own.map_err(|error| CliError::failed("reach the fleet", error))?;
     match options.action {
         Action::Run(options) => run_fleet(data, options).await,
         Action::Status => status(global, data).await,
@@ -185,10 +188,17 @@ async fn remembered(
     begins: &str,
 ) -> Result<RunSpecDigest, CliError> {
     let failed = |why: String| CliError::Failed { what: "put the target back".to_owned(), why };
+    // A whole one is the fleet's to judge.
+    if let Ok(whole) = begins.parse() {
+        return Ok(whole);
+    }
+    if begins.len() < TO_MIN {
+        return Err(CliError::Usage(format!("--to wants {TO_MIN} digits of a RunSpec's digest, or more")));
+    }
     let seen = client.slots().await.map_err(|error| CliError::failed("look at the fleet", error))?;
     let slots = seen.observations.into_iter().map(|seen| seen.slot);
     let of = |slot: &SlotId| &slot.target == target && pipeline.is_none_or(|name| &slot.pipeline == name);
-    let mut known = Vec::new();
+    let mut known = BTreeSet::new();
     for slot in slots.filter(of) {
         let all = may_go_back_to(&data.join("fleet"), &slot);
         let all = all.map_err(|error| CliError::failed(format!("read what {slot} ran before"), error))?;
@@ -266,14 +276,11 @@ async fn status(global: &Global, data: PathBuf) -> Result<(), CliError> {
     };
     if global.json {
         let before: Option<Vec<_>> = slots.as_ref().map(|slots| {
-            let back = |slot: &SlotId| -> Vec<RunSpecDigest> {
-                let known = may_go_back_to(&data.join("fleet"), slot).unwrap_or_default();
-                known.iter().map(RunSpec::digest).collect()
+            let back = |seen: &Observation| -> Option<Vec<RunSpecDigest>> {
+                let known = may_go_back_to(&data.join("fleet"), &seen.slot).ok()?;
+                Some(known.iter().filter(|each| !runs(&seen.boxes, each)).map(RunSpec::digest).collect())
             };
-            slots
-                .iter()
-                .map(|seen| serde_json::json!({"slot": seen.slot, "run_specs": back(&seen.slot)}))
-                .collect()
+            slots.iter().map(|seen| serde_json::json!({"slot": seen.slot, "run_specs": back(seen)})).collect()
         });
         let answer = serde_json::json!({
             "version": tidegate_api::VERSION, "fleet": status, "slots": slots, "before": before
@@ -293,7 +300,8 @@ async fn status(global: &Global, data: PathBuf) -> Result<(), CliError> {
             out.push_str(&format!("    put back at the machine by {}: {why}\n", clean(&glass.by)));
         }
         match may_go_back_to(&data.join("fleet"), &slot.slot) {
-            Ok(before) => before.iter().for_each(|run_spec| {
+            // Where something was put back, what it runs is among what it ran before.
+            Ok(before) => before.iter().filter(|each| !runs(&slot.boxes, each)).for_each(|run_spec| {
                 let package: String = run_spec.package.as_str().chars().take(12).collect();
                 let digest = short(&run_spec.digest());
                 out.push_str(&format!("    ran RunSpec {digest} before (package {package})\n"));
@@ -318,6 +326,11 @@ fn boxes(boxes: &[BoxObservation]) -> String {
     });
     let told: Vec<String> = told.collect();
     if told.is_empty() { "no boxes".to_owned() } else { told.join("; ") }
+}
+
+fn runs(boxes: &[BoxObservation], run_spec: &RunSpec) -> bool {
+    let digest = run_spec.digest();
+    boxes.iter().any(|each| each.run_spec == digest)
 }
 
 fn short(digest: &RunSpecDigest) -> String {

@@ -63,7 +63,11 @@ pub(crate) struct Options {
     test_only_disable: Vec<Rule>,
 }
 
+/// Nothing is none, as an empty variable in a file of options looks.
 fn budget(text: &str) -> Result<ByteSize, String> {
+    if text.is_empty() {
+        return Ok(ByteSize::b(0));
+    }
     let size: ByteSize =
         text.parse().map_err(|_| "a size is a number and a unit, such as 50GiB".to_owned())?;
     match size < BUDGET_MIN {
@@ -122,7 +126,7 @@ pub(crate) async fn run(global: &Global, options: Options) -> Result<(), CliErro
         listen: options.listen,
         new_epoch: options.new_epoch,
         standby: options.standby,
-        disk_budget: options.disk_budget.map(|size| size.as_u64()),
+        disk_budget: options.disk_budget.map(|size| size.as_u64()).filter(|size| *size > 0),
         // This very program, also after another one was installed in its place.
         synth: Synth::new("/proc/self/exe", &[CHILD]),
     };

@@ -88,7 +88,13 @@ fn what_is_wrong_with_a_data_directory_and_its_server_is_found() {
             command.arg(env!("CARGO_BIN_EXE_tidegate")).args(arguments).arg("--data").arg(&data);
             run(&mut command)
         };
-        for command in [&["doctor"][..], &["status"], &["fleet", "status"], &["log"], &["gc"]] {
+        // Where the program lies in a folder of root's, nobody cannot start it.
+        let there = as_nobody(&["--version"]).code == 0;
+        if !there {
+            eprintln!("SKIPPED: nobody cannot start the program, or enter the test's folder");
+        }
+        let commands = [&["doctor"][..], &["status"], &["fleet", "status"], &["log"], &["gc"]];
+        for command in commands.iter().filter(|_| there) {
             let told = as_nobody(command);
             let all = words(&format!("{}{}", told.out, told.talk));
             let says = "belongs to root, and this is nobody: run it as root";

@@ -60,7 +60,7 @@ fn a_target_is_put_back_without_the_server_which_learns_of_it_when_it_returns() 
 
     let status = words(&world.cli(&["status"]).well());
     assert!(status.contains("it is REJECTED, and runs here no more"), "{status}");
-    assert!(status.contains("left out eu runs r1 again: r2 is rejected"), "{status}");
+    assert!(status.contains("left out eu runs r1: r2 is rejected"), "{status}");
 
     // It is not fought, and life goes on.
     world.land(&repo, &[("version", "3")]);

@@ -27,18 +27,16 @@ pub struct LeftOut {
 impl fmt::Display for LeftOut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.runs, self.rejected) {
-            (Some(release), Some(rejected)) => {
-                return write!(f, "{} runs {release} again: {rejected} is rejected", self.region);
-            }
-            (None, Some(rejected)) => {
-                return write!(f, "{} runs nothing again: {rejected} is rejected", self.region);
-            }
+            (Some(release), Some(_)) => write!(f, "{} runs {release}", self.region)?,
             (Some(release), None) => write!(f, "{} still runs {release}", self.region)?,
-            (None, None) => write!(f, "{} runs nothing yet", self.region)?,
+            (None, _) => write!(f, "{} runs nothing yet", self.region)?,
         }
-        match &self.skip {
-            Some((number, skip)) => write!(f, ": skipped by {}: {} (skip {number})", skip.by, skip.reason),
-            None => f.write_str(" and catches up"),
+        match (&self.skip, self.rejected) {
+            (Some((number, skip)), _) => {
+                write!(f, ": skipped by {}: {} (skip {number})", skip.by, skip.reason)
+            }
+            (None, Some(rejected)) => write!(f, ": {rejected} is rejected"),
+            (None, None) => f.write_str(" and catches up"),
         }
     }
 }

@@ -86,16 +86,25 @@ struct Found {
     name: String,
     paths: Vec<PathBuf>,
     bytes: u64,
-    /// One whose age cannot be told is young.
     age: Duration,
 }
 
+/// Since somebody has put it there, put the same there again, or used it; what cannot be told is young.
+fn age(paths: &[PathBuf]) -> Duration {
+    let modified =
+        paths.iter().map(|path| fs::symlink_metadata(path).and_then(|found| found.modified()).ok());
+    modified.max().flatten().and_then(|at| SystemTime::now().duration_since(at).ok()).unwrap_or_default()
+}
+
 impl Found {
-    fn new(kind: Kind, name: String, paths: Vec<PathBuf>, told_by: &Path) -> Found {
-        let modified = fs::symlink_metadata(told_by).and_then(|metadata| metadata.modified());
-        let age = modified.ok().and_then(|at| SystemTime::now().duration_since(at).ok());
+    fn new(kind: Kind, name: String, paths: Vec<PathBuf>) -> Found {
         let bytes = paths.iter().map(|path| size(path)).sum();
-        Found { kind, name, paths, bytes, age: age.unwrap_or_default() }
+        Found { kind, name, bytes, age: age(&paths), paths }
+    }
+
+    /// Whether somebody has put it there again since it was found.
+    fn is_wanted_again(&self) -> bool {
+        self.kind != Kind::Scratch && age(&self.paths) < self.age
     }
 
     fn is_past_its_time(&self) -> bool {
@@ -103,11 +112,13 @@ impl Found {
     }
 }
 
-/// What goes: all that is past its time; and as long as more is used than the budget, what is not, the oldest of each kind first.
+/// What goes: all that is past its time; and as long as more is used (beside scratch) than the budget, what is not, the oldest of
+/// each kind first.
 fn choose(found: Vec<Found>, used: u64, budget: Option<u64>) -> Vec<Found> {
     let (mut going, mut others): (Vec<Found>, Vec<Found>) =
         found.into_iter().partition(Found::is_past_its_time);
-    let mut left = used.saturating_sub(going.iter().map(|found| found.bytes).sum());
+    let lasting = going.iter().filter(|found| found.kind != Kind::Scratch);
+    let mut left = used.saturating_sub(lasting.map(|found| found.bytes).sum());
     others.retain(|found| found.age > YOUNG);
     others.sort_by(|a, b| (a.kind, b.age, &a.name).cmp(&(b.kind, a.age, &b.name)));
     for found in others {
@@ -146,7 +157,11 @@ pub fn collect(hands: &Hands, dry_run: bool) -> Result<GcAnswer, GcError> {
         budget,
         failed: Vec::new(),
     };
-    for Found { kind, name, paths, bytes, .. } in choose(found, usage.total(), budget) {
+    for found in choose(found, usage.lasting(), budget) {
+        if found.is_wanted_again() {
+            continue;
+        }
+        let Found { kind, name, paths, bytes, .. } = found;
         let kind_name = kind.name();
         if !dry_run {
             if kind == Kind::Mirror {
@@ -179,14 +194,7 @@ fn packages(hands: &Hands, needed: &Needed) -> Result<Vec<Found>, GcError> {
         ["dsse.json", "tar"].map(|end| folder.join(format!("{digest}.{end}"))).to_vec()
     };
     let unneeded = listed.into_iter().filter(|digest| !needed.digests.contains(digest.as_str()));
-    let found = unneeded.map(|digest| {
-        // A build that makes the same again writes the envelope anew.
-        let paths = paths(&digest);
-        let youngest = paths.iter().max_by_key(|path| fs::metadata(path).and_then(|m| m.modified()).ok());
-        let told_by = youngest.unwrap_or(folder).clone();
-        Found::new(Kind::Package, digest.to_string(), paths, &told_by)
-    });
-    Ok(found.collect())
+    Ok(unneeded.map(|digest| Found::new(Kind::Package, digest.to_string(), paths(&digest))).collect())
 }
 
 fn logs(hands: &Hands, needed: &Needed) -> Result<Vec<Found>, GcError> {
@@ -201,7 +209,7 @@ fn logs(hands: &Hands, needed: &Needed) -> Result<Vec<Found>, GcError> {
             let stem = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok());
             let Some(release): Option<ReleaseNo> = stem else { continue };
             if !needed.releases.contains(&(id.clone(), release)) {
-                found.push(Found::new(Kind::BuildLog, format!("{id} {release}"), vec![path.clone()], &path));
+                found.push(Found::new(Kind::BuildLog, format!("{id} {release}"), vec![path]));
             }
         }
     }
@@ -214,16 +222,14 @@ fn mirrors(hands: &Hands, needed: &Needed) -> Result<Vec<Found>, GcError> {
     Ok(found)
 }
 
-/// Each folder in a folder; of a mirror its last fetch tells the age.
+/// Each folder in a folder.
 fn folders(folder: &Path, kind: Kind) -> Result<Vec<Found>, GcError> {
     let inner = children(folder).map_err(|source| GcError::Read { path: folder.to_owned(), source })?;
     let found = inner.into_iter().filter(|(_, is_folder)| *is_folder || kind == Kind::Scratch);
     Ok(found
         .map(|(path, _)| {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let fetched = path.join("FETCH_HEAD");
-            let told_by = if kind == Kind::Mirror && fetched.exists() { fetched } else { path.clone() };
-            Found::new(kind, name, vec![path], &told_by)
+            Found::new(kind, name, vec![path])
         })
         .collect())
 }

@@ -11,6 +11,7 @@ use tidegate_api::GcUse;
 const PARTS: [&str; 9] =
     ["store", "packages", "logs", "mirrors", "cache", "builds", "tests", "fleet", "commands"];
 const OTHER: &str = "other";
+const SCRATCH: [&str; 2] = ["builds", "tests"];
 
 /// What the parts of a data directory use, in bytes as the disk counts them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -33,6 +34,12 @@ impl Usage {
     #[must_use]
     pub fn total(&self) -> u64 {
         self.0.values().sum()
+    }
+
+    /// What stays: without the scratch of what runs, which goes with it.
+    #[must_use]
+    pub fn lasting(&self) -> u64 {
+        self.parts().filter(|(name, _)| !SCRATCH.contains(name)).map(|(_, bytes)| bytes).sum()
     }
 
     /// Part by part.
@@ -80,6 +87,10 @@ mod tests {
         assert!(of("packages") >= 1 << 20 && of("packages") < 2 << 20, "{usage:?}");
         assert!(of("other") > 0 && of("store") == 0, "{usage:?}");
         assert_eq!(usage.total(), of("packages") + of("other"));
+        fs::create_dir(dir.path().join("builds")).unwrap();
+        fs::write(dir.path().join("builds/object"), vec![1; 4096]).unwrap();
+        let building = Usage::measure(dir.path());
+        assert!(building.total() > usage.total() && building.lasting() == usage.lasting(), "{building:?}");
         assert_eq!(Usage::measure(&dir.path().join("nothing")).total(), 0);
     }
 }

@@ -2,32 +2,37 @@
 //! no build runs; and lets no build begin while what is needed is more than the budget.
 
 use super::{ALL_BUILDS, Hands};
-use crate::gc::{self, Usage};
+use crate::gc::{self, GcError, Usage};
 use bytesize::ByteSize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tidegate_api::GcAnswer;
 use tidegate_core::causes;
 use tidegate_core::units::Span;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// From a start to the first look at the disk: there is other work then.
 const FIRST_LOOK: Duration = Duration::from_secs(10);
-/// From one look to the next, unless a build has ended before.
+/// From one look to the next where there is a budget, unless a build has ended before, ...
 const LOOK_EVERY: Duration = Duration::from_secs(15 * 60);
+/// ... and where there is none: then it is for the figures alone.
+const LOOK_EVERY_UNBOUND: Duration = Duration::from_secs(3_600);
+/// A look that is younger counts: each reads every folder there is.
+const LOOK_COUNTS: Duration = Duration::from_secs(20);
 /// From a start to the first time that what nobody needs goes.
 const FIRST: Duration = Duration::from_secs(3_600);
 /// From one time to the next.
 const PERIOD: Duration = Duration::from_secs(24 * 3_600);
-/// A trouble is over when it was not met again at the next look.
-const AGAIN: Span = Span::minutes(15);
+/// The trouble is told until a look finds that it is over; the next one may have to wait for a build.
+const TOLD_FOR: Span = Span::hours(24);
 
 /// What is known of the data directory's size, and how large it may be.
 #[derive(Debug, Default)]
 pub struct Keeping {
     budget: Option<u64>,
-    usage: Mutex<Option<Usage>>,
+    looked: Mutex<Option<(Usage, Instant)>>,
     look: Notify,
 }
 
@@ -44,17 +49,27 @@ impl Keeping {
 
     /// What was in use at the last look, if there was one.
     pub(crate) fn usage(&self) -> Option<Usage> {
-        self.usage.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.looked().map(|(usage, _)| usage)
+    }
+
+    fn looked(&self) -> Option<(Usage, Instant)> {
+        self.looked.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn has_just_looked(&self) -> bool {
+        self.looked().is_some_and(|(_, at)| at.elapsed() < LOOK_COUNTS)
     }
 
     /// The disk is to be looked at soon.
     pub(super) fn look_soon(&self) {
-        self.look.notify_one();
+        if self.budget.is_some() {
+            self.look.notify_one();
+        }
     }
 
     /// In words, if more is used than the budget allows.
     fn exceeded(&self) -> Option<String> {
-        let (budget, used) = (self.budget?, self.usage()?.total());
+        let (budget, used) = (self.budget?, self.usage()?.lasting());
         let words = |bytes: u64| ByteSize(bytes).display().iec();
         (used > budget).then(|| {
             format!(
@@ -70,16 +85,23 @@ impl Keeping {
 pub(super) async fn refuses_builds(hands: &Arc<Hands>) -> Option<String> {
     let keeping = &hands.keeping;
     keeping.budget?;
-    if keeping.usage().is_none() || keeping.exceeded().is_some() {
-        look(hands).await;
+    let unsure = keeping.usage().is_none() || keeping.exceeded().is_some();
+    if unsure && !keeping.has_just_looked() {
+        hands.blocking(measured).await;
+        if keeping.exceeded().is_some() {
+            keeping.look_soon();
+        }
     }
-    let why = keeping.exceeded()?;
-    keeping.look_soon();
-    Some(why)
+    keeping.exceeded()
 }
 
-async fn look(hands: &Arc<Hands>) {
-    hands.blocking(measured).await;
+/// Collects with every place for builds, which are free again when it has ended, whether or not somebody still waits for it.
+pub(crate) async fn collect(hands: &Arc<Hands>, places: OwnedSemaphorePermit) -> Result<GcAnswer, GcError> {
+    let work = move |hands: &Hands| {
+        let _places = places;
+        gc::collect(hands, false)
+    };
+    hands.blocking(work).await
 }
 
 pub(super) async fn run(hands: Arc<Hands>, stop: CancellationToken) {
@@ -90,16 +112,18 @@ pub(super) async fn run(hands: Arc<Hands>, stop: CancellationToken) {
             () = tokio::time::sleep(pause) => {}
             () = hands.keeping.look.notified() => {}
         }
-        pause = LOOK_EVERY;
-        look(&hands).await;
+        pause = if hands.keeping.budget.is_some() { LOOK_EVERY } else { LOOK_EVERY_UNBOUND };
+        if !hands.keeping.has_just_looked() {
+            hands.blocking(measured).await;
+        }
         if Instant::now() >= due || hands.keeping.exceeded().is_some() {
             let places = tokio::select! {
                 () = stop.cancelled() => return,
-                places = hands.build_places.acquire_many(ALL_BUILDS) => places,
+                places = Arc::clone(&hands.build_places).acquire_many_owned(ALL_BUILDS) => places,
             };
-            let Ok(_places) = places else { return };
+            let Ok(places) = places else { return };
             due = Instant::now() + PERIOD;
-            match hands.blocking(|hands| gc::collect(hands, false)).await {
+            match collect(&hands, places).await {
                 Ok(answer) => {
                     let (items, bytes) = (answer.items.len(), answer.bytes);
                     tracing::info!(items, bytes, "what nobody needs is gone");
@@ -115,13 +139,13 @@ pub(crate) fn measured(hands: &Hands) {
     const ID: &str = "disk-budget";
     let keeping = &hands.keeping;
     let usage = Usage::measure(&hands.dirs.data);
-    *keeping.usage.lock().unwrap_or_else(PoisonError::into_inner) = Some(usage);
+    *keeping.looked.lock().unwrap_or_else(PoisonError::into_inner) = Some((usage, Instant::now()));
     match keeping.exceeded() {
         None => hands.troubles.over(ID),
         Some(why) => {
             let now = hands.runtime.now();
             let what = "the disk budget is exceeded, and no build begins".to_owned();
-            hands.troubles.failed(ID, what, &why, now, now + AGAIN);
+            hands.troubles.failed(ID, what, &why, now, now + TOLD_FOR);
         }
     }
 }

@@ -23,7 +23,7 @@ mod troubles;
 pub use engines::Engines;
 pub use forges::Forges;
 pub use keeping::Keeping;
-pub(crate) use keeping::measured;
+pub(crate) use keeping::{collect, measured};
 pub use overview::Overview;
 pub(crate) use overview::Summary;
 pub use signals::Signals;
@@ -111,7 +111,7 @@ pub struct Hands {
     /// Tools of the machine that builds may use, read-only.
     pub tool_paths: Vec<PathBuf>,
     /// Places for builds.
-    pub build_places: Semaphore,
+    pub build_places: Arc<Semaphore>,
     /// Places for tests.
     pub test_places: Semaphore,
 }

@@ -19,7 +19,7 @@ pub(super) async fn collect(
         Some(answer) => answer.map(Json).map_err(ApiError::internal),
         None => Err(ApiError::new(
             Code::Busy,
-            "a build runs, and may need what nobody knows of yet",
+            "a build runs, and may need what nobody knows of yet; or it is collected already",
             "try again later",
         )),
     }

@@ -38,7 +38,7 @@ use reserve::Reserve;
 use state::SlotState;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{Seek, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -305,8 +305,8 @@ fn take(dir: &Path) -> Result<File, OpenError> {
     loop {
         match rustix::fs::flock(&in_use, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {
-                in_use.set_len(0).map_err(fail)?;
-                write!(in_use, "{}", std::process::id()).map_err(fail)?;
+                // A hint only; always as long, so that it is written over in place even on a full disk.
+                let _ = in_use.rewind().and_then(|()| writeln!(in_use, "{:>10}", std::process::id()));
                 return Ok(in_use);
             }
             Err(rustix::io::Errno::WOULDBLOCK) if waited_ms < TAKE_WAIT_MAX_MS => {
