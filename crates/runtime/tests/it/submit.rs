@@ -56,6 +56,23 @@ fn two_releases_of_the_same_bytes_share_a_document_in_a_new_environment() {
 }
 
 #[test]
+fn what_is_only_considered_is_decided_and_changes_nothing() {
+    on_both(|w| {
+        let before = (w.stored("pipeline/frontend"), w.ear.0.lock().unwrap().len());
+        let commit: tidegate_core::ids::CommitId = "f".repeat(40).parse().unwrap();
+        let hold = event(PipelineEvent::HoldLifted { hold: 7, by: tidegate() });
+        let Err(SubmitError::Illegal(why)) = w.runtime.consider(&hold) else { panic!("it is not legal") };
+        assert_eq!(why.to_string(), "frontend has no hold 7");
+        let approved = TeamEvent::Approved { commit, by: "ada".parse().unwrap() };
+        let approved = Event::Team("shop".parse().unwrap(), approved);
+        let considered = w.runtime.consider(&approved).unwrap();
+        assert!(!considered.facts.is_empty());
+        assert_eq!((w.stored("pipeline/frontend"), w.ear.0.lock().unwrap().len()), before);
+        assert_eq!(w.submit(&approved).unwrap().facts, considered.facts, "it comes to the same");
+    });
+}
+
+#[test]
 fn a_decision_that_changes_nothing_is_no_commit() {
     on_both(|w| {
         w.commit(1);
