@@ -3,7 +3,7 @@
 //! Whoever only looks goes the same way up to the word of the core, which is asked and not told; until that word, the package is
 //! aside, so that what is refused leaves nothing.
 
-use crate::hands::Hands;
+use crate::hands::{Hands, shortage_of};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -28,6 +28,11 @@ use tidegate_workers::command_engine::difference;
 
 /// The most processes that one request hands over.
 const PROCESSES_MAX: usize = 10_000;
+
+/// How long an answer waits for the engines to see as healthy what was handed over.
+const SEEN_WAIT_MAX: Duration = Duration::from_secs(10);
+/// Between two looks at that.
+const SEEN_EVERY: Duration = Duration::from_millis(50);
 
 /// Why a service is not taken over. Nothing was changed; if its package is in the store all the same, nothing names it.
 #[derive(Debug, thiserror::Error)]
@@ -108,6 +113,7 @@ pub(crate) async fn adopt(
         keep(hands, laid).await?;
         let by = by.clone();
         hands.blocking(move |hands| hands.runtime.submit(&event, &by)).await?;
+        notes.extend(until_seen(hands, id, &pipeline, found.kind, found.targets.keys()).await);
     }
     let (pipeline, dry_run) = (id.clone(), request.dry_run);
     Ok(Adopted { version: VERSION, pipeline, release: ADOPTED, package, dry_run, targets, notes })
@@ -438,4 +444,49 @@ async fn keep(hands: &Arc<Hands>, laid: Laid) -> Result<(), NotAdopted> {
         kept.map(|_| ()).map_err(|error| cannot_keep(&error))
     });
     kept.await
+}
+
+/// Waits until the engines see that what was handed over is healthy, as it was a moment ago: so nobody is told that it starts, and
+/// its endpoint serves when the answer comes. What is not seen so in time is told in a note.
+async fn until_seen(
+    hands: &Hands,
+    id: &PipelineId,
+    pipeline: &Pipeline,
+    kind: Kind,
+    targets: impl Iterator<Item = &TargetId>,
+) -> Option<String> {
+    let boxes = |target: &TargetId| pipeline.real_slots().get(target).map_or(0, |slot| slot.boxes) as usize;
+    let mut missing: BTreeMap<SlotId, usize> = targets
+        .map(|target| (SlotId { target: target.clone(), pipeline: id.clone() }, boxes(target)))
+        .collect();
+    let end = tokio::time::Instant::now() + SEEN_WAIT_MAX;
+    loop {
+        let seen = match kind {
+            Kind::Processes => {
+                hands.engines.fleet.slots().await.map(|seen| seen.observations).unwrap_or_default()
+            }
+            Kind::Commands => hands.engines.commands.observe_all(),
+        };
+        for each in seen {
+            let healthy = each.boxes.iter().filter(|b| b.health.is_healthy()).count();
+            // Whoever told people that boxes were missing has seen it as well.
+            if missing.get(&each.slot).is_some_and(|boxes| healthy >= *boxes)
+                && !hands.troubles.is_told(&shortage_of(&each.slot))
+            {
+                missing.remove(&each.slot);
+            }
+        }
+        if missing.is_empty() {
+            return None;
+        }
+        if tokio::time::Instant::now() >= end {
+            let targets: Vec<String> = missing.keys().map(|slot| slot.target.to_string()).collect();
+            return Some(format!(
+                "not seen healthy within {} s: {}; see 'tidegate status'",
+                SEEN_WAIT_MAX.as_secs(),
+                targets.join(", ")
+            ));
+        }
+        tokio::time::sleep(SEEN_EVERY).await;
+    }
 }

@@ -100,6 +100,9 @@ fn processes_that_run_become_release_0_and_what_is_returned_to() {
     definition["mode"] = json!("observe-only");
     // What has passed keeps its release when that is taken back.
     definition["stages"][0]["bake"]["az"] = json!("1h");
+    // A box that starts is told of for a while.
+    let health = &mut definition["run"]["engine"]["process"]["health"];
+    (health["interval"], health["healthy_after"]) = (json!("1s"), json!(2));
     world.apply("app", &definition).well();
     until_it_bakes(&world);
     let folder = folder(&world, "running", "0");
@@ -116,6 +119,16 @@ fn processes_that_run_become_release_0_and_what_is_returned_to() {
     assert_eq!(packages(&world), before, "nothing is kept");
     let told = world.cli(&adopt(&folder, &["--box", &named])).well();
     assert!(told.contains("this is r0 of app") && told.contains("nothing was deployed"), "{told}");
+    // Its box has started long ago, and serves.
+    let troubles = world.status().troubles;
+    assert!(troubles.is_empty(), "{troubles:?}");
+    let (code, body) = get(&world.endpoint("shop", "beta", "eu"), "/", None).unwrap();
+    assert_eq!((code, body.as_str()), (200, "0"));
+    world.until("it is known when r1 would be everywhere", || {
+        release(&world.pipeline("app"), 1).unwrap().everywhere
+    });
+    assert_eq!(release(&world.pipeline("app"), 0).unwrap().everywhere, None, "it is on no way");
+
     definition["mode"] = json!("act");
     world.apply("app", &definition).well();
     world.until_everywhere("app", 0);
@@ -273,6 +286,8 @@ fn what_commands_look_after_is_observed_and_not_deployed() {
     assert!(dry.contains("shop/beta/eu/a/main  live") && dry.contains("would be r0"), "{dry}");
     assert_eq!(packages(&world), Vec::<PathBuf>::new(), "nothing is kept");
     world.cli(&adopt(&folder, &["--environment", "beta"])).well();
+    let troubles = world.status().troubles;
+    assert!(troubles.is_empty(), "{troubles:?}");
     world.until_everywhere("app", 0);
     let journal = || fs::read_to_string(control.join("journal")).unwrap();
     world.until("the engine has looked for itself", || (journal().lines().count() > 2).then_some(()));

@@ -22,6 +22,7 @@ mod troubles;
 
 pub use engines::Engines;
 pub use forges::Forges;
+pub(crate) use observe::shortage_of;
 pub use overview::Overview;
 pub(crate) use overview::Summary;
 pub use signals::Signals;
