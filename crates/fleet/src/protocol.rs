@@ -48,8 +48,9 @@ pub struct SetSlot {
     /// Whether this is a rollback: it may use the disk space that is kept for rollbacks.
     #[serde(default)]
     pub rollback: bool,
-    /// Processes that run already and become the slot's boxes, as many as the split has: none is started. A team's own
-    /// commands are only asked what they see.
+    /// Processes that run already and become the slot's boxes, as many as the split has: none is started, and each serves
+    /// after one passed check, because whoever hands it over has seen it healthy. A team's own commands are only asked what
+    /// they see.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub takes_up: Option<Vec<RunningProcess>>,
     /// What somebody did at the machine that this command knows of: without it a command to a slot that was put back there is

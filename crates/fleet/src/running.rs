@@ -145,7 +145,8 @@ pub(crate) fn take_up(
         incarnation: 1,
         process: Some(running.name()),
         port: process.port,
-        was_healthy: false,
+        // It served whoever handed it over: it does not start, and has nothing to prove but that it still does.
+        was_healthy: true,
         leaving: false,
     };
     let folder = shared.box_folder(&record);

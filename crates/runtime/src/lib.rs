@@ -231,6 +231,15 @@ impl Runtime {
         self.run(event, cause, With::default())
     }
 
+    /// Decides on an event as [`Runtime::submit`] would at this moment, and keeps nothing of it: whether it is legal, and what would
+    /// come of it.
+    ///
+    /// # Errors
+    /// As of [`Runtime::submit`]; nothing is ever changed.
+    pub fn consider(&self, event: &Event) -> Result<Outcome, SubmitError> {
+        self.only_decide(event)
+    }
+
     /// As [`Runtime::submit`] with the result of an effect, which ends in the same transaction. A result that is not legal
     /// (any more) is dropped: the effect ends all the same.
     ///

@@ -10,7 +10,9 @@ use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, PoisonError};
 use tidegate_core::aggregate::{self, State};
 use tidegate_core::alarm::Word;
-use tidegate_core::decision::{Actor, AggregateId, Decision, Effect, EffectId, Event, Fact, ForwardEffect};
+use tidegate_core::decision::{
+    Actor, AggregateId, Decision, Effect, EffectId, Event, Fact, ForwardEffect, Illegal,
+};
 use tidegate_core::definition::PipelineDef;
 use tidegate_core::ids::TeamId;
 use tidegate_core::lease::{Lease, LeaseId};
@@ -39,6 +41,9 @@ struct Seen {
     entries: BTreeMap<AggregateId, Entry>,
     now: Timestamp,
 }
+
+/// What the core says to an event.
+type Decided = Result<(State, Decision), Illegal>;
 
 /// What one try came to.
 enum Try {
@@ -91,13 +96,8 @@ impl Runtime {
         with: With<'_>,
         extra: &BTreeSet<AggregateId>,
     ) -> Result<Try, SubmitError> {
-        let (mut seen, snapshots) = self.look(event, own)?;
-        for id in extra {
-            self.see(&mut seen.entries, id)?;
-        }
-        seen.now = self.time(own, &seen.entries);
-        let state = seen.entries[own].state.to_state();
-        let (after, decision) = match aggregate::decide(state, event, seen.now, &snapshots) {
+        let (seen, decided) = self.decide(event, own, extra)?;
+        let (after, decision) = match decided {
             Ok(decided) => decided,
             Err(illegal) => {
                 // A result that is not legal now never will be.
@@ -124,6 +124,29 @@ impl Runtime {
         }
         let lane = lane(event, &decision, &seen.entries[own], &after);
         self.commit(own, cause, with, seen, decision, after, lane)
+    }
+
+    /// What the core decides on what is so now, and everything that it saw.
+    fn decide(
+        &self,
+        event: &Event,
+        own: &AggregateId,
+        extra: &BTreeSet<AggregateId>,
+    ) -> Result<(Seen, Decided), RuntimeError> {
+        let (mut seen, snapshots) = self.look(event, own)?;
+        for id in extra {
+            self.see(&mut seen.entries, id)?;
+        }
+        seen.now = self.time(own, &seen.entries);
+        let state = seen.entries[own].state.to_state();
+        let decided = aggregate::decide(state, event, seen.now, &snapshots);
+        Ok((seen, decided))
+    }
+
+    pub(crate) fn only_decide(&self, event: &Event) -> Result<Outcome, SubmitError> {
+        let (seen, decided) = self.decide(event, &event.aggregate(), &BTreeSet::new())?;
+        let (_, Decision { facts, effects, .. }) = decided?;
+        Ok(Outcome { at: seen.now, facts, effects })
     }
 
     #[expect(clippy::too_many_arguments, reason = "all parts of one decision, used once")]

@@ -1,7 +1,9 @@
 //! Takes over a service that runs already. Everything is looked at before anything is told to the core: what runs where, whether
 //! it serves, and whether the folder that was given has what runs, so that it can really be returned to. Nothing is deployed.
+//! Whoever only looks goes the same way up to the word of the core, which is asked and not told; until that word, the package is
+//! aside, so that what is refused leaves nothing.
 
-use crate::hands::Hands;
+use crate::hands::{Hands, shortage_of};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -18,7 +20,7 @@ use tidegate_core::engine::{BoxHealth, BoxObservation, Desired, Fence, RunningPr
 use tidegate_core::ids::{PackageDigest, PipelineId, SlotId, TargetId};
 use tidegate_core::pipeline::{ADOPTED, Adoption, Pipeline, PipelineEvent, run_specs};
 use tidegate_core::run_spec::{ProcessSpec, RunSpec};
-use tidegate_fleet::package::{PackItem, Provenance, pack};
+use tidegate_fleet::package::{PackItem, PackageStore, Provenance, pack};
 use tidegate_fleet::protocol::SetSlot;
 use tidegate_fleet::running::{self, Running};
 use tidegate_runtime::SubmitError;
@@ -27,7 +29,12 @@ use tidegate_workers::command_engine::difference;
 /// The most processes that one request hands over.
 const PROCESSES_MAX: usize = 10_000;
 
-/// Why a service is not taken over; nothing was changed but that its package may be in the store.
+/// How long an answer waits for the engines to see as healthy what was handed over.
+const SEEN_WAIT_MAX: Duration = Duration::from_secs(10);
+/// Between two looks at that.
+const SEEN_EVERY: Duration = Duration::from_millis(50);
+
+/// Why a service is not taken over. Nothing was changed; if its package is in the store all the same, nothing names it.
 #[derive(Debug, thiserror::Error)]
 pub enum NotAdopted {
     /// It cannot be returned to, or is not what the request says.
@@ -76,13 +83,26 @@ pub(crate) async fn adopt(
             return Err(refused(message, "let its first release go its way"));
         }
     };
-    let package = keep(hands, &folder, id, by).await?;
+    let laid = lay_aside(hands, &folder, id, by).await?;
+    let package = laid.package.clone();
+    let plain =
+        |running: &Vec<(RunningProcess, String)>| running.iter().map(|(process, _)| *process).collect();
+    let adoption = Adoption {
+        package: package.clone(),
+        from: format!("{}{}", folder.display(), if request.unproven { " (unproven)" } else { "" }),
+        targets: found.targets.iter().map(|(target, running)| (target.clone(), plain(running))).collect(),
+        by: by.clone(),
+        reason: request.reason.clone(),
+    };
+    let event = Event::Pipeline(id.clone(), PipelineEvent::Adopted { adoption });
+    let asked = event.clone();
+    hands.blocking(move |hands| hands.runtime.consider(&asked)).await?;
     let mut targets = Vec::new();
     let mut notes = found.notes;
     for (target, running) in &found.targets {
         let boxes = match found.kind {
             Kind::Processes => running.iter().map(|(_, words)| words.clone()).collect(),
-            Kind::Commands => look(hands, id, &pipeline, target, &package).await?,
+            Kind::Commands => look(hands, id, &pipeline, target, &laid).await?,
         };
         targets.push(AdoptedTarget { target: target.clone(), boxes });
     }
@@ -90,17 +110,10 @@ pub(crate) async fn adopt(
         notes.push("whoever started these processes must not start them again when they end: from now on tidegate does".to_owned());
     }
     if !request.dry_run {
-        let plain =
-            |running: &Vec<(RunningProcess, String)>| running.iter().map(|(process, _)| *process).collect();
-        let adoption = Adoption {
-            package: package.clone(),
-            from: format!("{}{}", folder.display(), if request.unproven { " (unproven)" } else { "" }),
-            targets: found.targets.iter().map(|(target, running)| (target.clone(), plain(running))).collect(),
-            by: by.clone(),
-            reason: request.reason.clone(),
-        };
-        let (event, by) = (Event::Pipeline(id.clone(), PipelineEvent::Adopted { adoption }), by.clone());
+        keep(hands, laid).await?;
+        let by = by.clone();
         hands.blocking(move |hands| hands.runtime.submit(&event, &by)).await?;
+        notes.extend(until_seen(hands, id, &pipeline, found.kind, found.targets.keys()).await);
     }
     let (pipeline, dry_run) = (id.clone(), request.dry_run);
     Ok(Adopted { version: VERSION, pipeline, release: ADOPTED, package, dry_run, targets, notes })
@@ -127,7 +140,16 @@ fn folder(path: &str) -> Result<PathBuf, NotAdopted> {
         return Err(refused(format!("'{path}' is not an absolute path"), hint));
     }
     let real = given.canonicalize().map_err(|error| refused(format!("cannot use {path}: {error}"), hint))?;
-    if real.is_dir() { Ok(real) } else { Err(refused(format!("{path} is not a folder"), hint)) }
+    if !real.is_dir() {
+        return Err(refused(format!("{path} is not a folder"), hint));
+    }
+    // A package has none, and with all of its history it would be kept for ever.
+    if real.join(".git").symlink_metadata().is_ok() {
+        let message = format!("{path} is a git repository, and not laid out as the pipeline's package is");
+        let hint = "copy what 'build.package' of the definition names into a folder of its own, at the same paths, and give that";
+        return Err(refused(message, hint));
+    }
+    Ok(real)
 }
 
 /// A program of the definition in the folder: what a return would run.
@@ -307,10 +329,10 @@ async fn look(
     id: &PipelineId,
     pipeline: &Pipeline,
     target: &TargetId,
-    package: &PackageDigest,
+    laid: &Laid,
 ) -> Result<Vec<String>, NotAdopted> {
-    let (set, desired) = observed_as(hands, id, pipeline, target, package)?;
-    let boxes = hands.engines.commands.look(&set).await;
+    let (set, desired) = observed_as(hands, id, pipeline, target, &laid.package)?;
+    let boxes = hands.engines.commands.look(&set, &laid.store).await;
     let hint = "the pipeline's 'observe' has to print, for what runs, the RunSpec in TIDEGATE_RUN_SPEC; see docs/operating.md";
     let boxes = boxes.map_err(|why| refused(format!("{target}: {why}"), hint))?;
     if let Some(difference) = difference(&boxes, &desired) {
@@ -371,29 +393,100 @@ fn observed_as(
     Ok((set, desired))
 }
 
-/// Packs the folder and keeps it as a signed package that says whose word speaks for it.
-async fn keep(
+/// A package that is not in the store: it goes with this.
+struct Laid {
+    package: PackageDigest,
+    tar: File,
+    name: String,
+    provenance: Provenance,
+    store: PackageStore,
+    _dir: tempfile::TempDir,
+}
+
+fn cannot_keep(error: &dyn std::error::Error) -> NotAdopted {
+    NotAdopted::Failed(format!("cannot keep the package: {}", causes(error)))
+}
+
+/// Packs the folder and signs it as a package that says whose word speaks for it, in a place of its own.
+async fn lay_aside(
     hands: &Arc<Hands>,
     folder: &Path,
     id: &PipelineId,
     by: &Actor,
-) -> Result<PackageDigest, NotAdopted> {
+) -> Result<Laid, NotAdopted> {
     let (folder, name, by) = (folder.to_owned(), format!("{id}/{ADOPTED}"), by.to_string());
-    let kept = hands.blocking(move |hands| {
-        let failed = |error: &dyn std::error::Error| {
-            NotAdopted::Failed(format!("cannot keep the package: {}", causes(error)))
-        };
-        // It has no name: two requests do not meet in it, and nobody collects it.
-        let tar = tempfile::tempfile_in(&hands.dirs.builds).map_err(|error| failed(&error))?;
+    let laid = hands.blocking(move |hands| {
+        // Nobody collects anything there, and a server that starts empties it.
+        let dir = tempfile::Builder::new().prefix("adopt-").tempdir_in(&hands.dirs.tests);
+        let dir = dir.map_err(|error| cannot_keep(&error))?;
+        let tar = tempfile::tempfile_in(dir.path()).map_err(|error| cannot_keep(&error))?;
         let item = PackItem { from: folder.clone(), to: PathBuf::new() };
         let mut packed = io::BufWriter::new(tar);
         pack(&[item], &mut packed)
             .map_err(|error| refused(causes(&error), "give a folder that has nothing but what runs"))?;
-        let mut tar = packed.into_inner().map_err(|error| failed(error.error()))?;
-        tar.rewind().map_err(|error| failed(&error))?;
+        let mut tar = packed.into_inner().map_err(|error| cannot_keep(error.error()))?;
+        tar.rewind().map_err(|error| cannot_keep(&error))?;
         let (from, key) = (folder.display().to_string(), &hands.signing_key);
         let provenance = Provenance::imported(&by, &from, key.key_id(), hands.runtime.now());
-        hands.packages.put(tar, &name, provenance, key).map_err(|error| failed(&error))
+        let store = PackageStore::open(&dir.path().join("packages")).map_err(|error| cannot_keep(&error))?;
+        let package = store.put(&tar, &name, provenance.clone(), key).map_err(|error| cannot_keep(&error))?;
+        Ok(Laid { package, tar, name, provenance, store, _dir: dir })
+    });
+    laid.await
+}
+
+/// Puts it into the store.
+async fn keep(hands: &Arc<Hands>, laid: Laid) -> Result<(), NotAdopted> {
+    let kept = hands.blocking(move |hands| {
+        let Laid { mut tar, name, provenance, .. } = laid;
+        tar.rewind().map_err(|error| cannot_keep(&error))?;
+        let kept = hands.packages.put(tar, &name, provenance, &hands.signing_key);
+        kept.map(|_| ()).map_err(|error| cannot_keep(&error))
     });
     kept.await
+}
+
+/// Waits until the engines see that what was handed over is healthy, as it was a moment ago: so nobody is told that it starts, and
+/// its endpoint serves when the answer comes. What is not seen so in time is told in a note.
+async fn until_seen(
+    hands: &Hands,
+    id: &PipelineId,
+    pipeline: &Pipeline,
+    kind: Kind,
+    targets: impl Iterator<Item = &TargetId>,
+) -> Option<String> {
+    let boxes = |target: &TargetId| pipeline.real_slots().get(target).map_or(0, |slot| slot.boxes) as usize;
+    let mut missing: BTreeMap<SlotId, usize> = targets
+        .map(|target| (SlotId { target: target.clone(), pipeline: id.clone() }, boxes(target)))
+        .collect();
+    let end = tokio::time::Instant::now() + SEEN_WAIT_MAX;
+    loop {
+        let seen = match kind {
+            Kind::Processes => {
+                hands.engines.fleet.slots().await.map(|seen| seen.observations).unwrap_or_default()
+            }
+            Kind::Commands => hands.engines.commands.observe_all(),
+        };
+        for each in seen {
+            let healthy = each.boxes.iter().filter(|b| b.health.is_healthy()).count();
+            // Whoever told people that boxes were missing has seen it as well.
+            if missing.get(&each.slot).is_some_and(|boxes| healthy >= *boxes)
+                && !hands.troubles.is_told(&shortage_of(&each.slot))
+            {
+                missing.remove(&each.slot);
+            }
+        }
+        if missing.is_empty() {
+            return None;
+        }
+        if tokio::time::Instant::now() >= end {
+            let targets: Vec<String> = missing.keys().map(|slot| slot.target.to_string()).collect();
+            return Some(format!(
+                "not seen healthy within {} s: {}; see 'tidegate status'",
+                SEEN_WAIT_MAX.as_secs(),
+                targets.join(", ")
+            ));
+        }
+        tokio::time::sleep(SEEN_EVERY).await;
+    }
 }

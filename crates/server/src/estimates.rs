@@ -61,7 +61,9 @@ impl Estimator {
             let failed = pipeline.releases.get(&release.release).is_none_or(|r| {
                 matches!(r.build, Build::Failed { .. }) || matches!(r.standing, Standing::Rejected { .. })
             });
-            if !failed && pipeline.everywhere() < Some(release.release) {
+            // What ran before is where it is, and nobody takes it anywhere.
+            let adopted = release.adopted.is_some();
+            if !failed && !adopted && pipeline.everywhere() < Some(release.release) {
                 release.everywhere = estimates.everywhere(release.release).map(eta);
             }
         }

@@ -13,9 +13,9 @@ use tidegate_core::ids::{EnvironmentId, PipelineId, TargetId};
 /// Hand over a service that runs already: it becomes release 0, and nothing is deployed. Only administrators may.
 ///
 /// The pipeline's definition is applied before, and none of its releases has been deployed. The folder has what runs, laid out as
-/// the pipeline's package is: it is kept as a package, so that a rollback has something real to return to. Refused is what could
-/// not be returned to: a process that runs other bytes than the folder's, boxes of another number than the definition's, or an
-/// 'observe' of the team that shows something else.
+/// the pipeline's package is (a clone of a repository is not): it is kept as a package, so that a rollback has something real to
+/// return to. Refused is what could not be returned to: a process that runs other bytes than the folder's, boxes of another number
+/// than the definition's, a part of an environment without the rest, or an 'observe' of the team that shows something else.
 ///
 /// For a pipeline with processes, name each box's process: it goes on as it is, tidegate looks after it, and requests reach it
 /// through the service's endpoint (see 'tidegate endpoints'). For a pipeline with commands, the team's 'observe' says what runs.

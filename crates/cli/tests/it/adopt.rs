@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use tidegate_api::WorkStatus;
+use tidegate_api::{BuildStatus, WorkStatus};
 
 const TARGET: &str = "shop/beta/eu/a/main";
 
@@ -66,6 +66,15 @@ impl Drop for Old {
     }
 }
 
+/// What is in the server's store of packages, and beside it.
+fn packages(world: &World) -> Vec<PathBuf> {
+    let folders = ["packages", "tests"].map(|name| world.data().join(name));
+    let all = folders.iter().flat_map(|folder| fs::read_dir(folder).unwrap());
+    let mut all: Vec<_> = all.map(|entry| entry.unwrap().path()).collect();
+    all.sort();
+    all
+}
+
 fn until_it_bakes(world: &World) {
     world.until("it bakes", || {
         let pipeline = world.pipeline("app");
@@ -84,29 +93,55 @@ fn adopt<'a>(folder: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
 fn processes_that_run_become_release_0_and_what_is_returned_to() {
     let world = World::start();
     let repo = world.repo("shop");
-    // What is merged already would be deployed at once; where the pipeline only observes, it would only be.
-    world.land(&repo, &[("version", "1")]);
+    // What is merged already would be deployed at once; where the pipeline only observes, it would only be. It is what runs.
+    let build = "set -e; mkdir out; cp run version out; chmod +x out/run\n";
+    world.land(&repo, &[("build.sh", build), ("run", RUN), ("version", "0")]);
     let mut definition = definitions::application(&repo);
     definition["mode"] = json!("observe-only");
+    // What has passed keeps its release when that is taken back.
+    definition["stages"][0]["bake"]["az"] = json!("1h");
+    // A box that starts is told of for a while.
+    let health = &mut definition["run"]["engine"]["process"]["health"];
+    (health["interval"], health["healthy_after"]) = (json!("1s"), json!(2));
     world.apply("app", &definition).well();
-    world.until_passed("app", 1);
+    until_it_bakes(&world);
     let folder = folder(&world, "running", "0");
     let mut old = Old::start(&folder, true);
     let (pid, named) = (old.0.id(), old.named());
 
+    let before = packages(&world);
     let dry = world.cli(&adopt(&folder, &["--box", &named, "--dry-run"])).well();
     assert!(
         dry.contains(&format!("process {pid} on port {}", old.1)) && dry.contains("would be r0"),
         "{dry}"
     );
     assert!(release(&world.pipeline("app"), 0).is_none(), "nothing has changed");
+    assert_eq!(packages(&world), before, "nothing is kept");
     let told = world.cli(&adopt(&folder, &["--box", &named])).well();
     assert!(told.contains("this is r0 of app") && told.contains("nothing was deployed"), "{told}");
+    // Its box has started long ago, and serves.
+    let troubles = world.status().troubles;
+    assert!(troubles.is_empty(), "{troubles:?}");
+    let (code, body) = get(&world.endpoint("shop", "beta", "eu"), "/", None).unwrap();
+    assert_eq!((code, body.as_str()), (200, "0"));
+    world.until("it is known when r1 would be everywhere", || {
+        release(&world.pipeline("app"), 1).unwrap().everywhere
+    });
+    assert_eq!(release(&world.pipeline("app"), 0).unwrap().everywhere, None, "it is on no way");
+
     definition["mode"] = json!("act");
-    // What has passed keeps its release when that is taken back.
-    definition["stages"][0]["bake"]["az"] = json!("1h");
     world.apply("app", &definition).well();
     world.until_everywhere("app", 0);
+    let package = |number: u64| match release(&world.pipeline("app"), number).unwrap().build {
+        BuildStatus::Built { package, .. } => package,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(package(0), package(1), "what runs was built once more");
+    let mut longer = definition.clone();
+    let gamma = json!({"environment": "gamma", "regions": ["eu"], "boxes_per_az": 1});
+    longer["stages"].as_array_mut().unwrap().push(gamma);
+    world.apply("app", &longer).well();
+    world.apply("app", &definition).well();
     world.until("the box is looked after", || world.box_records().into_iter().next());
     let process = |world: &World| world.box_records()[0].1["process"]["pid"].clone();
     assert_eq!(process(&world), json!(pid));
@@ -162,9 +197,12 @@ fn what_could_not_be_returned_to_is_refused() {
     let old = Old::start(&right, true);
     let ours = Old::start(&right, false);
     let named = old.named();
+    // Whoever only looks is told the same.
     let refused = |folder: &Path, boxes: &[&str], part: &str| {
-        let told = world.cli(&adopt(folder, boxes));
-        assert!(told.code != 0 && words(&told.talk).contains(part), "{boxes:?}: {told:?}");
+        for more in [&[][..], &["--dry-run"]] {
+            let told = world.cli(&adopt(folder, &[boxes, more].concat()));
+            assert!(told.code != 0 && words(&told.talk).contains(part), "{boxes:?} {more:?}: {told:?}");
+        }
     };
     let wrong = folder(&world, "wrong", "0");
     fs::write(wrong.join("app/run"), "#!/bin/sh\nexec other\n").unwrap();
@@ -172,6 +210,13 @@ fn what_could_not_be_returned_to_is_refused() {
     fs::remove_file(wrong.join("app/run")).unwrap();
     refused(&wrong, &["--box", &named], "the folder has no app/run, which the definition's command runs");
     refused(&world.dir().join("nothing"), &["--box", &named], "cannot use");
+    let cloned = folder(&world, "cloned", "0");
+    fs::create_dir(cloned.join(".git")).unwrap();
+    refused(
+        &cloned,
+        &["--box", &named],
+        "is a git repository, and not laid out as the pipeline's package is",
+    );
     refused(&right, &[], "0 processes are named");
     refused(&right, &["--box", "shop/beta/eu=1"], "target");
     refused(&right, &["--box", &format!("{TARGET}=soon")], "'soon' names no process");
@@ -186,9 +231,14 @@ fn what_could_not_be_returned_to_is_refused() {
         &["--box", &named, "--box", &second.named()],
         "has 1 boxes by its definition, and 2 are handed over",
     );
+    let mut more = definitions::application(&repo);
+    more["stages"][0]["one_box"] = json!(true);
+    world.apply("app", &more).well();
+    refused(&right, &["--box", &named], "nothing is named for shop/beta/eu/a/one-box");
     let member = world.bob(&adopt(&right, &["--box", &named]));
     assert!(member.code == 3 && member.talk.contains("bob is not an administrator"), "{member:?}");
     assert_eq!(world.pipeline("app").releases, []);
+    assert_eq!(packages(&world), Vec::<PathBuf>::new(), "what is refused leaves nothing");
     assert!([&old, &ours, &second].iter().all(|each| alive(each.0.id())), "all of them go on");
 }
 
@@ -232,7 +282,12 @@ fn what_commands_look_after_is_observed_and_not_deployed() {
     let other = world.cli(&adopt(&folder, &[]));
     assert!(other.code == 3 && other.talk.contains("observe shows 0 instead of 1"), "{other:?}");
     fs::write(control.join("live"), "0").unwrap();
+    let dry = world.cli(&adopt(&folder, &["--dry-run"])).well();
+    assert!(dry.contains("shop/beta/eu/a/main  live") && dry.contains("would be r0"), "{dry}");
+    assert_eq!(packages(&world), Vec::<PathBuf>::new(), "nothing is kept");
     world.cli(&adopt(&folder, &["--environment", "beta"])).well();
+    let troubles = world.status().troubles;
+    assert!(troubles.is_empty(), "{troubles:?}");
     world.until_everywhere("app", 0);
     let journal = || fs::read_to_string(control.join("journal")).unwrap();
     world.until("the engine has looked for itself", || (journal().lines().count() > 2).then_some(()));

@@ -12,10 +12,11 @@ const CUSTOMERS: &str = "while :; do curl --silent --fail --max-time 10 --output
                          echo called; done";
 
 /// What a command of the page must tell, by a part of the command; each is met.
-const TOLD: [(&str, &str); 22] = [
+const TOLD: [(&str, &str); 23] = [
     ("apply /srv/practice/organisation.json", "practice  applied"),
     ("\"hand over\" --dry-run", "would be r0"),
     ("adopt web-app --folder /opt/web --box", "r0"),
+    ("systemctl disable old-web", "Removed"),
     ("adopt assets", "nothing was deployed"),
     ("status web-app", "web-app"),
     ("tidegate why", "version 2"),
@@ -73,6 +74,8 @@ struct Reader {
     met: BTreeSet<&'static str>,
     url: String,
     customers: Option<Child>,
+    /// The pipelines do more than observe.
+    acts: bool,
     /// A command that goes on in a terminal of its own.
     terminal: Option<Child>,
 }
@@ -137,6 +140,29 @@ impl Reader {
         assert_eq!(count("failed"), 0, "of {} requests", count("called"));
     }
 
+    /// tidegate starts the box of a process that was handed over and ends, and nobody else does.
+    fn one_process_ends(&self) {
+        let pid = self.says(Who::Service, "sed -n 1p /srv/practice/pids");
+        self.says(Who::Root, &format!("kill -9 {pid}"));
+        // Its first process was the one that was handed over.
+        let again = "[.slots[].boxes[] | select(.incarnation == 2 and .health.healthy)] | length == 1";
+        let fleet = "tidegate fleet status --json --data /var/lib/tidegate";
+        self.until("its box runs again", &format!("{fleet} | jq -e '{again}'"));
+        let unit = self.says(Who::Root, "systemctl show --property ActiveState,NRestarts old-web@8080");
+        assert!(unit.contains("ActiveState=failed") && unit.contains("NRestarts=0"), "{unit}");
+        let other = self.says(Who::Root, "systemctl is-active old-web@8081");
+        assert_eq!(other.trim(), "active", "nothing of this has ended the other one");
+    }
+
+    /// Of the pipeline with commands as well the next merge goes by itself: nobody has yet to approve what was there.
+    fn the_page_s_text_changes(&self) {
+        self.says(Who::Service, "sed -i 's/page 1/page 2/' /srv/practice/assets/page.html");
+        let merge = "TIDEGATE_TOKEN=\"$(cat /srv/practice/bob.token)\" tidegate approve \
+                     \"$(/srv/practice/commit.sh /srv/practice/assets 'page 2')\" --data /var/lib/tidegate";
+        self.says(Who::Service, merge);
+        self.until("page 2 is live", "grep --quiet 'page 2' /srv/practice/live/page.html");
+    }
+
     /// What the page lets happen before a command, or the reader waits for.
     fn before(&mut self, text: &str) {
         match text {
@@ -182,7 +208,7 @@ impl Reader {
     /// What the page says that is so after a command.
     fn after(&mut self, text: &str) {
         match text {
-            _ if text.starts_with("systemctl start old-web") => {
+            _ if text.starts_with("systemctl enable --now old-web") => {
                 for port in [8080, 8081] {
                     self.until(
                         "it serves",
@@ -190,7 +216,10 @@ impl Reader {
                     );
                 }
             }
-            _ if text.starts_with("tidegate apply /srv/practice/web.json /srv") => {
+            _ if text.starts_with("systemctl disable old-web") => self.one_process_ends(),
+            _ if text.starts_with("tidegate endpoints") => self.the_page_s_text_changes(),
+            _ if text.starts_with("sed -i 's/observe-only/act/'") => self.acts = true,
+            _ if text.starts_with("tidegate apply /srv/practice/web.json /srv") && self.acts => {
                 self.until_answers("version 1");
                 self.customers_come();
             }
@@ -235,8 +264,14 @@ fn every_command_of_the_page_works_in_its_order() {
         return;
     }
     let machine = Machine::start();
-    let mut reader =
-        Reader { machine, met: BTreeSet::new(), url: String::new(), customers: None, terminal: None };
+    let mut reader = Reader {
+        machine,
+        met: BTreeSet::new(),
+        url: String::new(),
+        customers: None,
+        acts: false,
+        terminal: None,
+    };
     let commands = commands();
     assert!(commands.len() > 50, "{commands:?}");
     for line in &commands {

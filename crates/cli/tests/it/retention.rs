@@ -71,7 +71,8 @@ fn what_no_release_can_return_to_goes_and_a_rollback_finds_what_it_needs() {
     assert_eq!(names(&told, "mirror"), [stranger.as_str()]);
     assert_eq!(names(&told, "build-log"), ["app r1", "app r2"]);
     assert!(data.join("mirrors").join(&stranger).is_dir(), "nothing went");
-    assert_eq!(collect(&world, &["--dry-run"]), told);
+    // What is in use may be another by now: the server works.
+    assert_eq!(collect(&world, &["--dry-run"]).items, told.items);
     let refused = world.bob(&["gc"]);
     assert!(refused.talk.contains("bob is not an administrator"), "{refused:?}");
 

@@ -7,12 +7,15 @@ use crate::decision::{Actor, Effect, ForwardEffect, Illegal, SlotOrder};
 use crate::definition::EngineDef;
 use crate::engine::{Desired, RunningProcess, Share};
 use crate::ids::{EnvironmentId, PackageDigest, ReleaseNo, RunSpecDigest, SlotId, TargetId};
+use crate::plan::Plan;
 use crate::units::Timestamp;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What was adopted.
 pub const ADOPTED: ReleaseNo = ReleaseNo(0);
+/// Targets that were forgotten are told one by one up to so many.
+const FORGOTTEN_TOLD_MAX: usize = 20;
 
 /// What a person hands over. Whoever tells the core has looked: the package is there, and each target runs what it says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,11 +52,15 @@ impl Deciding<'_> {
         if adoption.targets.is_empty() {
             return Err(Illegal::new("no target is named"));
         }
-        for (target, running) in &adoption.targets {
-            let plan = self.p.reality.as_ref().map_or(&self.p.plan, |reality| &reality.plan);
-            let Some(planned) = plan.targets().find(|t| &t.id == target) else {
+        let plan = self.p.reality.as_ref().map_or(&self.p.plan, |reality| &reality.plan);
+        for target in adoption.targets.keys() {
+            if !plan.targets().any(|t| &t.id == target) {
                 return Err(Illegal::new(format!("{} has no target '{target}'", self.id)));
-            };
+            }
+        }
+        self.whole_environments(plan, adoption)?;
+        for (target, running) in &adoption.targets {
+            let Some(planned) = plan.targets().find(|t| &t.id == target) else { continue };
             let boxes = planned.boxes as usize;
             if processes && running.len() != boxes {
                 let text = format!(
@@ -72,6 +79,27 @@ impl Deciding<'_> {
             self.order_taken_up(target, running);
         }
         Ok(())
+    }
+
+    /// Release 0 is handed over once, so what is forgotten of an environment could never be: the first release would be started
+    /// beside what runs there. Environments of which nothing is named are left to the first release on purpose.
+    fn whole_environments(&self, plan: &Plan, adoption: &Adoption) -> Result<(), Illegal> {
+        let environments: BTreeSet<&EnvironmentId> =
+            adoption.targets.keys().map(|t| &t.environment).collect();
+        let forgotten = plan.targets().map(|t| &t.id).filter(|target| {
+            environments.contains(&target.environment) && !adoption.targets.contains_key(*target)
+        });
+        let forgotten: Vec<String> = forgotten.map(ToString::to_string).collect();
+        if forgotten.is_empty() {
+            return Ok(());
+        }
+        let more = forgotten.len().saturating_sub(FORGOTTEN_TOLD_MAX);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let text = format!(
+            "an environment is handed over as a whole or not at all, and nothing is named for {}{more}",
+            forgotten[..forgotten.len().min(FORGOTTEN_TOLD_MAX)].join(", ")
+        );
+        Err(Illegal::new(text))
     }
 
     fn has_moved_nothing(&self) -> Result<(), Illegal> {
@@ -137,7 +165,7 @@ impl Pipeline {
                 slot.motion = Motion::Settled;
             }
         }
-        // A step of which only some targets were handed over has passed nothing.
+        // A step of which only some targets were handed over has passed nothing; earlier versions took such halves.
         let whole = self
             .plan
             .steps()

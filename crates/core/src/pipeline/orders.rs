@@ -200,9 +200,13 @@ impl Deciding<'_> {
         let mut specs = run_specs(definition, package, &self.team);
         specs.retain(|environment, _| !known.contains_key(environment));
         let digests = specs.iter().map(|(e, spec)| (e.clone(), spec.digest())).collect();
-        // Environments that call the same endpoints share one.
-        let unique: BTreeMap<_, _> = specs.into_values().map(|spec| (spec.digest(), spec)).collect();
-        self.out.run_specs.extend(unique);
+        // Environments that call the same endpoints share one, and so do releases of the same bytes, such as what was handed over
+        // and the first release that was built of it.
+        for made in specs.into_values().map(|spec| (spec.digest(), spec)) {
+            if !self.out.run_specs.contains(&made) {
+                self.out.run_specs.push(made);
+            }
+        }
         digests
     }
 }

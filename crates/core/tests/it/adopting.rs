@@ -34,13 +34,22 @@ fn everything(s: &Scenario) -> Vec<(String, u32)> {
     s.pipeline("frontend").plan.targets().map(|t| (t.id.to_string(), t.boxes)).collect()
 }
 
+/// The same of one environment.
+fn whole(s: &Scenario, environment: &str) -> Vec<(String, u32)> {
+    let of = format!("frontend/{environment}/");
+    everything(s).into_iter().filter(|(target, _)| target.starts_with(&of)).collect()
+}
+
+fn named(targets: &[(String, u32)]) -> Vec<(&str, u32)> {
+    targets.iter().map(|(target, boxes)| (target.as_str(), *boxes)).collect()
+}
+
 #[test]
 fn what_runs_is_release_0_and_engines_only_take_it_up() {
     let mut s = Scenario::new();
     let all = everything(&s);
-    let named: Vec<(&str, u32)> = all.iter().map(|(target, boxes)| (target.as_str(), *boxes)).collect();
-    adopt(&mut s, adoption(&named)).unwrap();
-    assert_eq!(s.undone.len(), named.len(), "an order for each target");
+    adopt(&mut s, adoption(&named(&all))).unwrap();
+    assert_eq!(s.undone.len(), all.len(), "an order for each target");
     for new in &s.undone {
         let Effect::Forward(ForwardEffect::Deploy(order)) = &new.effect else { panic!("{new:?}") };
         let boxes: u32 = order.desired.split.iter().map(|share| share.boxes).sum();
@@ -65,19 +74,21 @@ fn what_runs_is_release_0_and_engines_only_take_it_up() {
 }
 
 #[test]
-fn what_is_not_handed_over_is_filled_by_the_first_release() {
+fn an_environment_that_is_not_handed_over_is_filled_by_the_first_release() {
     let mut s = Scenario::new();
-    adopt(&mut s, adoption(&[(MAIN, 3)])).unwrap();
+    let production = whole(&s, "production");
+    adopt(&mut s, adoption(&named(&production))).unwrap();
     s.work();
     assert_eq!(s.runs("frontend", MAIN), Some(ADOPTED));
     assert_eq!(s.step("frontend", "wave-1/az-1").done, Some(ADOPTED));
-    assert_eq!(s.step("frontend", "wave-1/az-2").done, None);
+    assert_eq!(s.step("frontend", "gamma/one-box").done, None);
     // Nobody has reviewed it, and nobody wants it elsewhere: it does not go on by itself.
     s.wait(tidegate_core::units::Span::hours(24));
     let moved = s.pipeline("frontend").slots.iter().filter(|(_, slot)| slot.generation > 0).count();
-    assert_eq!(moved, 1);
+    assert_eq!(moved, production.len());
     s.release("frontend");
     s.finish("frontend", R1);
+    assert_eq!(s.runs("frontend", "frontend/gamma/north/a/one-box"), Some(R1));
     assert_eq!(s.runs("frontend", MAIN), Some(R1));
 }
 
@@ -90,20 +101,32 @@ fn what_cannot_be_adopted_is_refused_with_the_reason() {
         assert_eq!(s.pipeline("frontend"), before, "nothing has changed");
     };
     let mut s = Scenario::new();
+    let production = whole(&s, "production");
+    let with = |boxes: u32| {
+        let all = named(&production).into_iter();
+        all.map(|(target, its)| (target, if target == MAIN { boxes } else { its })).collect::<Vec<_>>()
+    };
     check(&mut s, &[], "no target is named");
-    check(&mut s, &[(MAIN, 2)], "has 3 boxes by its definition, and 2 are handed over");
+    check(&mut s, &with(2), "has 3 boxes by its definition, and 2 are handed over");
     check(&mut s, &[("frontend/production/north/z/main", 3)], "has no target");
-    adopt(&mut s, adoption(&[(MAIN, 3)])).unwrap();
-    check(&mut s, &[(MAIN, 3)], "was adopted already, by alice from /opt/frontend");
+    check(
+        &mut s,
+        &[(MAIN, 3)],
+        "an environment is handed over as a whole or not at all, and nothing is named for \
+         frontend/production/north/a/one-box, frontend/production/north/b/main",
+    );
+    adopt(&mut s, adoption(&named(&production))).unwrap();
+    check(&mut s, &with(3), "was adopted already, by alice from /opt/frontend");
     let mut s = Scenario::new();
     s.release("frontend");
-    check(&mut s, &[(MAIN, 3)], "has deployed to");
+    check(&mut s, &with(3), "has deployed to");
 }
 
 #[test]
 fn nobody_takes_release_0_back() {
     let mut s = Scenario::new();
-    adopt(&mut s, adoption(&[(MAIN, 3)])).unwrap();
+    let production = whole(&s, "production");
+    adopt(&mut s, adoption(&named(&production))).unwrap();
     s.work();
     let order = PipelineEvent::RollbackOrdered {
         release: ReleaseNo(0),

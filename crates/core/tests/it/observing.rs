@@ -101,16 +101,21 @@ fn what_runs_is_handed_over_while_it_is_observed() {
     s.release("frontend");
     s.finish("frontend", R1);
     let target = "frontend/gamma/north/a/one-box";
-    let running = tidegate_core::engine::RunningProcess { pid: 1, start_time: 1, port: 1 };
+    let running = |pid| tidegate_core::engine::RunningProcess { pid, start_time: 1, port: 1 };
+    let pipeline = s.pipeline("frontend");
+    let gamma = pipeline.plan.targets().filter(|t| t.id.environment.as_str() == "gamma");
+    let gamma: std::collections::BTreeMap<_, _> =
+        gamma.map(|t| (t.id.clone(), (1..=t.boxes).map(running).collect())).collect();
+    let orders = gamma.len();
     let adoption = Adoption {
         package: tidegate_core::ids::PackageDigest::new("a".repeat(64)).unwrap(),
         from: "/opt/frontend".to_owned(),
-        targets: [(target.parse().unwrap(), vec![running])].into(),
+        targets: gamma,
         by: crate::scenario::user("alice"),
         reason: "before we switch".to_owned(),
     };
     s.pipeline_event("frontend", PipelineEvent::Adopted { adoption }).unwrap();
-    assert_eq!(s.undone.len(), 1, "the engine takes it up");
+    assert_eq!(s.undone.len(), orders, "the engine takes it up");
     s.work();
     assert_eq!(would_run(&s, target), Some(R1), "what would be is as before");
     s.apply(&definition("act"));

@@ -5,6 +5,8 @@ use crate::support::{Fleet, alive, main_slot};
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use tidegate_core::engine::RunningProcess;
+use tidegate_core::run_spec::Workload;
+use tidegate_core::units::Span;
 use tidegate_fleet::protocol::Code;
 use tidegate_fleet::running;
 
@@ -94,6 +96,22 @@ async fn processes_go_on_as_boxes_over_restarts_and_are_replaced_and_returned_to
     fleet.set(&back).await.unwrap();
     fleet.settled(&slot, &[(&adopted, 2)]).await;
     assert_eq!(ask(port, "GET", "/work").headers["x-version"], "0", "started from the package this time");
+}
+
+/// Whoever handed it over has seen it healthy, so it need not show for as long as one that starts that it is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_taken_up_serves_after_one_check() {
+    let fleet = Fleet::start().await;
+    let (slot, mut spec) = (main_slot(), fleet.run_spec("0", "ok"));
+    let Workload::Process(process) = &mut spec.workload else { panic!("{spec:?}") };
+    // A second check would come too late for anybody.
+    (process.health.interval, process.health.healthy_after) = (Span::hours(1), 2);
+    let alone = Alone::start("0", true);
+    let mut set = fleet.command_for(&slot, &[(&spec, 1)]);
+    set.takes_up = Some(vec![alone.process()]);
+    fleet.set(&set).await.unwrap();
+    fleet.settled(&slot, &[(&spec, 1)]).await;
+    assert_eq!(ask(fleet.port(&slot).await, "GET", "/work").headers["x-version"], "0");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,10 +1,10 @@
 //! An event's way through: facts, states, effects, documents, wakes and timers.
 
-use crate::world::{START, World, event, id, on_both, tidegate};
+use crate::world::{START, World, applied, event, id, on_both, tidegate};
 use std::collections::BTreeSet;
 use tidegate_core::alarm::{AlarmName, AlarmState, Word};
 use tidegate_core::decision::{Actor, AggregateId, Effect, Event, ForwardEffect};
-use tidegate_core::ids::{PackageDigest, TeamId};
+use tidegate_core::ids::{PackageDigest, ReleaseNo, TeamId};
 use tidegate_core::lease::{Lease, LeaseId};
 use tidegate_core::pipeline::{Build, PipelineEvent};
 use tidegate_core::scope::Scope;
@@ -28,10 +28,47 @@ fn facts_of_all_aggregates_effects_and_documents_come_together() {
         assert_eq!(pending.id, outcome.effects[0].id);
         assert_eq!((pending.aggregate.clone(), pending.attempt), (AggregateId::Pipeline(id("frontend")), 0));
         let pipeline = w.runtime.pipeline(&id("frontend")).unwrap().unwrap();
-        let spec =
-            pipeline.run_spec(tidegate_core::ids::ReleaseNo(1), &order.slot.target.environment).unwrap();
+        let spec = pipeline.run_spec(ReleaseNo(1), &order.slot.target.environment).unwrap();
         assert_eq!(w.runtime.run_spec(spec).unwrap().unwrap().digest(), *spec);
         assert!(w.ear.0.lock().unwrap().last().unwrap().1.contains(&Lane::Forward));
+    });
+}
+
+/// Such as of a change to what is not packaged, or of what was handed over and is built now.
+#[test]
+fn two_releases_of_the_same_bytes_share_a_document_in_a_new_environment() {
+    on_both(|w| {
+        for release in 1..=2 {
+            w.commit(release);
+            w.build();
+        }
+        let edit = applied("frontend", |definition| {
+            let mut beta = definition.stages[0].clone();
+            beta.environment = "beta".parse().unwrap();
+            definition.stages.insert(0, beta);
+        });
+        w.submit(&edit).unwrap();
+        let pipeline = w.runtime.pipeline(&id("frontend")).unwrap().unwrap();
+        let of = |release: u64| pipeline.run_spec(ReleaseNo(release), &"beta".parse().unwrap()).unwrap();
+        assert_eq!(of(1), of(2));
+        assert_eq!(w.runtime.run_spec(of(1)).unwrap().unwrap().digest(), *of(1));
+    });
+}
+
+#[test]
+fn what_is_only_considered_is_decided_and_changes_nothing() {
+    on_both(|w| {
+        let before = (w.stored("pipeline/frontend"), w.ear.0.lock().unwrap().len());
+        let commit: tidegate_core::ids::CommitId = "f".repeat(40).parse().unwrap();
+        let hold = event(PipelineEvent::HoldLifted { hold: 7, by: tidegate() });
+        let Err(SubmitError::Illegal(why)) = w.runtime.consider(&hold) else { panic!("it is not legal") };
+        assert_eq!(why.to_string(), "frontend has no hold 7");
+        let approved = TeamEvent::Approved { commit, by: "ada".parse().unwrap() };
+        let approved = Event::Team("shop".parse().unwrap(), approved);
+        let considered = w.runtime.consider(&approved).unwrap();
+        assert!(!considered.facts.is_empty());
+        assert_eq!((w.stored("pipeline/frontend"), w.ear.0.lock().unwrap().len()), before);
+        assert_eq!(w.submit(&approved).unwrap().facts, considered.facts, "it comes to the same");
     });
 }
 

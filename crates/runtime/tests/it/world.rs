@@ -106,6 +106,13 @@ fn open(store: &Arc<dyn Store>, clock: &Arc<HandClock>, ear: &Arc<Ear>) -> Runti
     Runtime::open(store.clone(), clock.clone(), options, 0).unwrap()
 }
 
+/// The definition of the small organisation's pipeline is applied, edited.
+pub(crate) fn applied(name: &str, edit: impl FnOnce(&mut PipelineDef)) -> Event {
+    let mut definition: PipelineDef = serde_json::from_str(&PIPELINE.replace("PIPELINE", name)).unwrap();
+    edit(&mut definition);
+    Event::Pipeline(id(name), PipelineEvent::Applied { definition: Box::new(definition) })
+}
+
 impl World {
     pub(crate) fn memory() -> World {
         let memory = Arc::new(MemoryStore::new());
@@ -146,8 +153,7 @@ impl World {
     }
 
     pub(crate) fn apply(&self, name: &str) -> Result<Outcome, SubmitError> {
-        let definition: PipelineDef = serde_json::from_str(&PIPELINE.replace("PIPELINE", name)).unwrap();
-        self.submit(&Event::Pipeline(id(name), PipelineEvent::Applied { definition: Box::new(definition) }))
+        self.submit(&applied(name, |_| ()))
     }
 
     /// A reviewed commit arrives; it is built when this returns. The release's number is that of the commit.

@@ -24,6 +24,7 @@ pub use engines::Engines;
 pub use forges::Forges;
 pub use keeping::Keeping;
 pub(crate) use keeping::{collect, measured};
+pub(crate) use observe::shortage_of;
 pub use overview::Overview;
 pub(crate) use overview::Summary;
 pub use signals::Signals;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tidegate_core::causes;
 use tidegate_core::engine::{BoxHealth, Observation};
-use tidegate_core::ids::PipelineId;
+use tidegate_core::ids::{PipelineId, SlotId};
 use tidegate_core::pipeline::{Motion, PipelineEvent};
 use tidegate_fleet::client::ClientError;
 use tokio_util::sync::CancellationToken;
@@ -109,9 +109,14 @@ async fn tell(hands: &Arc<Hands>, observations: Vec<Observation>) {
     }
 }
 
+/// The trouble that a slot has too few healthy boxes.
+pub(crate) fn shortage_of(slot: &SlotId) -> String {
+    format!("slot {slot}")
+}
+
 /// Tells people of boxes that are to be there and are not, and what is in their way. A slot that moves tells it itself.
 fn note_shortage(hands: &Hands, seen: &Observation) {
-    let id = format!("slot {}", seen.slot);
+    let id = shortage_of(&seen.slot);
     let Some((healthy, minimum)) = shortage(hands, seen) else { return hands.troubles.over(&id) };
     let sick = seen.boxes.iter().find_map(|b| match &b.health {
         BoxHealth::Unhealthy { reason } => Some(format!("box {}: {reason}", b.id)),

@@ -48,6 +48,11 @@ impl Troubles {
         self.lock().remove(id);
     }
 
+    /// Whether people are told of it.
+    pub(crate) fn is_told(&self, id: &str) -> bool {
+        self.lock().contains_key(id)
+    }
+
     /// Those that last, oldest first.
     pub(crate) fn list(&self, now: Timestamp) -> Vec<WorkTrouble> {
         let mut all = self.lock();

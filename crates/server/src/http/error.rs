@@ -82,6 +82,11 @@ impl From<NotAdopted> for ApiError {
     fn from(error: NotAdopted) -> ApiError {
         match error {
             NotAdopted::Refused { message, hint } => ApiError::new(Code::Illegal, message, hint),
+            NotAdopted::Submit(error @ SubmitError::Illegal(_)) => {
+                let hint = "hand over every box of each target of an environment, as the definition says, or none of it; \
+                            see 'tidegate status --json' for its targets and what they run";
+                ApiError::new(Code::Illegal, error.to_string(), hint)
+            }
             NotAdopted::Submit(error) => error.into(),
             NotAdopted::Failed(why) => ApiError::internal(why),
         }

@@ -188,17 +188,17 @@ impl CommandEngine {
     }
 
     /// Runs a command's `observe` once for a slot that the engine does not know, and leaves nothing behind: what would be found
-    /// if it were told that the split is there already.
+    /// if it were told that the split is there already. The package is in `packages`, and need not be in the engine's store.
     ///
     /// # Errors
     /// For people: the slot is known, the command is not valid, or `observe` failed.
-    pub async fn look(&self, set: &SetSlot) -> Result<Vec<BoxObservation>, String> {
+    pub async fn look(&self, set: &SetSlot, packages: &PackageStore) -> Result<Vec<BoxObservation>, String> {
         if self.targets().known.get(&set.slot.target).is_some_and(|target| target.knows(&set.slot)) {
             return Err(format!("{} is known to the engine already", set.slot));
         }
         let dir = tempfile::Builder::new().prefix("look-").tempdir_in(&self.dir);
         let dir = dir.map_err(|error| format!("cannot make a folder in {}: {error}", self.dir.display()))?;
-        let target = Arc::new(Target::new(dir.path().to_owned()));
+        let target = Arc::new(Target::to_look_at(dir.path().to_owned(), packages.clone()));
         target.set(&SetSlot { takes_up: Some(Vec::new()), ..set.clone() }).map_err(|error| causes(&error))?;
         target::look_once(&target, &self.shared).await
     }

@@ -128,7 +128,8 @@ pub(super) fn prepare(target: &Target, shared: &Shared, task: &Task) -> Result<P
     for digest in needed {
         let path = dir.join(digest.as_str());
         let ready = task.kind == Kind::Observe && task.unpacked.contains(digest) && path.is_dir();
-        let result = if ready { Ok(()) } else { unpack(&shared.store, &shared.keys, digest, &path) };
+        let store = target.packages(shared);
+        let result = if ready { Ok(()) } else { unpack(store, &shared.keys, digest, &path) };
         match result {
             Ok(()) => packages.insert(digest.clone(), Some(path)),
             // Nothing holds a rollback or the look at one, least of all the package of what it takes away.

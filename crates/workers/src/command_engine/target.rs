@@ -12,6 +12,7 @@ use std::time::Duration;
 use tidegate_core::engine::{BoxObservation, Observation};
 use tidegate_core::ids::{PackageDigest, PipelineId, SecretName, SlotId};
 use tidegate_core::run_spec::Shape;
+use tidegate_fleet::package::PackageStore;
 use tidegate_fleet::protocol::SetSlot;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
@@ -114,6 +115,8 @@ fn retry_after(failures: u32) -> Duration {
 
 pub(super) struct Target {
     dir: PathBuf,
+    /// Where its packages are, if not in the engine's store.
+    packages: Option<PackageStore>,
     slots: Mutex<BTreeMap<PipelineId, SlotWork>>,
     /// Grows with every accepted command.
     wake: watch::Sender<u64>,
@@ -126,7 +129,16 @@ pub(super) fn make_slot_dirs(dir: &Path) -> std::io::Result<()> {
 
 impl Target {
     pub(super) fn new(dir: PathBuf) -> Target {
-        Target { dir, slots: Mutex::default(), wake: watch::Sender::new(0) }
+        Target { dir, packages: None, slots: Mutex::default(), wake: watch::Sender::new(0) }
+    }
+
+    /// One that is only looked at, with packages that are kept nowhere else yet.
+    pub(super) fn to_look_at(dir: PathBuf, packages: PackageStore) -> Target {
+        Target { packages: Some(packages), ..Target::new(dir) }
+    }
+
+    pub(super) fn packages<'a>(&'a self, shared: &'a Shared) -> &'a PackageStore {
+        self.packages.as_ref().unwrap_or(&shared.store)
     }
 
     pub(super) fn dir(&self) -> &Path {

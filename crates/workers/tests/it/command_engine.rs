@@ -474,21 +474,30 @@ async fn nothing_runs_from_a_package_whose_bytes_were_changed() {
 async fn what_runs_already_is_looked_at_and_not_deployed() {
     let fixture = Fixture::new();
     let spec = fixture.run_spec("0", Shape::OneUnit);
+    // What is only looked at has its package somewhere else.
+    let (packages, aside) = (fixture.dir.path().join("packages"), fixture.dir.path().join("aside"));
+    fs::rename(&packages, &aside).unwrap();
+    let store = PackageStore::open(&aside).unwrap();
     let engine = fixture.engine();
     let taken_up =
         |generation| SetSlot { takes_up: Some(Vec::new()), ..set(generation, &[(&spec, 1)], false) };
-    assert_eq!(engine.look(&taken_up(0)).await, Ok(Vec::new()), "the tool finds nothing that runs");
+    assert_eq!(engine.look(&taken_up(0), &store).await, Ok(Vec::new()), "the tool finds nothing that runs");
     assert!(engine.observe(&slot("assets")).is_none(), "a look leaves nothing behind");
     let left =
         fs::read_dir(fixture.dir.path().join("engine")).unwrap().map(|entry| entry.unwrap().file_name());
     assert_eq!(left.filter(|name| name.to_string_lossy().starts_with("look-")).count(), 0);
+    fs::remove_dir(&packages).unwrap();
+    fs::rename(&aside, &packages).unwrap();
 
     engine.set(&taken_up(1)).unwrap();
     until("it is looked at", || engine.observe(&slot("assets")).filter(|seen| seen.boxes.is_empty())).await;
     let difference = tidegate_workers::command_engine::difference(&[], &taken_up(1).desired);
     assert!(difference.is_some_and(|words| words.starts_with("observe shows 0 instead of 1")));
     assert_eq!(fixture.count("start deploy"), 0);
-    assert!(engine.look(&taken_up(2)).await.is_err(), "a slot that is known is not looked at on the side");
+    assert!(
+        engine.look(&taken_up(2), &store).await.is_err(),
+        "a slot that is known is not looked at on the side"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
