@@ -1,7 +1,7 @@
 //! A full disk, or a data directory larger than its budget: nothing is built and a user is told why, a rollback works as ever, and
 //! when there is room again all goes on.
 
-use crate::world::{World, can_have_a_disk, definitions, get, release, run, steps, words};
+use crate::world::{Repo, World, can_have_a_disk, definitions, get, release, run, steps, words};
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -27,12 +27,8 @@ fn bakes(world: &World, number: u64) -> Option<()> {
     matches!(&first.work, WorkStatus::Baking { release, .. } if release.0 == number).then_some(())
 }
 
-#[test]
-fn on_a_full_disk_a_rollback_works_and_nothing_else_is_lost() {
-    if !can_have_a_disk() {
-        return;
-    }
-    let world = World::start_with(&definitions::organisation(), Some(DISK_MIB));
+/// r1 has passed, and r2 bakes for an hour; the repository, and the commit of r2.
+fn until_r2_bakes(world: &World) -> (Repo, String) {
     let repo = world.repo("shop");
     world.land(&repo, &[]);
     let mut definition = definitions::application(&repo);
@@ -41,7 +37,17 @@ fn on_a_full_disk_a_rollback_works_and_nothing_else_is_lost() {
     definition["stages"][0]["bake"]["az"] = json!("1h");
     world.apply("app", &definition).well();
     let bad = world.land(&repo, &[("version", "2")]);
-    world.until("r2 bakes", || bakes(&world, 2));
+    world.until("r2 bakes", || bakes(world, 2));
+    (repo, bad)
+}
+
+#[test]
+fn on_a_full_disk_a_rollback_works_and_nothing_else_is_lost() {
+    if !can_have_a_disk() {
+        return;
+    }
+    let world = World::start_with(&definitions::organisation(), Some(DISK_MIB));
+    let (repo, bad) = until_r2_bakes(&world);
     let eu = world.endpoint("shop", "beta", "eu");
 
     // The next release is being built when the disk becomes full.
@@ -122,15 +128,7 @@ fn unneeded(world: &World, name: &str, mib: u64) {
 #[test]
 fn a_disk_budget_takes_what_nobody_needs_and_then_holds_builds_and_no_rollback() {
     let world = World::start();
-    let repo = world.repo("shop");
-    world.land(&repo, &[]);
-    let mut definition = definitions::application(&repo);
-    world.apply("app", &definition).well();
-    world.until_passed("app", 1);
-    definition["stages"][0]["bake"]["az"] = json!("1h");
-    world.apply("app", &definition).well();
-    let bad = world.land(&repo, &[("version", "2")]);
-    world.until("r2 bakes", || bakes(&world, 2));
+    let (repo, bad) = until_r2_bakes(&world);
 
     for (budget, says) in [("12", "less than 512.0 MiB"), ("much", "such as 50GiB")] {
         let mut serve = Command::new(env!("CARGO_BIN_EXE_tidegate"));

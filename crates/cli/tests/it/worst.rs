@@ -1,7 +1,7 @@
 //! Worst moments: a data directory that cannot be written, or not be read, and clocks an hour off.
 
 use crate::world::broken::{Broken, breaking, can_break_reads};
-use crate::world::{World, can_have_a_disk, definitions, get, run, words};
+use crate::world::{Repo, World, can_have_a_disk, definitions, get, run, words};
 use rustix::process::{Pid, Resource, Rlimit};
 use serde_json::json;
 use std::fs;
@@ -80,6 +80,16 @@ fn with_a_clock_an_hour_behind_a_rollback_works_and_people_are_told() {
     world.cli(&["log", "verify"]).well();
 }
 
+/// A server whose application's first release has passed.
+fn running() -> (World, Repo) {
+    let world = World::start();
+    let repo = world.repo("shop");
+    world.land(&repo, &[]);
+    world.apply("app", &definitions::application(&repo)).well();
+    world.until_passed("app", 1);
+    (world, repo)
+}
+
 /// From now on, each write of a process beyond so many bytes of a file fails; none: as before.
 fn limit_files(pid: u32, bytes: Option<u64>) {
     let pid = Pid::from_raw(i32::try_from(pid).unwrap());
@@ -89,11 +99,7 @@ fn limit_files(pid: u32, bytes: Option<u64>) {
 
 #[test]
 fn a_disk_that_returns_errors_loses_nothing_and_stops_no_box() {
-    let world = World::start();
-    let repo = world.repo("shop");
-    world.land(&repo, &[]);
-    world.apply("app", &definitions::application(&repo)).well();
-    world.until_passed("app", 1);
+    let (world, repo) = running();
     world.end_server();
     // A write that may not be made is an error to the server, as one of a broken disk is, and not its end.
     let mut command = Command::new("sh");
@@ -130,11 +136,7 @@ fn a_store_that_cannot_be_read_is_told_and_loses_nothing() {
     if !can_break_reads() {
         return;
     }
-    let world = World::start();
-    let repo = world.repo("shop");
-    world.land(&repo, &[]);
-    world.apply("app", &definitions::application(&repo)).well();
-    world.until_passed("app", 1);
+    let (world, repo) = running();
     let eu = world.endpoint("shop", "beta", "eu");
     let answers = || (0..3).for_each(|_| assert_eq!(get(&eu, "/", None), Some((200, "1".to_owned()))));
     let before = world.log();
@@ -173,11 +175,7 @@ fn packages_that_cannot_be_read_leave_boxes_as_they_are_until_they_can() {
     if !can_break_reads() {
         return;
     }
-    let world = World::start();
-    let repo = world.repo("shop");
-    world.land(&repo, &[]);
-    world.apply("app", &definitions::application(&repo)).well();
-    world.until_passed("app", 1);
+    let (world, repo) = running();
     let eu = world.endpoint("shop", "beta", "eu");
     let packages = world.data().join("packages");
     let known = |ends: &str| {
