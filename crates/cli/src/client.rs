@@ -284,7 +284,12 @@ fn server_of(data: &Path) -> Result<ServerFile, CliError> {
     may_look(data).map_err(|error| CliError::failed("find the server", error))?;
     let path = data.join("server.json");
     let text = std::fs::read(&path).map_err(|error| {
-        let why = format!("no server runs on {} ({}: {error})", data.display(), path.display());
+        let why = format!(
+            "no server runs on {} ({}: {error}); 'tidegate doctor --data {}' says what is wrong",
+            data.display(),
+            path.display(),
+            data.display()
+        );
         CliError::Unreachable(why)
     })?;
     serde_json::from_slice(&text).map_err(|error| CliError::failed(format!("read {}", path.display()), error))

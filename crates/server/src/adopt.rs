@@ -315,10 +315,11 @@ fn commanded(pipeline: &Pipeline, request: &AdoptRequest) -> Result<Found, NotAd
     let targets = pipeline.plan.targets().map(|t| t.id.clone()).filter(wanted);
     let targets: BTreeMap<_, _> = targets.map(|target| (target, Vec::new())).collect();
     if targets.is_empty() {
-        return Err(refused(
-            "the pipeline has no target in these environments",
-            "see 'tidegate status' for its steps",
-        ));
+        let known: BTreeSet<&str> =
+            pipeline.plan.targets().map(|target| target.id.environment.as_str()).collect();
+        let known = known.into_iter().collect::<Vec<_>>().join(", ");
+        let message = format!("the pipeline has no target in these environments; it has them in {known}");
+        return Err(refused(message, "see 'tidegate status' for its steps"));
     }
     Ok(Found { kind: Kind::Commands, targets, notes: Vec::new() })
 }

@@ -48,7 +48,8 @@ enum Action {
 /// The fleet remembers what each target was whole with, and its packages are kept near. The newest whose signature and checksum are
 /// right goes back to all boxes, each new box healthy before an old one leaves. The deed is recorded, survives restarts, and no
 /// command of a server undoes it that has not seen it: when a server returns it takes the deed as your word against the release
-/// that was there, which is rejected, and goes on from what you put back. While the server is well, use 'tidegate rollback'.
+/// that was there, which is rejected, and goes on from what you put back. While the server is well, use 'tidegate rollback' (with
+/// --everywhere for what had finished).
 #[derive(Debug, Args)]
 struct RollbackOptions {
     /// The target, such as web/production/north/a/main.

@@ -255,7 +255,7 @@ fn what_is_no_whole_backup_is_refused_and_nothing_is_written() {
     if can_have_a_disk() {
         let told = run(on_disk(&data, 16).arg("restore").arg(&backup).arg("--data").arg(&data));
         assert_eq!(told.code, 1, "{told:?}");
-        assert!(told.talk.contains(" bytes free, and ") && told.talk.contains("are needed"), "{told:?}");
+        assert!(told.talk.contains(" MiB free, and ") && told.talk.contains("are needed"), "{told:?}");
     }
     // One that was interrupted: no server starts there, and it is begun anew.
     restore(&backup, &data).well();

@@ -138,10 +138,18 @@ fn what_is_wrong_with_a_data_directory_and_its_server_is_found() {
     let says = format!("nobody can call port {port}: ");
     world.until("it is told", || run(&mut doctor(&data, &[])).out.contains(&says).then_some(()));
     only(&run(&mut doctor(&data, &[])), "fleet", "fail", &says);
+    world.until("the status tells it as well", || {
+        let status = words(&world.cli(&["status"]).well());
+        status
+            .contains("TROUBLE nobody can call shop in beta/eu: the fleet cannot listen on port")
+            .then_some(())
+    });
     drop(thief);
     world.until("customers can call again", || {
         (checks(&run(&mut doctor(&data, &[])))["fleet"].0 == "ok").then_some(())
     });
+
+    world.until("no trouble is left", || world.status().troubles.is_empty().then_some(()));
 
     // Without a server: what it left, and whether one could start.
     world.end_server();

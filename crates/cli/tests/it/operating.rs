@@ -160,7 +160,7 @@ impl Reader {
         let merge = "TIDEGATE_TOKEN=\"$(cat /srv/practice/bob.token)\" tidegate approve \
                      \"$(/srv/practice/commit.sh /srv/practice/assets 'page 2')\" --data /var/lib/tidegate";
         self.says(Who::Service, merge);
-        self.until("page 2 is live", "grep --quiet 'page 2' /srv/practice/live/page.html");
+        self.until("page 2 is live", "grep --quiet 'page 2' /srv/practice/live/main/page.html");
     }
 
     /// What the page lets happen before a command, or the reader waits for.

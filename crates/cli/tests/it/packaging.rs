@@ -43,7 +43,9 @@ fn the_figures_are_those_that_the_rules_ask_for() {
     world.until_passed("app", 1);
     let folder = world.dir().join("backup");
     world.cli(&["backup", folder.to_str().unwrap()]).well();
-    let page = world.get("/metrics");
+    let page = world.until("the disk was looked at", || {
+        Some(world.get("/metrics")).filter(|page| page.contains("tidegate_disk_used_bytes{"))
+    });
     let names: BTreeSet<&str> = page
         .lines()
         .filter(|line| !line.starts_with('#'))

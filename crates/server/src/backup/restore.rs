@@ -4,6 +4,7 @@ use super::files::{copy_file, make_folder, sync_folder};
 use super::manifest::{Entry, Manifest, ManifestError};
 use crate::offline::OfflineLog;
 use crate::owner::{self, AnotherUser};
+use bytesize::ByteSize;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
@@ -20,6 +21,10 @@ const FREE_MIN_BYTES: u64 = 256 << 20;
 const ENGINES: [&str; 2] = ["fleet", "commands"];
 /// Content that has its digest as its name: what is there already is the same.
 const PACKAGES: &str = "packages";
+
+fn iec(bytes: u64) -> String {
+    ByteSize(bytes).display().iec().to_string()
+}
 
 /// Why nothing was restored.
 #[derive(Debug, thiserror::Error)]
@@ -44,7 +49,7 @@ pub enum RestoreError {
         path = path.display()
     )]
     NotEmpty { path: PathBuf, names: Vec<String> },
-    #[error("the disk of {path} has {free} bytes free, and {needed} are needed", path = path.display())]
+    #[error("the disk of {path} has {} free, and {} are needed", iec(*free), iec(*needed), path = path.display())]
     NoSpace { path: PathBuf, free: u64, needed: u64 },
     #[error("failed to write {path}; what was restored so far is not whole, and no server starts on it", path = path.display())]
     File { path: PathBuf, source: io::Error },

@@ -26,6 +26,8 @@ use tokio_util::sync::CancellationToken;
 const ASK_EVERY: Duration = Duration::from_millis(100);
 /// Canaries follow definitions and endpoints this often.
 const CANARIES_EVERY: i64 = 2;
+/// When an endpoint that cannot listen is looked at again, at the latest.
+const ENDPOINT_AGAIN: Span = Span::seconds(30);
 /// Watched time is granted about so many times in a bake, ...
 const GRANTS_PER_BAKE: u64 = 100;
 /// ... and at least this often.
@@ -139,6 +141,7 @@ impl Watcher {
         let until = self.monitor.complete_until();
         if until >= self.canaries_at {
             self.canaries_at = until + CANARIES_EVERY;
+            tell_of_endpoints(hands).await?;
             set_canaries(hands, &teams, &self.standing).await?;
         }
         let baking = hands.overview(bakes).await.map_err(|e| causes(&e))?;
@@ -213,7 +216,8 @@ impl Watcher {
             }
             pending.until = until;
             if pending.is_due(&bakes.baking) {
-                let next = Pending::new(until, pending.blind.clone());
+                let told = !pending.blind.is_empty();
+                let next = Pending { told, ..Pending::new(until, pending.blind.clone()) };
                 ended.push(std::mem::replace(pending, next));
             }
             for watched in ended.into_iter().filter(|p| p.from < p.until) {
@@ -297,18 +301,23 @@ struct Pending {
     until: i64,
     /// The same alarms all the time.
     blind: BTreeSet<AlarmName>,
+    /// People are told of the blindness already; it earns nothing, so more of the same can wait.
+    told: bool,
     /// It goes on no more, because nobody could watch after it; it is granted with what is watched next.
     closed: bool,
 }
 
 impl Pending {
     fn new(at: i64, blind: BTreeSet<AlarmName>) -> Pending {
-        Pending { from: at, until: at, blind, closed: false }
+        Pending { from: at, until: at, blind, told: false, closed: false }
     }
 
     /// Each grant is a commit, so a long bake has few of them; the one that ends a bake is not put off.
     fn is_due(&self, baking: &Baking) -> bool {
         let pending = Span::seconds(u64::try_from(self.until - self.from).unwrap_or(0));
+        if self.told {
+            return pending >= GRANT_MAX;
+        }
         let period = Span(baking.minimum.millis() / GRANTS_PER_BAKE).min(GRANT_MAX);
         let ends = baking.left > Span::ZERO && pending >= baking.left;
         pending >= period || ends
@@ -348,6 +357,26 @@ pub(super) fn scopes(team: &Team, standing: &Standing) -> BTreeSet<Scope> {
     boxes.chain(others).map(|(_, scope)| scope.clone()).collect()
 }
 
+/// Tells people of endpoints that customers cannot call.
+async fn tell_of_endpoints(hands: &Arc<Hands>) -> Result<(), String> {
+    for endpoint in hands.engines.fleet.endpoints().await.map_err(|e| causes(&e))? {
+        let EndpointKey { service, environment, region } = &endpoint.endpoint;
+        let id = format!("endpoint {service}/{environment}/{region}");
+        match &endpoint.trouble {
+            None => hands.troubles.over(&id),
+            Some(why) => {
+                let what = format!(
+                    "nobody can call {service} in {environment}/{region}: the fleet cannot listen on port {}",
+                    endpoint.port
+                );
+                let now = hands.runtime.now();
+                hands.troubles.failed(&id, what, why, now, now + ENDPOINT_AGAIN);
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Runs every service's canaries against each of its endpoints that has boxes.
 async fn set_canaries(hands: &Arc<Hands>, teams: &[TeamId], standing: &Standing) -> Result<(), String> {
     let mut targets = BTreeMap::new();
@@ -364,8 +393,12 @@ async fn set_canaries(hands: &Arc<Hands>, teams: &[TeamId], standing: &Standing)
                     region: key.region.clone(),
                 };
                 let set = SetEndpoint { endpoint, listen: None };
-                let endpoint = hands.engines.fleet.set_endpoint(&set).await.map_err(|e| causes(&e))?.url;
-                targets.insert(key, CanaryTarget { endpoint, canaries: service.canaries.clone() });
+                let endpoint = hands.engines.fleet.set_endpoint(&set).await.map_err(|e| causes(&e))?;
+                // Whoever listens there instead would answer for this service.
+                if endpoint.trouble.is_none() {
+                    let canaries = service.canaries.clone();
+                    targets.insert(key, CanaryTarget { endpoint: endpoint.url, canaries });
+                }
             }
         }
     }

@@ -42,6 +42,8 @@ struct Following {
     position: u64,
     ready: VecDeque<LogEntry>,
     commits: watch::Receiver<u64>,
+    /// With the token of whoever follows.
+    headers: HeaderMap,
     _place: OwnedSemaphorePermit,
 }
 
@@ -74,7 +76,8 @@ pub(super) async fn events(
         Some(position) => position,
         None => api.run(newest).await?,
     };
-    let following = Following { api, only, position, ready: VecDeque::new(), commits, _place: place };
+    let following =
+        Following { api, only, position, ready: VecDeque::new(), commits, headers, _place: place };
     let alive = KeepAlive::new().interval(Duration::from_millis(KEEP_ALIVE_MS));
     Ok(Sse::new(stream(following)).keep_alive(alive))
 }
@@ -93,7 +96,7 @@ fn stream(following: Following) -> impl Stream<Item = Result<Event, Infallible>>
 }
 
 impl Following {
-    /// The next entry; `None` when the server ends or its log cannot be read.
+    /// The next entry; `None` when the server ends, its log cannot be read, or whoever follows may do so no more.
     async fn next(&mut self) -> Option<LogEntry> {
         loop {
             if let Some(entry) = self.ready.pop_front() {
@@ -103,6 +106,7 @@ impl Following {
                 return None;
             }
             self.commits.mark_unchanged();
+            Caller::of(&self.api, &self.headers).await.ok()?;
             let (only, after) = (self.only.clone(), self.position);
             let page =
                 self.api.run(move |runtime| Ok(runtime.log(only.as_ref(), Start::After(after), PAGE)?));

@@ -4,9 +4,9 @@ use super::{Api, ApiError};
 use crate::auth::Rights;
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Query, Request};
-use axum::http::StatusCode;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode};
 use serde::de::DeserializeOwned;
 use tidegate_api::Code;
 use tidegate_core::decision::Actor;
@@ -26,11 +26,18 @@ impl FromRequestParts<Api> for Caller {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Caller, ApiError> {
+        Caller::of(api, &parts.headers).await
+    }
+}
+
+impl Caller {
+    /// Whose token these headers carry, as of now.
+    pub(super) async fn of(api: &Api, headers: &HeaderMap) -> Result<Caller, ApiError> {
         let refused = |message: &str| {
             let hint = "send 'Authorization: Bearer <token>'; an administrator makes tokens";
             ApiError::new(Code::Unauthenticated, message, hint)
         };
-        let header = parts.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let header = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
         let token = header.and_then(|value| value.strip_prefix("Bearer "));
         let token = token.ok_or_else(|| refused("the request carries no token"))?;
         let user = api.tokens.user_of(token.trim()).ok_or_else(|| refused("the token is not known"))?;

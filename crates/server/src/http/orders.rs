@@ -12,7 +12,7 @@ use tidegate_api::{
 };
 use tidegate_core::alarm::AlarmName;
 use tidegate_core::ids::{EnvironmentId, PipelineId, UserId};
-use tidegate_core::pipeline::PipelineEvent;
+use tidegate_core::pipeline::{Motion, PipelineEvent, SlotState};
 use tidegate_core::scope::Scope;
 
 /// Approves exactly one commit. Members of the team may; an approval by the commit's author does not count.
@@ -184,7 +184,15 @@ pub(super) async fn roll_back(
             everywhere: request.everywhere,
         };
         act::steer(runtime, &caller, &id, event)?;
-        Ok(act::done(format!("{release} of {id} is rejected and rolled back where it is under way")))
+        let here = |slot: &SlotState| slot.motion == Motion::Settled && slot.current() == Some(release);
+        let stays = runtime.pipeline(&id)?.map_or(0, |p| p.slots.values().filter(|slot| here(slot)).count());
+        let stays = match stays {
+            0 => String::new(),
+            n => format!(
+                "; where it had finished ({n} targets) it still runs: with --everywhere they return as well"
+            ),
+        };
+        Ok(act::done(format!("{release} of {id} is rejected and rolled back where it is under way{stays}")))
     });
     done.await.map(Json)
 }

@@ -14,8 +14,11 @@ struct Events {
 
 impl Events {
     async fn follow(world: &World, path: &str, last: Option<u64>) -> Events {
-        let mut request =
-            Request::builder().uri(path).header("authorization", format!("Bearer {}", world.admin));
+        Events::follow_as(world, &world.admin, path, last).await
+    }
+
+    async fn follow_as(world: &World, token: &str, path: &str, last: Option<u64>) -> Events {
+        let mut request = Request::builder().uri(path).header("authorization", format!("Bearer {token}"));
         if let Some(last) = last {
             request = request.header("last-event-id", last.to_string());
         }
@@ -72,6 +75,18 @@ async fn events_of_one_pipeline_leave_out_the_others_and_end_with_the_server() {
     assert_eq!(own.next().await.unwrap().1, "pipeline defined: 2 stages, 8 steps");
     world.stop.cancel();
     assert_eq!(own.next().await, None);
+}
+
+#[tokio::test]
+async fn events_end_with_the_token_of_whoever_follows() {
+    let world = applied().await;
+    let bob = world.token("bob");
+    let mut followed = Events::follow_as(&world, &bob, "/v1/events", None).await;
+    world.push('a', None, "add a cache");
+    assert!(followed.next().await.is_some());
+    assert_eq!(world.call("DELETE", "/v1/tokens/bob", &world.admin, "").await.0, StatusCode::OK);
+    world.push('b', Some('a'), "what is none of bob's business any more");
+    assert_eq!(followed.next().await, None);
 }
 
 #[tokio::test]
