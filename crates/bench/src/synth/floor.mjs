@@ -1,4 +1,4 @@
-// What tidegate's synth is measured against: the same classes and the same model, every default written, as plain JavaScript
+// What tidegate's synth is measured against: the same classes and the same model, the same defaults written, as plain JavaScript
 // that checks nothing. The benchmark compares the outputs as JSON.
 
 export const git = (url, more = {}) => ({ name: "code", url, ...more });
@@ -59,8 +59,7 @@ export class Pipeline {
     return [beta(), gamma(), production()];
   }
   bake() {
-    const data = this.dataRequirements();
-    return { oneBox: "1h", az: "15m", firstWave: "12h", secondWave: "4h", lastWave: "2h", data };
+    return { data: this.dataRequirements() };
   }
   dataRequirements() {
     return [];
@@ -70,15 +69,6 @@ export class Pipeline {
   }
   waves() {
     return [];
-  }
-  rolling() {
-    return {
-      max_unavailable_percent: 33,
-      min_healthy_percent: 66,
-      rollback_percent: 33,
-      healthy_for: "10s",
-      progress_deadline: "10m",
-    };
   }
   environment() {
     return {};
@@ -116,8 +106,7 @@ export class Pipeline {
         others: stage.others ?? null,
         own: stage.own ?? null,
       })),
-      rolling: this.rolling(),
-      rollback: this.rollbackAll ? "production" : "unfinished-waves",
+      rollback: this.rollbackAll ? "production" : undefined,
     };
   }
 }
