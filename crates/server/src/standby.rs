@@ -267,7 +267,7 @@ async fn ask(known: watch::Sender<Holder>, over: CancellationToken) {
     }
 }
 
-/// Where this server will listen: nobody else can listen there any more, and whoever calls is refused until it serves.
+/// Where this server will listen: nobody listened there when it took the address, and whoever calls is refused until it serves.
 pub(crate) enum Place {
     /// It has listened there while it waited.
     Listening(TcpListener),

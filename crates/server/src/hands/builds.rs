@@ -34,7 +34,7 @@ pub(super) async fn perform(hands: &Arc<Hands>, id: &EffectId, order: &BuildOrde
         return Performed::Failed(why);
     }
     let result = build(hands, order).await;
-    hands.keeping.look_soon();
+    hands.keeping.built();
     let result = match result {
         Ok(package) => Ok(package),
         Err(Problem::OfTheChange(why)) => Err(why),

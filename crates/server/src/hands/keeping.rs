@@ -4,7 +4,7 @@
 use super::{ALL_BUILDS, Hands};
 use crate::gc::{self, GcError, Usage};
 use bytesize::ByteSize;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tidegate_api::GcAnswer;
 use tidegate_core::causes;
@@ -32,8 +32,16 @@ const TOLD_FOR: Span = Span::hours(24);
 #[derive(Debug, Default)]
 pub struct Keeping {
     budget: Option<u64>,
-    looked: Mutex<Option<(Usage, Instant)>>,
+    looked: Mutex<Looked>,
     look: Notify,
+}
+
+/// The last look at the disk, if there was one.
+#[derive(Debug, Default)]
+struct Looked {
+    usage: Option<Usage>,
+    /// When it was; none if something has been built since.
+    at: Option<Instant>,
 }
 
 impl Keeping {
@@ -49,19 +57,25 @@ impl Keeping {
 
     /// What was in use at the last look, if there was one.
     pub(crate) fn usage(&self) -> Option<Usage> {
-        self.looked().map(|(usage, _)| usage)
+        self.looked().usage.clone()
     }
 
-    fn looked(&self) -> Option<(Usage, Instant)> {
-        self.looked.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn looked(&self) -> MutexGuard<'_, Looked> {
+        self.looked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn has_just_looked(&self) -> bool {
-        self.looked().is_some_and(|(_, at)| at.elapsed() < LOOK_COUNTS)
+        self.looked().at.is_some_and(|at| at.elapsed() < LOOK_COUNTS)
+    }
+
+    /// A build has ended: what was seen before counts no more.
+    pub(super) fn built(&self) {
+        self.looked().at = None;
+        self.look_soon();
     }
 
     /// The disk is to be looked at soon.
-    pub(super) fn look_soon(&self) {
+    fn look_soon(&self) {
         if self.budget.is_some() {
             self.look.notify_one();
         }
@@ -139,7 +153,7 @@ pub(crate) fn measured(hands: &Hands) {
     const ID: &str = "disk-budget";
     let keeping = &hands.keeping;
     let usage = Usage::measure(&hands.dirs.data);
-    *keeping.looked.lock().unwrap_or_else(PoisonError::into_inner) = Some((usage, Instant::now()));
+    *keeping.looked() = Looked { usage: Some(usage), at: Some(Instant::now()) };
     match keeping.exceeded() {
         None => hands.troubles.over(ID),
         Some(why) => {
@@ -147,5 +161,21 @@ pub(crate) fn measured(hands: &Hands) {
             let what = "the disk budget is exceeded, and no build begins".to_owned();
             hands.troubles.failed(ID, what, &why, now, now + TOLD_FOR);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_look_counts_for_a_while_and_not_beyond_a_build() {
+        let keeping = Keeping::new(Some(1 << 30));
+        assert!(!keeping.has_just_looked() && keeping.exceeded().is_none(), "nothing is known yet");
+        *keeping.looked() = Looked { usage: Some(Usage::default()), at: Some(Instant::now()) };
+        assert!(keeping.has_just_looked());
+        keeping.built();
+        assert!(!keeping.has_just_looked() && keeping.usage().is_some());
+        keeping.look.notified().await;
     }
 }
