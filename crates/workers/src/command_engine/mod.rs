@@ -13,7 +13,8 @@
 //!
 //! **Whose commands run:** those in the package of the split's first share that is not condemned. So the caller lists
 //! the release that is being deployed first, and a rollback is run by the release that is returned to: with its
-//! `rollback`, or with its `deploy` when it has none. An empty split is run by the release that was there last, with an
+//! `rollback`, or with its `deploy` when it has none. As long as all that a split names is condemned, no command is run: what
+//! a rollback returns to first hangs on what is seen. An empty split is run by the release that was there last, with an
 //! empty `TIDEGATE_RUN_SPEC` and a split of `[]`.
 //!
 //! What is deployed to the server itself, definitions, has no commands: the server takes them in ([`Definitions`]), under the
@@ -179,12 +180,18 @@ impl CommandEngine {
             reserve.keep();
         }
         let known = self.targets().known.get(id).cloned();
-        if let Some(target) = known {
-            return target.set(set);
-        }
-        // A refused command must leave nothing behind.
-        SlotState::accept(None, set)?;
-        self.target(id).map_err(|source| SetError::Persist { path: self.target_dir(id), source })?.set(set)
+        let target = match known {
+            Some(target) => target,
+            None => {
+                // A refused command must leave nothing behind.
+                SlotState::accept(None, set)?;
+                self.target(id).map_err(|source| SetError::Persist { path: self.target_dir(id), source })?
+            }
+        };
+        target.set(set)?;
+        // What is known of it is now told under the new fence: a rollback goes on with that.
+        self.shared.changes.send_modify(|n| *n += 1);
+        Ok(())
     }
 
     /// Runs a command's `observe` once for a slot that the engine does not know, and leaves nothing behind: what would be found

@@ -169,6 +169,13 @@ impl SlotState {
         self.lead().or_else(|| self.active.as_ref().and_then(|d| self.run_spec(d)))
     }
 
+    /// Whether all that is wanted is condemned: so begins a rollback, whose next order hangs on what is seen. There is nothing
+    /// to be run for it, least of all a condemned release's command.
+    pub(super) fn only_condemns(&self) -> bool {
+        let mut present = self.desired.split.iter().filter(|s| s.boxes > 0).peekable();
+        present.peek().is_some() && present.all(|s| self.desired.condemned.contains(&s.run_spec))
+    }
+
     /// The secrets of these that a RunSpec of the slot names.
     pub(super) fn named(
         &self,

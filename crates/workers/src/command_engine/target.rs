@@ -75,7 +75,7 @@ impl SlotWork {
     fn new(state: SlotState, secrets: BTreeMap<SecretName, String>) -> SlotWork {
         let now = Instant::now();
         SlotWork {
-            command_due: (!state.applied).then_some(now),
+            command_due: (!state.applied && !state.only_condemns()).then_some(now),
             state,
             secrets,
             revision: 0,
@@ -104,8 +104,15 @@ impl SlotWork {
         })
     }
 
+    /// Nothing is known of what a rollback takes back, so that it cannot go on.
+    fn must_be_seen(&self) -> bool {
+        self.state.only_condemns() && self.observation().is_none()
+    }
+
+    /// When something is to be run of a rollback: its command, or the look that it cannot go on without.
     fn rollback_due(&self) -> Option<Instant> {
-        self.command_due.filter(|_| self.state.rollback)
+        let look = self.must_be_seen().then_some(self.look_due);
+        self.command_due.or(look).filter(|_| self.state.rollback)
     }
 }
 
@@ -187,7 +194,8 @@ impl Target {
                     work.command_trouble = None;
                 }
                 if !again && !state.applied {
-                    (work.command_due, work.failures) = (Some(Instant::now()), 0);
+                    let due = (!state.only_condemns()).then(Instant::now);
+                    (work.command_due, work.failures) = (due, 0);
                 }
                 (work.state, work.secrets) = (state, secrets);
             }
@@ -223,8 +231,10 @@ impl Target {
         });
         let now = Instant::now();
         let ready = due.clone().filter(|(_, at, _)| *at <= now);
+        let of_rollback =
+            |kind: Kind, work: &SlotWork| kind == Kind::Rollback || kind == Kind::Observe && work.must_be_seen();
         // A rollback first; of the others, which has waited longest.
-        match ready.min_by_key(|(kind, at, _)| (*kind != Kind::Rollback, *at, *kind)) {
+        match ready.min_by_key(|(kind, at, work)| (!of_rollback(*kind, work), *at, *kind)) {
             None => Err(due.map(|(_, at, _)| at).min()),
             Some((kind, _, work)) => Ok(Task {
                 kind,
@@ -240,15 +250,20 @@ impl Target {
     /// Ready when the task has to make room for a rollback.
     pub(super) async fn preempted(&self, task: &Task) {
         let mut wake = self.wake.subscribe();
+        let due = |work: &SlotWork| {
+            let own = work.state.slot == task.state.slot;
+            if own && work.revision != task.revision && work.state.rollback {
+                return Some(Instant::now());
+            }
+            match task.kind {
+                Kind::Rollback => None,
+                // It is what the rollback waits for.
+                Kind::Observe if own && work.must_be_seen() => None,
+                Kind::Deploy | Kind::Observe => work.rollback_due(),
+            }
+        };
         loop {
-            let next = {
-                let slots = self.slots();
-                let rivals = slots.values().filter(|work| match task.kind {
-                    Kind::Rollback => work.state.slot == task.state.slot && work.revision != task.revision,
-                    Kind::Deploy | Kind::Observe => true,
-                });
-                rivals.filter_map(SlotWork::rollback_due).min()
-            };
+            let next = self.slots().values().filter_map(due).min();
             match next {
                 Some(at) if at <= Instant::now() => return,
                 Some(at) => {

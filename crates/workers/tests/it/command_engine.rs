@@ -402,6 +402,40 @@ async fn a_rollback_ends_a_deploy_that_hangs_and_is_run_by_what_it_returns_to() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_only_condemns_ends_a_deploy_and_runs_no_command_of_what_is_condemned() {
+    let fixture = Fixture::new();
+    let (a, b) = (fixture.run_spec("a", Shape::ManyBoxes), fixture.run_spec("b", Shape::ManyBoxes));
+    let engine = fixture.engine();
+    engine.set(&set(1, &[(&b, 2)], false)).unwrap();
+    observed(&engine, |seen| seen.boxes.len() == 2).await;
+    let hold = fixture.flag("hold-deploy");
+    engine.set(&set(2, &[(&b, 3)], false)).unwrap();
+    until("the deploy hangs", || (fixture.count("start deploy") == 2).then_some(())).await;
+
+    // Also by an engine that was just started and has seen nothing: it looks, for the next order hangs on that.
+    drop(engine);
+    let engine = fixture.engine();
+    until("the deploy hangs again", || (fixture.count("start deploy") == 3).then_some(())).await;
+    let condemned = |mut set: SetSlot| {
+        set.desired.condemned = vec![b.digest()];
+        set
+    };
+    engine.set(&condemned(set(3, &[(&b, 3)], true))).unwrap();
+    let seen = observed(&engine, |seen| seen.fence.generation == 3).await;
+    assert_eq!((seen.boxes.len(), seen.trouble), (2, None));
+    assert_eq!(fixture.count("start rollback"), 0);
+    assert_eq!(fixture.count("end deploy"), 1, "what hung was ended");
+
+    fs::remove_file(hold).unwrap();
+    engine.set(&condemned(set(4, &[(&a, 1), (&b, 2)], true))).unwrap();
+    observed(&engine, |seen| seen.boxes.iter().any(|b| b.run_spec == a.digest())).await;
+    let rollbacks = |lines: Vec<String>| lines.into_iter().filter(|l| l.starts_with("start rollback")).collect();
+    let rollbacks: Vec<String> = rollbacks(fixture.journal());
+    assert!(matches!(&rollbacks[..], [one] if one.contains(a.digest().as_str())), "{rollbacks:?}");
+    fixture.assert_no_overlap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_deploy_that_hangs_is_ended_after_its_time_and_tried_again() {
     let fixture = Fixture::new();
     let mut a = fixture.run_spec("a", Shape::OneUnit);
