@@ -231,8 +231,9 @@ impl Target {
         });
         let now = Instant::now();
         let ready = due.clone().filter(|(_, at, _)| *at <= now);
-        let of_rollback =
-            |kind: Kind, work: &SlotWork| kind == Kind::Rollback || kind == Kind::Observe && work.must_be_seen();
+        let of_rollback = |kind: Kind, work: &SlotWork| {
+            kind == Kind::Rollback || kind == Kind::Observe && work.must_be_seen()
+        };
         // A rollback first; of the others, which has waited longest.
         match ready.min_by_key(|(kind, at, work)| (!of_rollback(*kind, work), *at, *kind)) {
             None => Err(due.map(|(_, at, _)| at).min()),

@@ -429,7 +429,8 @@ async fn what_only_condemns_ends_a_deploy_and_runs_no_command_of_what_is_condemn
     fs::remove_file(hold).unwrap();
     engine.set(&condemned(set(4, &[(&a, 1), (&b, 2)], true))).unwrap();
     observed(&engine, |seen| seen.boxes.iter().any(|b| b.run_spec == a.digest())).await;
-    let rollbacks = |lines: Vec<String>| lines.into_iter().filter(|l| l.starts_with("start rollback")).collect();
+    let rollbacks =
+        |lines: Vec<String>| lines.into_iter().filter(|l| l.starts_with("start rollback")).collect();
     let rollbacks: Vec<String> = rollbacks(fixture.journal());
     assert!(matches!(&rollbacks[..], [one] if one.contains(a.digest().as_str())), "{rollbacks:?}");
     fixture.assert_no_overlap();
