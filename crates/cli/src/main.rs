@@ -25,7 +25,7 @@ use std::process::ExitCode;
 /// Exit codes: 0 done; 1 an error; 2 wrong usage; 3 the server refused; 4 the server cannot be reached;
 /// 130 interrupted.
 #[derive(Debug, Parser)]
-#[command(name = "tidegate", version, propagate_version = true)]
+#[command(name = "tidegate", version = env!("TIDEGATE_VERSION"), propagate_version = true)]
 struct Cli {
     #[command(flatten)]
     global: Global,
