@@ -15,7 +15,7 @@ pub struct BackupRequest {
 
 /// One line of the answer: how far it is, and at last what came of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(rename_all = "kebab-case")]
 pub enum BackupLine {
     /// It goes on.
     Working {
@@ -30,7 +30,6 @@ pub enum BackupLine {
 
 /// A backup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct BackupMade {
     /// Always 1.
     pub version: u32,

@@ -6,7 +6,6 @@ use utoipa::ToSchema;
 
 /// The answer to everything that is not done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct ErrorAnswer {
     /// Always 1.
     pub version: u32,
@@ -16,7 +15,6 @@ pub struct ErrorAnswer {
 
 /// What is wrong and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct ErrorBody {
     /// Stable, such as `TG004`.
     pub code: Code,
@@ -134,7 +132,6 @@ impl std::fmt::Display for Code {
 
 /// Something that keeps a definition from being taken.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct Finding {
     /// Stable, such as `TG101`.
     pub code: String,
@@ -157,7 +154,6 @@ const LINE_SHOWN_MAX: usize = 100;
 
 /// A line of a document with a marked part.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct Excerpt {
     /// From 1.
     pub line: usize,

@@ -7,7 +7,6 @@ use utoipa::ToSchema;
 
 /// A time that is not known exactly, in milliseconds since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct Eta {
     /// Not before: with everything that tidegate does not decide as quick as it has been.
     #[schema(value_type = i64)]
@@ -20,7 +19,6 @@ pub struct Eta {
 
 /// When a release gets into a step and through it, or a newer one that takes its changes along.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct StepEta {
     /// When it enters; none if it is there already, or never will be by itself.
     pub enters: Option<Eta>,
@@ -30,7 +28,6 @@ pub struct StepEta {
 
 /// When a commit is everywhere.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct ArrivalEta {
     /// When it has passed the last step; none if it never will by itself.
     pub everywhere: Option<Eta>,
@@ -42,7 +39,6 @@ pub struct ArrivalEta {
 
 /// How estimates were made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct EstimatesStatus {
     /// From the states at this time.
     #[schema(value_type = i64)]

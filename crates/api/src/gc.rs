@@ -13,7 +13,6 @@ pub struct GcRequest {
 
 /// What went, or would go.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct GcAnswer {
     /// Always 1.
     pub version: u32,
@@ -34,7 +33,6 @@ pub struct GcAnswer {
 
 /// Something that nobody needs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct GcItem {
     /// `package`, `mirror`, `build-log`, `scratch`, or with a budget `dependencies`.
     pub kind: String,
@@ -46,7 +44,6 @@ pub struct GcItem {
 
 /// A part of the data directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct GcUse {
     /// Its folder.
     pub name: String,

@@ -7,7 +7,6 @@ use utoipa::ToSchema;
 
 /// Some entries of the log, oldest first.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct LogPage {
     /// Always 1.
     pub version: u32,
@@ -23,7 +22,6 @@ pub struct LogPage {
 
 /// One fact.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct LogEntry {
     /// Always 1.
     pub version: u32,
@@ -52,7 +50,6 @@ pub struct LogEntry {
 
 /// The log's chain is unbroken, and folding it gives the stored state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct LogVerified {
     /// Always 1.
     pub version: u32,

@@ -16,7 +16,6 @@ use utoipa::ToSchema;
 
 /// Something was done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct Done {
     /// Always 1.
     pub version: u32,
@@ -28,7 +27,6 @@ pub struct Done {
 
 /// A definition was taken, or would be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct Applied {
     /// Always 1.
     pub version: u32,
@@ -52,7 +50,6 @@ pub struct Definitions {
 
 /// Definitions were taken together, or would be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct AllApplied {
     /// Always 1.
     pub version: u32,
@@ -62,7 +59,6 @@ pub struct AllApplied {
 
 /// The organisation's definition as it was applied.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct OrganisationDefinition {
     /// Always 1.
     pub version: u32,
@@ -73,7 +69,6 @@ pub struct OrganisationDefinition {
 
 /// A pipeline's definition as it was applied.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct PipelineDefinition {
     /// Always 1.
     pub version: u32,
@@ -215,7 +210,6 @@ pub struct ReportRequest {
 
 /// What became of an Alertmanager's message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct AlertsTaken {
     /// Always 1.
     pub version: u32,
@@ -227,7 +221,6 @@ pub struct AlertsTaken {
 
 /// An alert that says nothing to tidegate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct IgnoredAlert {
     /// Its name.
     pub alert: String,
@@ -268,7 +261,6 @@ impl std::fmt::Debug for SecretRequest {
 
 /// The secrets that are kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct SecretNames {
     /// Always 1.
     pub version: u32,
@@ -279,7 +271,6 @@ pub struct SecretNames {
 
 /// A new token; it is told this once and kept nowhere.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct TokenCreated {
     /// Always 1.
     pub version: u32,
@@ -316,7 +307,6 @@ pub struct AdoptRequest {
 
 /// What was handed over, or would be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct Adopted {
     /// Always 1.
     pub version: u32,
@@ -339,7 +329,6 @@ pub struct Adopted {
 
 /// A target that was handed over.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct AdoptedTarget {
     /// Which.
     #[schema(value_type = String)]

@@ -6,7 +6,6 @@ use utoipa::ToSchema;
 
 /// The server serves.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct Health {
     /// Always 1.
     pub version: u32,
@@ -16,7 +15,6 @@ pub struct Health {
 
 /// Where services are called.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct Endpoints {
     /// Always 1.
     pub version: u32,
@@ -26,7 +24,6 @@ pub struct Endpoints {
 
 /// Where one service is called in one Region.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct Endpoint {
     /// The service.
     #[schema(value_type = String)]
@@ -43,7 +40,6 @@ pub struct Endpoint {
 
 /// All packages were read and compared with their digests and signatures.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct PackagesVerified {
     /// Always 1.
     pub version: u32,
@@ -55,7 +51,6 @@ pub struct PackagesVerified {
 
 /// A package that is not what it says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct BadPackage {
     /// The digest under which it is kept.
     pub package: String,

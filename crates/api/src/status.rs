@@ -18,7 +18,6 @@ use utoipa::ToSchema;
 
 /// The answer to `GET /v1/status`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct Status {
     /// Always 1.
     pub version: u32,
@@ -48,7 +47,6 @@ pub struct Status {
 
 /// Something that tidegate has to do and cannot at present.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct WorkTrouble {
     /// What it has to do, or to keep.
     pub what: String,
@@ -63,7 +61,6 @@ pub struct WorkTrouble {
 
 /// A server that waits to take over.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct StandbyStatus {
     /// Its process.
     pub pid: u32,
@@ -78,7 +75,6 @@ pub struct StandbyStatus {
 
 /// The organisation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct OrganisationStatus {
     /// Its name; none before its definition was applied.
     pub name: Option<String>,
@@ -88,7 +84,6 @@ pub struct OrganisationStatus {
 
 /// An alarm that somebody raised for the whole organisation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct RaisedAlarm {
     /// Which.
     #[schema(value_type = String)]
@@ -105,7 +100,6 @@ pub struct RaisedAlarm {
 
 /// A team.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct TeamStatus {
     /// Which.
     #[schema(value_type = String)]
@@ -119,7 +113,6 @@ pub struct TeamStatus {
 
 /// An alarm of a team that is not OK.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct TeamAlarm {
     /// Where: environment and Region.
     #[schema(value_type = String)]
@@ -139,7 +132,6 @@ pub struct TeamAlarm {
 
 /// A pipeline.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct PipelineStatus {
     /// Which.
     #[schema(value_type = String)]
@@ -179,7 +171,6 @@ pub struct PipelineStatus {
 
 /// A source.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct SourceStatus {
     /// Which.
     #[schema(value_type = String)]
@@ -197,7 +188,6 @@ pub struct SourceStatus {
 
 /// A commit that is in no release yet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct CommitStatus {
     /// Its full name.
     #[schema(value_type = String)]
@@ -215,7 +205,6 @@ pub struct CommitStatus {
 
 /// Something in the way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct TroubleStatus {
     /// What.
     pub why: String,
@@ -226,7 +215,6 @@ pub struct TroubleStatus {
 
 /// A release.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct ReleaseStatus {
     /// Its number.
     #[schema(value_type = u64)]
@@ -255,7 +243,6 @@ pub struct ReleaseStatus {
 
 /// A reviewed commit in a release.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct ChangeStatus {
     /// Where it comes from.
     #[schema(value_type = String)]
@@ -282,7 +269,7 @@ pub struct ChangeStatus {
 
 /// A release's package.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(tag = "state", rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(tag = "state", rename_all = "kebab-case")]
 pub enum BuildStatus {
     /// It is being built.
     Building {
@@ -314,7 +301,7 @@ pub enum BuildStatus {
 
 /// What is thought of a release.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(tag = "state", rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(tag = "state", rename_all = "kebab-case")]
 pub enum StandingStatus {
     /// Nothing speaks against it.
     Good,
@@ -341,7 +328,6 @@ pub enum StandingStatus {
 
 /// Changes that may not come in again by themselves.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct TaintStatus {
     /// Which.
     #[schema(value_type = Vec<String>)]
@@ -352,7 +338,6 @@ pub struct TaintStatus {
 
 /// Why something is taken back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct CauseStatus {
     /// For people.
     pub text: String,
@@ -369,7 +354,6 @@ impl From<&Cause> for CauseStatus {
 
 /// Beta, gamma, or a production wave.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct StageStatus {
     /// Which.
     #[schema(value_type = String)]
@@ -385,7 +369,6 @@ pub struct StageStatus {
 
 /// A step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct StepStatus {
     /// Such as `wave-1/az-2`.
     #[schema(value_type = String)]
@@ -415,7 +398,6 @@ pub struct StepStatus {
 
 /// A Region that runs an older release than a step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct LeftOutStatus {
     /// The Region.
     #[schema(value_type = String)]
@@ -435,7 +417,7 @@ impl From<&LeftOut> for LeftOutStatus {
 
 /// The life of a release in a step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(tag = "phase", rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(tag = "phase", rename_all = "kebab-case")]
 pub enum WorkStatus {
     /// Nothing has entered yet.
     Free,
@@ -483,7 +465,8 @@ pub enum WorkStatus {
         #[schema(value_type = i64)]
         at: Timestamp,
     },
-    /// It was under way when the definition changed, and passes what has come before the step first; its boxes are watched.
+    /// It was under way when the definition changed, or when it was taken back from the step before in another Region: it passes
+    /// what stands before the step first. Its boxes are watched.
     Recalled {
         /// This release.
         #[schema(value_type = u64)]
@@ -518,7 +501,6 @@ pub enum WorkStatus {
 
 /// A running bake.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct BakeStatus {
     /// When the deployment was complete.
     #[schema(value_type = i64)]
@@ -536,7 +518,6 @@ pub struct BakeStatus {
 
 /// What a Region has earned.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct RegionBake {
     /// Which.
     #[schema(value_type = String)]
@@ -550,7 +531,6 @@ pub struct RegionBake {
 
 /// Data points counted for a bake.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct DataStatus {
     /// Requests to this API; to all of them if none is named.
     pub api: Option<String>,
@@ -562,7 +542,6 @@ pub struct DataStatus {
 
 /// Monitoring without data.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct BlindStatus {
     /// Since when.
     #[schema(value_type = i64)]
@@ -574,7 +553,6 @@ pub struct BlindStatus {
 
 /// A release before a step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct WaitingStatus {
     /// Which.
     #[schema(value_type = u64)]
@@ -585,7 +563,6 @@ pub struct WaitingStatus {
 
 /// Why a release may not enter a step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct ReasonStatus {
     /// For people.
     pub text: String,
@@ -605,7 +582,6 @@ impl From<&Reason> for ReasonStatus {
 
 /// The pipeline's slot of a target.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct TargetStatus {
     /// Its stable name.
     #[schema(value_type = String)]
@@ -629,7 +605,7 @@ pub struct TargetStatus {
 
 /// How a slot moves.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum MotionStatus {
     /// It does not.
     Settled,
@@ -678,7 +654,7 @@ pub enum MotionStatus {
 
 /// Healthy boxes of a target against its minimum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(tag = "state", rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(tag = "state", rename_all = "kebab-case")]
 pub enum CapacityStatus {
     /// Never deployed to, or not told yet.
     Unknown,
@@ -695,7 +671,6 @@ pub enum CapacityStatus {
 
 /// A person's stop of all new starts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct HoldStatus {
     /// Its number, by which it is lifted.
     pub number: u64,
@@ -717,7 +692,6 @@ pub struct HoldStatus {
 
 /// A person's word that releases start without a Region.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct SkipStatus {
     /// Its number, by which it is lifted.
     pub number: u64,
@@ -739,7 +713,6 @@ pub struct SkipStatus {
 
 /// The end of a pipeline.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct RetirementStatus {
     /// Nothing is being taken back any more.
     pub complete: bool,
@@ -755,7 +728,6 @@ pub struct RetirementStatus {
 
 /// A person's word that a release may pass blockers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct OverrideStatus {
     /// Its number.
     pub number: u64,

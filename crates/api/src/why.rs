@@ -9,7 +9,6 @@ use utoipa::ToSchema;
 
 /// The answer: one entry for each pipeline that knows the commit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct WhyAnswer {
     /// Always 1.
     pub version: u32,
@@ -19,7 +18,6 @@ pub struct WhyAnswer {
 
 /// Where a commit is in one pipeline.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct WhyCommit {
     /// The pipeline.
     #[schema(value_type = String)]
@@ -45,7 +43,6 @@ pub struct WhyCommit {
 
 /// What a step does with the commit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct WhyStep {
     /// The step's name.
     pub step: String,
