@@ -94,6 +94,13 @@ fn pipeline(fact: &PipelineFact) -> String {
         F::ReleaseCreated { release, changes, .. } => {
             format!("{release} made of {}; its build starts", changed(changes))
         }
+        F::Resumed { absent, .. } => {
+            format!("nobody worked for {absent}: what is awaited has as much more time")
+        }
+        F::TurnAwaited { release, step: None, .. } => format!("the build of {release} waits for its turn"),
+        F::TurnAwaited { release, step: Some(step), .. } => {
+            format!("the tests of {release} in {step} wait for their turn")
+        }
         F::BuildStarted { release, by, reason, .. } => {
             format!("the build of {release} is tried again by {by}: {reason}")
         }
@@ -180,6 +187,9 @@ fn pipeline(fact: &PipelineFact) -> String {
             Some(done) => format!("{step} ROLLS BACK from {release} to {done}"),
             None => format!("{step} ROLLS BACK from {release}"),
         },
+        F::StepRecalled { step, release } => {
+            format!("{release} is called back from {step}: it was taken back before, and passes there again first")
+        }
         F::StepRolledBack { step, .. } => format!("{step} is rolled back"),
         F::MasksLifted { release, scope, alarms } => {
             let alarms: Vec<&str> = alarms.iter().map(AlarmName::as_str).collect();

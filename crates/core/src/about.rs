@@ -63,12 +63,14 @@ fn pipeline(fact: &PipelineFact, named: &mut Named) {
     match fact {
         F::ReleaseCreated { release, .. }
         | F::BuildStarted { release, .. }
+        | F::TurnAwaited { release, .. }
         | F::Built { release, .. }
         | F::RunSpecsMade { release, .. }
         | F::BuildFailed { release, .. }
         | F::CandidateSet { release, .. }
         | F::Waits { release, .. }
         | F::StepDone { release, .. }
+        | F::StepRecalled { release, .. }
         | F::SuspectReturned { release }
         | F::TaintCleared { release, .. }
         | F::RollbackOrdered { release, .. } => {
@@ -123,6 +125,7 @@ fn pipeline(fact: &PipelineFact, named: &mut Named) {
             named.regions.extend(clock.regions.keys().cloned());
         }
         F::Defined { .. }
+        | F::Resumed { .. }
         | F::CommitsSeen { .. }
         | F::SourceTroubled { .. }
         | F::SourceRecovered { .. }

@@ -7,11 +7,13 @@
 //!   into being.
 //! - Time never goes back within an aggregate, whatever the clock does.
 //! - What takes something back is recorded even when the disk is full (X1).
+//! - Time in which nobody worked is not held against what is awaited.
 //! - A decision that changes nothing costs no commit: moving slots are observed every second.
 //!
 //! Absent on purpose: threads, timers and the performing of effects. All methods are synchronous; whoever owns the runtime
 //! calls [`Runtime::tick_due`] when [`Runtime::next_due`] has come, and performs [`Runtime::effects`].
 
+mod absence;
 mod ahead;
 pub mod audit;
 mod cache;
@@ -22,12 +24,14 @@ mod error;
 mod submit;
 mod timers;
 
+pub use absence::ABSENCE_MIN;
 pub use clock::{Clock, SystemClock};
 pub use counts::{Counted, KINDS, OUTCOMES};
 pub use error::{RuntimeError, SubmitError, VerifyError};
 pub use submit::{DECIDE_TRIES_MAX, lane_of};
 pub use tidegate_store::{Lane, Reserve, Start, Verified, Waiting};
 
+use absence::AtWork;
 use audit::{Found, LogFilter};
 use cache::Cache;
 use codec::{Entry, Shared, decode, parse_id};
@@ -145,6 +149,7 @@ pub struct Runtime {
     cache: Cache,
     turns: Vec<Mutex<()>>,
     counts: Counts,
+    at_work: AtWork,
     /// The newest time that was recorded: for the runtime it is never earlier than that.
     newest_ms: AtomicI64,
     /// Held by each commit from before it is in the store until it is in the cache as well, and taken whole by whoever reads
@@ -201,8 +206,8 @@ impl Runtime {
             );
         }
         let newest_ms = AtomicI64::new(newest);
-        let (counts, publishing) = (Counts::default(), RwLock::default());
-        Ok(Runtime { store, clock, options, epoch, cache, turns, counts, newest_ms, publishing })
+        let (counts, at_work, publishing) = (Counts::default(), AtWork::new(), RwLock::default());
+        Ok(Runtime { store, clock, options, epoch, cache, turns, counts, at_work, newest_ms, publishing })
     }
 
     /// What every command to an engine is fenced with.

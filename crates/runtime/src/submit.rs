@@ -56,6 +56,17 @@ enum Try {
 
 impl Runtime {
     pub(crate) fn run(&self, event: &Event, cause: &Actor, with: With<'_>) -> Result<Outcome, SubmitError> {
+        self.notice_absence(event)?;
+        self.run_now(event, cause, with)
+    }
+
+    /// As [`Runtime::run`], whether or not somebody has worked until now.
+    pub(crate) fn run_now(
+        &self,
+        event: &Event,
+        cause: &Actor,
+        with: With<'_>,
+    ) -> Result<Outcome, SubmitError> {
         let own = event.aggregate();
         let result = self.try_often(event, &own, cause, with);
         self.counts.decided(&own, &result);
@@ -387,7 +398,8 @@ fn lane(event: &Event, decision: &Decision, before: &Entry, after: &State) -> La
         || matches!(
             event,
             Event::Team(_, TeamEvent::Evaluated { .. } | TeamEvent::Tick)
-                | Event::Pipeline(_, PipelineEvent::RollbackOrdered { .. })
+                // What is not given its time back could be taken back for nothing.
+                | Event::Pipeline(_, PipelineEvent::RollbackOrdered { .. } | PipelineEvent::Resumed { .. })
         )
         || matches!(event, Event::Team(_, TeamEvent::Reported { words })
             if words.values().flat_map(BTreeMap::values).any(Word::is_bad));

@@ -320,6 +320,10 @@ async fn work(
     let clock = Arc::new(SystemClock::default());
     let runtime = Arc::new(Runtime::open(Arc::clone(&store) as _, clock, runtime_options, seen)?);
     home::keep(&store, home)?;
+    // Before anything is told that would find out what is overdue.
+    if let Err(error) = runtime.at_work() {
+        tracing::warn!("until when a server has worked is not known: {}", causes(&error));
+    }
 
     let poller = Arc::new(Poller::new(dirs.mirrors.clone()));
     let backups = Arc::new(Backups::new(store, dirs.clone()));

@@ -54,6 +54,8 @@ impl Sim {
         let Ok(runtime) = Runtime::open(store, clock, options, self.fleet.highest_epoch()) else {
             return self.at(1_000, Happening::StartServer);
         };
+        // What fails is told again.
+        let _ = runtime.at_work();
         self.lives += 1;
         let life = self.lives;
         self.server =
@@ -81,7 +83,13 @@ impl Sim {
         if before != after {
             self.crash_changed_boxes = Some(format!("{before} boxes before a crash, {after} after it"));
         }
-        let down = self.rng.range(100, if self.rng.clone().chance(200) { 60_000 } else { 5_000 });
+        // Mostly for a moment, now and then for a while, and seldom for longer than anything may take.
+        let longest = match self.rng.clone().range(0, 1_000) {
+            0..30 => 1_200_000,
+            30..200 => 60_000,
+            _ => 5_000,
+        };
+        let down = self.rng.range(100, longest);
         self.at(down, Happening::StartServer);
     }
 
@@ -122,6 +130,7 @@ impl Sim {
             Happening::Tick { .. } => {
                 self.at(500, Happening::Tick { life });
                 // What fails is told again.
+                let _ = server.runtime.at_work();
                 let _ = server.runtime.tick_due(100);
                 server.rounds += 1;
                 if server.rounds % 20 == 0 {

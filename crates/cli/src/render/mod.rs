@@ -288,9 +288,7 @@ fn step(
             (Some(release), "done", paint.good("done"), format!("{} ago", between(now, *at)))
         }
         WorkStatus::Recalled { release, .. } => {
-            let text =
-                "the definition has changed: it passes what stands before first; its boxes are watched"
-                    .to_owned();
+            let text = "it passes what stands before first; its boxes are watched".to_owned();
             (Some(release), "recalled", paint.moving("recalled"), text)
         }
         WorkStatus::RollingBack { release, since, cause } => {

@@ -5,7 +5,7 @@ use crate::world::{Repo, World, can_have_a_disk, definitions, get, run, words};
 use rustix::process::{Pid, Resource, Rlimit};
 use serde_json::json;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 #[test]
@@ -40,11 +40,7 @@ fn with_a_clock_an_hour_behind_a_rollback_works_and_people_are_told() {
     world.end_server();
     world.end_fleet();
     // The clock is an hour ahead, of the server and of its fleet, ...
-    let mut ahead = Command::new(env!("CARGO_BIN_EXE_tidegate"));
-    // Without tools outside of the system: not every one starts with another time.
-    ahead.env("LD_PRELOAD", library).env("FAKETIME", "+1h").env("PATH", "/usr/bin:/bin");
-    ahead.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("DONT_FAKE_MONOTONIC", "1");
-    world.start_by(&mut ahead, &[]);
+    world.start_by(&mut in_an_hour(&library), &[]);
     let repo = world.repo("shop");
     world.land(&repo, &[]);
     let mut definition = definitions::application(&repo);
@@ -78,6 +74,38 @@ fn with_a_clock_an_hour_behind_a_rollback_works_and_people_are_told() {
     assert!(log.last().unwrap().at >= newest);
     assert!(!log.iter().any(|entry| entry.text.starts_with("r2 passed")));
     world.cli(&["log", "verify"]).well();
+}
+
+#[test]
+fn a_deployment_goes_on_after_an_hour_in_which_no_server_ran() {
+    let Some(library) = faketime() else {
+        eprintln!("SKIPPED: libfaketime is not installed (on Debian: faketime)");
+        return;
+    };
+    let (world, repo) = running();
+    let mut definition = definitions::application(&repo);
+    definition["rolling"]["healthy_for"] = json!("10s");
+    world.apply("app", &definition).well();
+    world.land(&repo, &[("version", "2")]);
+    let told = |text: &str| world.told().iter().any(|told| told.contains(text)).then_some(());
+    let asked = || world.told().iter().filter(|told| told.ends_with(": 1 boxes asked for")).count();
+    world.until("a box of r2 is asked for", || (asked() == 2).then_some(()));
+    world.kill_server();
+    world.stop_fleet_alone();
+    // Its thirty seconds are long over by the clock; but nobody has looked at its boxes.
+    world.start_by(&mut in_an_hour(&library), &[]);
+    world.until_passed("app", 2);
+    assert!(told("REJECTED").is_none(), "{:?}", world.told());
+    let absent = world.told().into_iter().find(|told| told.starts_with("nobody worked for 1h"));
+    assert!(absent.is_some_and(|told| told.ends_with("what is awaited has as much more time")));
+}
+
+/// The program as it is an hour later. Without tools outside of the system: not every one starts with another time.
+fn in_an_hour(library: &Path) -> Command {
+    let mut ahead = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    ahead.env("LD_PRELOAD", library).env("FAKETIME", "+1h").env("PATH", "/usr/bin:/bin");
+    ahead.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("DONT_FAKE_MONOTONIC", "1");
+    ahead
 }
 
 /// A server whose application's first release has passed.

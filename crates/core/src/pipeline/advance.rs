@@ -2,20 +2,15 @@
 //! takes no hints from the event that caused it.
 
 use super::decide::Deciding;
-use super::{Break, Build, Cause, Change, Matter, Motion, PipelineFact, Standing, Work, review};
-use crate::alarm::AlarmName;
+use super::{Break, Build, Change, Motion, PipelineFact, Standing, Work, review};
 use crate::bake::BakeClock;
-use crate::decision::{Actor, Severity};
-use crate::ids::{ReleaseNo, TargetId};
+use crate::decision::Actor;
+use crate::ids::ReleaseNo;
 use crate::lease::{LeaseFact, LeaseId};
 use crate::plan::StepId;
 use crate::scope::Scope;
 use crate::team::TeamFact;
-use crate::units::Span;
 use std::collections::{BTreeMap, BTreeSet};
-
-/// How long a bake may be blind until the on-call engineer is told.
-pub(super) const BLIND_PAGE_AFTER: Span = Span::minutes(10);
 
 /// How many releases are remembered beyond those that something still refers to.
 const RELEASES_KEPT: usize = 100;
@@ -47,109 +42,6 @@ impl Deciding<'_> {
             self.p.holds.iter().filter(|(_, h)| h.until.is_some_and(|u| u <= now)).map(|(n, _)| *n).collect();
         for number in ended {
             self.fact(PipelineFact::HoldLifted { number, by: Actor::Tidegate });
-        }
-    }
-
-    /// Whatever is awaited has a deadline (rule 8).
-    fn time_out(&mut self) {
-        let now = self.now;
-        let mut builds = Vec::new();
-        for (no, release) in &self.p.releases {
-            if let Build::Building { effect, awaited } = &release.build {
-                builds.push((*no, effect.clone(), awaited.deadline));
-            }
-        }
-        for (release, effect, deadline) in builds {
-            if deadline <= now {
-                self.out.cancelled.push(effect);
-                self.build_failed(release, "no result within its time limit");
-            } else {
-                self.look_again(deadline);
-            }
-        }
-        let moving = self.p.slots.iter().filter(|(_, slot)| slot.motion != Motion::Settled);
-        for target in moving.map(|(target, _)| target.clone()).collect::<Vec<TargetId>>() {
-            self.time_out_slot(&target);
-        }
-        let plan = self.p.plan.clone();
-        for (_, step) in plan.steps() {
-            self.time_out_step(&step.id);
-        }
-    }
-
-    fn time_out_slot(&mut self, target: &TargetId) {
-        let Some(slot) = self.p.slots.get(target) else { return };
-        match slot.motion.clone() {
-            Motion::Settled | Motion::Abandoned { .. } => {}
-            // Nothing more is asked for while a rollback has its lease: that is not its fault, and then it has time left.
-            Motion::Forward { asked, settled, awaited, .. }
-                if settled >= asked && !self.holds_lease(target) =>
-            {
-                let half = Span(self.rolling().progress_deadline.millis() / 2);
-                if awaited.deadline.since(self.now) <= half {
-                    let awaited = self.progress_deadline();
-                    self.fact(PipelineFact::SlotProgressed { target: target.clone(), settled, awaited });
-                }
-                self.look_again(self.now + half);
-            }
-            Motion::Forward { .. } if self.switches.has(Break::NoDeadlines) => {}
-            Motion::Forward { release, awaited, trouble, .. } if awaited.deadline <= self.now => {
-                let why = trouble.unwrap_or_else(|| "no box became healthy in time".to_owned());
-                self.reject(release, Cause::Health { target: target.clone(), why }, false);
-            }
-            Motion::Back { awaited, trouble, to, .. } if awaited.deadline <= self.now => {
-                let awaited = self.progress_deadline();
-                self.look_again(awaited.deadline);
-                self.fact(PipelineFact::SlotStuck { target: target.clone(), awaited });
-                let to = to.map_or_else(|| "nothing".to_owned(), |r| r.to_string());
-                let title = format!("{}: the rollback of {target} makes no progress", self.id);
-                let why = trouble.unwrap_or_else(|| "the engine tells of nothing in its way".to_owned());
-                let text = format!("to {to}; {why}. tidegate goes on trying.");
-                self.page(Matter::Stuck(target.clone()), Severity::High, title, text);
-            }
-            Motion::Forward { awaited, .. } | Motion::Back { awaited, .. } => {
-                self.look_again(awaited.deadline)
-            }
-        }
-    }
-
-    fn time_out_step(&mut self, id: &StepId) {
-        let Some(state) = self.p.steps.get(id) else { return };
-        match &state.work {
-            Work::Testing { release, awaited, .. } => {
-                let (release, deadline) = (*release, awaited.deadline);
-                if deadline <= self.now {
-                    let why = "no result within the tests' time limit".to_owned();
-                    self.reject(release, Cause::Tests { step: id.clone(), why }, false);
-                } else {
-                    self.look_again(deadline);
-                }
-            }
-            Work::Baking { clock, blind, .. } if blind.as_ref().is_none_or(|b| !b.paged) => {
-                // Monitoring that tells nothing at all is as blind as monitoring without data.
-                let told = clock.regions.values().map(|c| c.until).min().unwrap_or(clock.started);
-                let unwatched = || super::Blind {
-                    since: told,
-                    regions: BTreeSet::new(),
-                    alarms: BTreeSet::new(),
-                    paged: false,
-                };
-                let tell_at = blind.as_ref().map_or(told, |blind| blind.since) + BLIND_PAGE_AFTER;
-                if tell_at > self.now {
-                    return self.look_again(tell_at);
-                }
-                let (clock, blind) = (clock.clone(), blind.clone().unwrap_or_else(unwatched));
-                let mut names: Vec<&str> = blind.alarms.iter().map(AlarmName::as_str).collect();
-                if names.is_empty() {
-                    names.push("any alarm");
-                }
-                let title = format!("{}: the bake of {id} stands still, monitoring is blind", self.id);
-                let text = format!("no data since {} for {}", blind.since, names.join(", "));
-                self.page(Matter::Blind(id.clone()), Severity::Low, title, text);
-                let blind = Some(super::Blind { paged: true, ..blind });
-                self.fact(PipelineFact::Watched { step: id.clone(), clock, blind });
-            }
-            _ => {}
         }
     }
 

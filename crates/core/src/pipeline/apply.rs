@@ -68,6 +68,10 @@ impl Pipeline {
             PipelineFact::BuildStarted { release, effect, awaited, .. } => {
                 self.set_build(*release, Build::Building { effect: effect.clone(), awaited: *awaited });
             }
+            PipelineFact::Resumed { absent, at } => self.apply_resumed(*absent, *at),
+            PipelineFact::TurnAwaited { release, step, awaited, .. } => {
+                self.apply_turn_awaited(*release, step.as_ref(), *awaited);
+            }
             PipelineFact::Built { release, package, run_specs, at } => {
                 let (package, run_specs) = (package.clone(), run_specs.clone());
                 self.set_build(*release, Build::Built { package, run_specs, at: *at });
@@ -109,6 +113,7 @@ impl Pipeline {
             | PipelineFact::Watched { .. }
             | PipelineFact::StepDone { .. }
             | PipelineFact::StepRollingBack { .. }
+            | PipelineFact::StepRecalled { .. }
             | PipelineFact::StepRolledBack { .. } => self.apply_to_step(fact),
             PipelineFact::Rejected { release, cause, at, taint, first } => {
                 if let Some(state) = self.releases.get_mut(release) {
@@ -471,6 +476,12 @@ impl Pipeline {
                 let state = self.step(step);
                 state.work = Work::RollingBack { release: *release, since: *since, cause: cause.clone() };
                 state.done = *done;
+            }
+            PipelineFact::StepRecalled { step, .. } => {
+                let state = self.step(step);
+                if let Some((release, entered)) = state.work.under_way() {
+                    state.work = Work::Recalled { release, entered };
+                }
             }
             PipelineFact::StepRolledBack { step, at } => {
                 let state = self.step(step);

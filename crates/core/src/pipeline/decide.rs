@@ -145,7 +145,13 @@ impl Deciding<'_> {
                 observations.iter().for_each(|observation| self.slot_observed(observation));
                 Ok(())
             }
+            // What is retired may yet take something back.
+            PipelineEvent::Resumed { absent } => {
+                self.resumed(*absent);
+                Ok(())
+            }
             PipelineEvent::Tick
+            | PipelineEvent::TurnAwaited { .. }
             | PipelineEvent::SourceObserved { .. }
             | PipelineEvent::SourceFailed { .. }
             | PipelineEvent::ForgeTold { .. }
@@ -176,6 +182,7 @@ impl Deciding<'_> {
                 return self.forge_told(source, told, asked.as_deref());
             }
             PipelineEvent::SourceFailed { source, why } => return self.source_failed(source, why),
+            PipelineEvent::TurnAwaited { effect } => self.turn_awaited(effect),
             PipelineEvent::BuildEnded { effect, result } => self.build_ended(effect, result),
             PipelineEvent::TestsEnded { effect, result } => self.tests_ended(effect, result),
             PipelineEvent::Watched { grants } => self.watched(grants),

@@ -11,7 +11,7 @@ use crate::forge::Brought;
 use crate::ids::{CommitId, PackageDigest, ReleaseNo, RunSpecDigest, SourceId, StageId};
 use crate::plan::StepId;
 use crate::scope::Scope;
-use crate::units::Timestamp;
+use crate::units::{Span, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -52,6 +52,16 @@ pub enum PipelineEvent {
     },
     /// Time has passed, or something that the pipeline relies on has changed.
     Tick,
+    /// For so long nobody worked: no server ran, it was frozen, or the clock has jumped ahead.
+    Resumed {
+        /// How long.
+        absent: Span,
+    },
+    /// A build or tests waited for their turn until now.
+    TurnAwaited {
+        /// The effect.
+        effect: EffectId,
+    },
     /// A source was looked at.
     SourceObserved {
         /// Which.

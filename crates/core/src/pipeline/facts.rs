@@ -17,7 +17,7 @@ use crate::ids::{
 };
 use crate::plan::{Plan, StepId};
 use crate::scope::Scope;
-use crate::units::Timestamp;
+use crate::units::{Span, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -93,6 +93,22 @@ pub enum PipelineFact {
         by: Actor,
         /// Why.
         reason: String,
+    },
+    /// For so long nobody worked: what was awaited has as much more time.
+    Resumed {
+        /// How long.
+        absent: Span,
+        /// Since when somebody works again.
+        at: Timestamp,
+    },
+    /// A build or tests have waited for their turn: their time begins anew.
+    TurnAwaited {
+        /// Of which release.
+        release: ReleaseNo,
+        /// The tests of this step; `None` for the build.
+        step: Option<StepId>,
+        /// Until when their result is awaited.
+        awaited: Awaited,
     },
     /// What ran before tidegate is release 0 now. Nothing was deployed.
     Adopted {
@@ -325,6 +341,13 @@ pub enum PipelineFact {
         since: Timestamp,
         /// The release that is good there now.
         done: Option<ReleaseNo>,
+    },
+    /// What is under way in a step was taken back from the step before, and passes there again first; its boxes stay.
+    StepRecalled {
+        /// Which.
+        step: StepId,
+        /// What is under way there.
+        release: ReleaseNo,
     },
     /// A step's release was taken back.
     StepRolledBack {

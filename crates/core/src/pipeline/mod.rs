@@ -4,6 +4,7 @@
 mod adopt;
 mod advance;
 mod apply;
+mod deadlines;
 mod decide;
 mod enter;
 mod event;
@@ -103,6 +104,9 @@ pub struct Pipeline {
     /// Releases up to this one were made while it only observed: they start only when a person says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed: Option<ReleaseNo>,
+    /// When somebody worked again for whom it had been awaited something or baking while nobody did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resumed: Option<Timestamp>,
     /// Pages whose matter is not over, by their keys.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub pages: BTreeMap<String, OpenPage>,

@@ -165,6 +165,7 @@ impl PipelineFact {
             | PipelineFact::Suspected { .. }
             | PipelineFact::SuspectReturned { .. }
             | PipelineFact::StepRollingBack { .. }
+            | PipelineFact::StepRecalled { .. }
             | PipelineFact::StepRolledBack { .. }
             | PipelineFact::MasksLifted { .. }
             | PipelineFact::TaintCleared { .. }
@@ -176,6 +177,8 @@ impl PipelineFact {
             | PipelineFact::ForgeTold { .. }
             | PipelineFact::ReleaseCreated { .. }
             | PipelineFact::BuildStarted { .. }
+            | PipelineFact::Resumed { .. }
+            | PipelineFact::TurnAwaited { .. }
             | PipelineFact::Adopted { .. }
             | PipelineFact::Built { .. }
             | PipelineFact::RunSpecsMade { .. }

@@ -10,7 +10,7 @@ use crate::engine::{Desired, Rest, Share};
 use crate::ids::{
     EnvironmentId, PackageDigest, ReleaseNo, Role, RunSpecDigest, ServiceId, SlotId, SourceId, TargetId,
 };
-use crate::plan::{Stage, Step, Target};
+use crate::plan::{Stage, Step, StepId, Target};
 use crate::rollout::{Direction, minimum_healthy, surges};
 use crate::run_spec::{RunSpec, Workload};
 use crate::team::Team;
@@ -18,9 +18,9 @@ use crate::units::{Percent, Span};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Beyond a build's own limit: time in which its result must arrive.
-const BUILD_GRACE: Span = Span::minutes(10);
+pub(super) const BUILD_GRACE: Span = Span::minutes(10);
 /// Beyond the tests' own limits: time in which their result must arrive.
-const TEST_GRACE: Span = Span::minutes(2);
+pub(super) const TEST_GRACE: Span = Span::minutes(2);
 
 impl Deciding<'_> {
     /// Orders an effect under a name that is unique in this pipeline: one decision may page twice about the same thing, such as
@@ -148,7 +148,7 @@ impl Deciding<'_> {
         commits: BTreeMap<SourceId, crate::ids::CommitId>,
     ) -> Option<(EffectId, Awaited)> {
         let definition = self.p.definition.clone()?;
-        let awaited = Awaited::new(self.now, definition.build.limits.time.plus(BUILD_GRACE));
+        let awaited = Awaited::new(self.now, self.build_limit()?);
         let order = BuildOrder {
             pipeline: self.id.clone(),
             release,
@@ -169,10 +169,8 @@ impl Deciding<'_> {
         let definition = self.p.definition.clone()?;
         let super::Build::Built { package, .. } = &self.p.releases.get(&release)?.build else { return None };
         let stage_def = definition.stages.iter().find(|s| s.environment == stage.environment)?;
-        let limit = stage.tests.iter().fold(Span::ZERO, |sum, t| sum.plus(t.time_limit));
         let regions: BTreeSet<_> = self.p.bakes_in(stage, step, release).into_iter().cloned().collect();
-        // Each Region's tests run one after the other.
-        let limit = Span(limit.millis().saturating_mul(regions.len() as u64));
+        let awaited = Awaited::new(self.now, self.tests_limit(&step.id, release)?);
         let order = TestOrder {
             pipeline: self.id.clone(),
             step: step.id.clone(),
@@ -186,7 +184,20 @@ impl Deciding<'_> {
         };
         let name = format!("{}/test/{release}/{}", step.id, self.now.0);
         let effect = self.effect(name, Effect::Forward(ForwardEffect::Test(order)));
-        Some((effect, Awaited::new(self.now, limit.plus(TEST_GRACE))))
+        Some((effect, awaited))
+    }
+
+    /// How long a build may take until its result is there.
+    pub(super) fn build_limit(&self) -> Option<Span> {
+        Some(self.p.definition.as_ref()?.build.limits.time.plus(BUILD_GRACE))
+    }
+
+    /// How long a step's tests may take: each Region's run one after the other.
+    pub(super) fn tests_limit(&self, step: &StepId, release: ReleaseNo) -> Option<Span> {
+        let (stage, step) = self.p.plan.step(step)?;
+        let once = stage.tests.iter().fold(Span::ZERO, |sum, test| sum.plus(test.time_limit));
+        let regions: BTreeSet<_> = self.p.bakes_in(stage, step, release).into_iter().collect();
+        Some(Span(once.millis().saturating_mul(regions.len() as u64)).plus(TEST_GRACE))
     }
 
     /// What targets run of a release, of each environment that is not known: made once, when it is built or the environment

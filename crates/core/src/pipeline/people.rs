@@ -68,6 +68,8 @@ impl Deciding<'_> {
             PipelineEvent::Adopted { adoption } => self.adopt(adoption)?,
             PipelineEvent::Applied { .. }
             | PipelineEvent::Tick
+            | PipelineEvent::Resumed { .. }
+            | PipelineEvent::TurnAwaited { .. }
             | PipelineEvent::SourceObserved { .. }
             | PipelineEvent::SourceFailed { .. }
             | PipelineEvent::ForgeTold { .. }

@@ -145,8 +145,26 @@ impl Deciding<'_> {
         let first =
             targets.iter().filter_map(|t| self.p.plan.step_of(t)).map(|(_, step)| step.id.clone()).next();
         self.take_back(&targets, release, &cause);
+        self.call_back();
         if let Some(step) = first {
             self.candidate(&step, release);
+        }
+    }
+
+    /// What is under way in a step that none of the Region's targets are in (it has fewer AZs than others), and was taken back
+    /// from the step before, passes there again first (rule 3). Its boxes stay, and are watched.
+    fn call_back(&mut self) {
+        let steps: Vec<StepId> = self.p.plan.steps().map(|(_, step)| step.id.clone()).collect();
+        for (before, step) in steps.iter().zip(steps.iter().skip(1)) {
+            let done = self.p.steps.get(before).and_then(|state| state.done);
+            let Some(work) = self.p.steps.get(step).map(|state| &state.work) else { continue };
+            let Some((release, _)) = work.under_way().filter(|(release, _)| done < Some(*release)) else {
+                continue;
+            };
+            if let Work::Testing { effect, .. } = work {
+                self.out.cancelled.push(effect.clone());
+            }
+            self.fact(PipelineFact::StepRecalled { step: step.clone(), release });
         }
     }
 

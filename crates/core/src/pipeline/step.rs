@@ -72,7 +72,8 @@ pub enum Work {
         /// When it had passed.
         at: Timestamp,
     },
-    /// It was under way when the definition changed, and passes what has come before the step first; its boxes are watched.
+    /// It was under way when the definition changed, or when it was taken back from the step before in a Region that has none of
+    /// the step's targets: it passes what stands before the step first. Its boxes are watched.
     Recalled {
         /// This release.
         release: ReleaseNo,

@@ -5,6 +5,7 @@
 
 mod adopting;
 mod configuration;
+mod deadlines;
 mod definitions;
 mod edits;
 mod explore;

@@ -318,6 +318,11 @@ impl Scenario {
         self.builds_stopped = true;
     }
 
+    pub(crate) fn start_builds(&mut self) {
+        self.builds_stopped = false;
+        self.work();
+    }
+
     pub(crate) fn stop_tests(&mut self) {
         self.tests_stopped = true;
     }

@@ -1,6 +1,6 @@
 //! Releases that were merely there when the team's aggregate alarm fired (M3): taken back, and back once by themselves.
 
-use crate::scenario::{R1, R2, Scenario, pipeline_json};
+use crate::scenario::{R1, R2, Scenario, organisation_json, pipeline_json};
 use tidegate_core::pipeline::{PipelineFact, Standing};
 use tidegate_core::units::Span;
 
@@ -32,6 +32,31 @@ fn suspects_return_only_in_the_alarming_region() {
     assert_eq!(s.runs("frontend", "frontend/production/east/a/main"), Some(R2));
     assert!(matches!(s.pipeline("frontend").releases[&R2].standing, Standing::Suspect { .. }));
     assert!(s.pipeline("frontend").taints.is_empty(), "nobody is guilty");
+}
+
+/// The third AZ is only in the other Region, where the release stays.
+#[test]
+fn a_suspect_that_is_under_way_where_its_region_is_not_passes_again_before_it_goes_on() {
+    let mut all = one_wave();
+    all["stages"][1]["waves"] = serde_json::json!([{"regions": ["north", "east"]}, {"regions": ["west"]}]);
+    let mut organisation = organisation_json();
+    let west = serde_json::json!({"name": "west", "azs": ["a"], "traffic": 20});
+    organisation["regions"].as_array_mut().unwrap().push(west);
+    let mut s = Scenario::with_organisation(&organisation);
+    s.apply(&all);
+    s.release("frontend");
+    s.pass("frontend", "wave-2/az-1", R1);
+    s.release("frontend");
+    s.reach("frontend", "wave-1/az-3", R2);
+    s.fires("production/north", OTHERS);
+    assert_eq!(s.phase("frontend", "wave-1/az-3"), "recalled");
+    assert_eq!(s.runs("frontend", "frontend/production/east/c/main"), Some(R2), "nothing is wrong there");
+    assert_eq!(s.runs("frontend", "frontend/production/north/b/main"), Some(R1));
+    s.ok("production/north", OTHERS);
+    s.watch(Span::minutes(59));
+    assert_eq!(s.phase("frontend", "wave-1/az-3"), "recalled", "and the next wave waits as well");
+    s.pass("frontend", "wave-2/az-1", R2);
+    assert_eq!(s.runs("frontend", "frontend/production/north/b/main"), Some(R2), "through all of its steps");
 }
 
 #[test]

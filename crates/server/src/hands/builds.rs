@@ -2,7 +2,7 @@
 
 use super::Hands;
 use super::dispatch::Performed;
-use super::keeping;
+use super::{keeping, turns};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ const TIME_GRACE: Duration = Duration::from_secs(30);
 const BUBBLEWRAP: &str = "bwrap";
 
 pub(super) async fn perform(hands: &Arc<Hands>, id: &EffectId, order: &BuildOrder) -> Performed {
-    let Ok(_place) = hands.build_places.acquire().await else {
+    let Some(_place) = turns::place(hands, &hands.build_places, id, &order.pipeline).await else {
         return Performed::Failed("the server is stopping".to_owned());
     };
     // While it waited for its place, the pipeline may have given it up.
@@ -31,6 +31,7 @@ pub(super) async fn perform(hands: &Arc<Hands>, id: &EffectId, order: &BuildOrde
         return Performed::Done;
     }
     if let Some(why) = keeping::refuses_builds(hands).await {
+        turns::waits(hands, id, &order.pipeline).await;
         return Performed::Failed(why);
     }
     let result = build(hands, order).await;

@@ -19,6 +19,7 @@ mod telling;
 mod tests_run;
 mod timers;
 mod troubles;
+mod turns;
 
 pub use engines::Engines;
 pub use forges::Forges;

@@ -2,6 +2,7 @@
 
 use super::Hands;
 use super::dispatch::Performed;
+use super::turns;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tidegate_core::causes;
@@ -12,7 +13,7 @@ use tidegate_fleet::protocol::{EndpointKey, SetEndpoint};
 use tidegate_workers::test_runner::{TestResult, TestRun, run_test};
 
 pub(super) async fn perform(hands: &Arc<Hands>, id: &EffectId, order: &TestOrder) -> Performed {
-    let Ok(_place) = hands.test_places.acquire().await else {
+    let Some(_place) = turns::place(hands, &hands.test_places, id, &order.pipeline).await else {
         return Performed::Failed("the server is stopping".to_owned());
     };
     let result = match run_all(hands, order).await {

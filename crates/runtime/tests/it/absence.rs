@@ -1,0 +1,143 @@
+//! Time in which nobody worked.
+
+use crate::world::{World, event, id, on_both};
+use tidegate_core::decision::{Actor, Fact};
+use tidegate_core::ids::ReleaseNo;
+use tidegate_core::pipeline::{Build, PipelineEvent, PipelineFact};
+use tidegate_core::units::{Span, Timestamp};
+use tidegate_runtime::{ABSENCE_MIN, Clock, Start, SubmitError};
+use tidegate_store::Fault;
+
+fn deadline(w: &World) -> Timestamp {
+    match &w.runtime.pipeline(&id("frontend")).unwrap().unwrap().releases[&ReleaseNo(1)].build {
+        Build::Building { awaited, .. } => awaited.deadline,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// How long it was each time, newest first.
+fn absences(w: &World) -> Vec<Span> {
+    let log = w.runtime.log(None, Start::Before(u64::MAX), 100).unwrap();
+    let of = |fact: &Fact| match fact {
+        Fact::Pipeline(PipelineFact::Resumed { absent, .. }) => Some(*absent),
+        _ => None,
+    };
+    log.iter().filter_map(|entry| of(&entry.fact)).collect()
+}
+
+/// Somebody works for so long, and looks at the timers as a server does.
+fn work(w: &World, seconds: u64) {
+    for _ in 0..seconds {
+        w.clock.pass(Span::seconds(1));
+        w.runtime.at_work().unwrap();
+        w.runtime.tick_due(100).unwrap();
+    }
+}
+
+#[test]
+fn what_is_awaited_has_the_time_back_in_which_no_server_ran() {
+    on_both(|mut w| {
+        w.runtime.at_work().unwrap();
+        w.commit(1);
+        work(&w, 600);
+        let before = deadline(&w);
+        w.clock.pass(Span::hours(5));
+        w.restart();
+        w.runtime.at_work().unwrap();
+        let [absent] = absences(&w)[..] else { panic!("{:?}", absences(&w)) };
+        // That somebody worked is kept every ten seconds.
+        assert!((Span::hours(5)..=Span::hours(5).plus(Span::seconds(11))).contains(&absent), "{absent}");
+        assert_eq!(deadline(&w), before + absent);
+        // Its time still has an end.
+        let left = deadline(&w).since(w.clock.now()).millis() / 1_000;
+        work(&w, left + 2);
+        let build =
+            w.runtime.pipeline(&id("frontend")).unwrap().unwrap().releases[&ReleaseNo(1)].build.clone();
+        assert!(matches!(build, Build::Failed { .. }), "{build:?}");
+    });
+}
+
+#[test]
+fn a_short_absence_is_none_and_who_never_says_that_he_works_is_never_absent() {
+    on_both(|w| {
+        w.commit(1);
+        w.clock.pass(Span::hours(1));
+        w.submit(&event(PipelineEvent::Tick)).unwrap();
+        assert_eq!(absences(&w), []);
+    });
+    on_both(|mut w| {
+        w.runtime.at_work().unwrap();
+        w.commit(1);
+        work(&w, 60);
+        w.clock.pass(Span(ABSENCE_MIN.millis() / 2));
+        w.restart();
+        w.runtime.at_work().unwrap();
+        assert_eq!(absences(&w), []);
+    });
+}
+
+#[test]
+fn a_frozen_process_or_a_clock_that_jumps_ahead_is_noticed_by_whatever_comes_first() {
+    on_both(|w| {
+        w.runtime.at_work().unwrap();
+        w.commit(1);
+        work(&w, 60);
+        let before = deadline(&w);
+        w.clock.pass(Span::hours(2));
+        // The first thing that is told may be anything, and would find the build overdue.
+        w.runtime.submit(&event(PipelineEvent::Tick), &Actor::Tidegate).unwrap();
+        assert_eq!(absences(&w), [Span::hours(2)]);
+        assert_eq!(deadline(&w), before + Span::hours(2));
+        w.runtime.at_work().unwrap();
+        assert_eq!(absences(&w).len(), 1, "it is given back once");
+    });
+}
+
+#[test]
+fn an_older_store_in_which_it_is_not_kept_counts_from_its_newest_entry() {
+    on_both(|mut w| {
+        w.commit(1);
+        let before = deadline(&w);
+        w.clock.pass(Span::hours(1));
+        w.restart();
+        w.runtime.at_work().unwrap();
+        assert_eq!(absences(&w), [Span::hours(1)]);
+        assert_eq!(deadline(&w), before + Span::hours(1));
+    });
+}
+
+#[test]
+fn who_cannot_be_given_time_yet_is_not_decided_on_before() {
+    let mut w = World::memory();
+    w.runtime.at_work().unwrap();
+    w.commit(1);
+    work(&w, 60);
+    let before = deadline(&w);
+    w.clock.pass(Span::hours(2));
+    w.restart();
+    let memory = w.memory.clone().unwrap();
+    (0..3).for_each(|_| memory.fail_next(Fault::Refused));
+    w.runtime.at_work().unwrap();
+    assert_eq!(absences(&w), []);
+    // The store refuses it twice more, and then it comes before what would find the build overdue.
+    let tick = event(PipelineEvent::Tick);
+    assert!(matches!(w.submit(&tick), Err(SubmitError::Store(_))));
+    assert!(w.runtime.tick_due(100).is_err());
+    assert_eq!(deadline(&w), before);
+    w.runtime.tick_due(100).unwrap();
+    assert!(deadline(&w) >= before + Span::hours(2));
+    assert_eq!(absences(&w).len(), 1);
+}
+
+#[test]
+fn on_a_full_disk_time_is_given_back_too() {
+    let mut w = World::memory();
+    w.runtime.at_work().unwrap();
+    w.commit(1);
+    let before = deadline(&w);
+    w.clock.pass(Span::hours(2));
+    w.restart();
+    w.memory.clone().unwrap().fail_next(Fault::NoSpace);
+    let _ = w.runtime.at_work();
+    assert!(deadline(&w) >= before + Span::hours(2));
+}
