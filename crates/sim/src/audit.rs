@@ -233,7 +233,12 @@ impl Audit {
                 // What was taken back has not passed any more.
                 self.passed
                     .retain(|(of, at, passed)| of != id || at != step || done.is_some_and(|d| *passed <= d));
-                self.taken_back(id, *release, cause);
+                // What its pipeline's retirement had left half way is only brought home, whatever somebody else is guilty of.
+                let state = self.pipeline(id).and_then(|pipeline| pipeline.steps.get(step));
+                let judged = state.and_then(|state| state.work.watched()).is_some_and(|(r, _)| r == *release);
+                if judged {
+                    self.taken_back(id, *release, cause);
+                }
             }
             PipelineFact::TaintCleared { release, .. } => {
                 self.convicted.remove(&(id.clone(), *release));
