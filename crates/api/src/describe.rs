@@ -187,8 +187,10 @@ fn pipeline(fact: &PipelineFact) -> String {
             Some(done) => format!("{step} ROLLS BACK from {release} to {done}"),
             None => format!("{step} ROLLS BACK from {release}"),
         },
-        F::StepRecalled { step, release } => {
-            format!("{release} is called back from {step}: it was taken back before, and passes there again first")
+        F::StepRecalled { step, release, .. } => {
+            format!(
+                "{release} is called back from {step}: it was taken back before, and passes there again first"
+            )
         }
         F::StepRolledBack { step, .. } => format!("{step} is rolled back"),
         F::MasksLifted { release, scope, alarms } => {

@@ -296,17 +296,23 @@ pub fn minimum(pipeline: &Pipeline, order: &SlotOrder, boxes: &[BoxObservation])
 /// # Errors
 /// The first step of which that is not so.
 pub fn order(id: &PipelineId, pipeline: &Pipeline) -> Result<(), Violation> {
-    let mut before: Option<&StepId> = None;
-    for (_, step) in pipeline.plan.steps() {
-        let here = pipeline.steps.get(&step.id).and_then(|state| state.work.under_way());
-        if let (Some((release, _)), Some(before)) = (here, before)
-            && pipeline.steps.get(before).is_none_or(|state| state.done < Some(release))
-        {
-            let evidence = Evidence::NotPassed(release, before.clone());
-            let subject = Subject::Step(id.clone(), step.id.clone());
-            return Err(Violation::new(Rule::Order, subject, evidence));
+    let done = |id: &StepId| pipeline.steps.get(id).and_then(|state| state.done);
+    // The step that has been passed least, of those that come before.
+    let mut least: Option<&StepId> = None;
+    for stage in &pipeline.plan.stages {
+        for (n, step) in stage.steps.iter().enumerate() {
+            let here = pipeline.steps.get(&step.id).and_then(|state| state.work.under_way());
+            if let (Some((release, _)), Some(before)) = (here, least)
+                && done(before) < Some(release)
+            {
+                let evidence = Evidence::NotPassed(release, before.clone());
+                let subject = Subject::Step(id.clone(), step.id.clone());
+                return Err(Violation::new(Rule::Order, subject, evidence));
+            }
+            least = least.filter(|least| n > 0 && done(least) < done(&step.id)).or(Some(&step.id));
         }
-        before = Some(&step.id);
+        // A wave is passed when its last step is.
+        least = stage.steps.last().map(|step| &step.id);
     }
     Ok(())
 }

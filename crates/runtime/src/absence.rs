@@ -1,9 +1,13 @@
 //! Time in which nobody works: no server ran, it was frozen (a signal, a virtual machine that stood still), or the clock has
-//! jumped ahead. Nothing that was awaited could come then, so that it is given as much more time before anything else is
-//! decided: a deployment is not taken back for an hour in which nobody looked at its boxes.
+//! jumped ahead. Nothing that was awaited could come then, so that it is given as much more time: a deployment is not taken back
+//! for an hour in which nobody looked at its boxes.
+//!
+//! What must hold: a pipeline is decided on only after it was given its time. An absence is only booked when it is noticed, which
+//! takes no decision and no commit; each pipeline gets its own time before its next event, in its own turn. So nobody waits for
+//! the time of others, and what is about a team (alarms) waits for nobody's.
 
 use crate::Runtime;
-use crate::codec::parse_id;
+use crate::codec::{Entry, Shared, parse_id};
 use crate::error::{RuntimeError, SubmitError};
 use crate::submit::With;
 use std::collections::BTreeMap;
@@ -15,7 +19,7 @@ use tidegate_core::pipeline::PipelineEvent;
 use tidegate_core::units::{Span, Timestamp};
 use tracing::{info, warn};
 
-/// Less than this between two calls of [`Runtime::at_work`] is no absence.
+/// If less than this passes in which nobody says that he works, somebody does.
 pub const ABSENCE_MIN: Span = Span::seconds(30);
 /// While something is awaited, it is kept this often that somebody works.
 const KEPT_EVERY: Span = Span::seconds(10);
@@ -23,6 +27,15 @@ const KEPT_EVERY: Span = Span::seconds(10);
 const KEY: &str = "at-work";
 /// Nobody has said so far that he works.
 const NEVER: i64 = i64::MIN;
+/// So many pipelines are given their time in one call of [`Runtime::at_work`]; others get it before their next event.
+const GIVEN_MAX: usize = 256;
+
+/// From when until when nobody worked.
+#[derive(Clone, Copy)]
+struct Absence {
+    from: Timestamp,
+    until: Timestamp,
+}
 
 /// Until when somebody has worked.
 pub(crate) struct AtWork {
@@ -35,8 +48,8 @@ pub(crate) struct AtWork {
 struct Books {
     /// What is kept in the store.
     kept_ms: i64,
-    /// Who could not be given the time back so far.
-    owed: BTreeMap<PipelineId, Span>,
+    /// Who was not given his time yet.
+    owed: BTreeMap<PipelineId, Vec<Absence>>,
 }
 
 impl AtWork {
@@ -48,89 +61,144 @@ impl AtWork {
     fn books(&self) -> MutexGuard<'_, Books> {
         self.books.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn owed(&self, pipeline: &PipelineId) -> Vec<Absence> {
+        if !self.owes.load(Ordering::SeqCst) {
+            return Vec::new();
+        }
+        self.books().owed.get(pipeline).cloned().unwrap_or_default()
+    }
+
+    fn paid(&self, pipeline: &PipelineId) {
+        let mut books = self.books();
+        books.owed.remove(pipeline);
+        self.owes.store(!books.owed.is_empty(), Ordering::SeqCst);
+    }
 }
 
 impl Runtime {
-    /// Says that somebody works, and gives what is awaited the time back in which nobody did. To be called once a second or so, and
-    /// before anything else after a start. Whoever never calls it (a simulation, whose time leaps) is never absent.
+    /// Says that somebody works. To be called once a second or so, and before anything else after a start. Whoever never calls it
+    /// (a simulation, whose time leaps) is never absent.
     ///
     /// # Errors
-    /// If the store cannot be read or written. Whoever could not be given time is decided on only when that was done.
+    /// If it cannot be read until when somebody has worked before; no timer may be looked at then.
     pub fn at_work(&self) -> Result<(), RuntimeError> {
-        let mut books = self.at_work.books();
-        let now = self.now();
-        let last = match self.at_work.until_ms.load(Ordering::SeqCst) {
-            NEVER => self.worked_until(&mut books)?.unwrap_or(now),
-            known => Timestamp(known),
-        };
-        let absent = now.since(last);
-        if absent >= ABSENCE_MIN {
-            let absent = Span::seconds(absent.millis().div_ceil(1_000));
-            info!(%absent, "nobody worked for a while; what is awaited gets as much more time");
-            for id in self.list("pipeline/")? {
-                if let Ok(AggregateId::Pipeline(pipeline)) = parse_id(&id) {
-                    let owed = books.owed.entry(pipeline).or_insert(Span::ZERO);
-                    *owed = owed.plus(absent);
-                }
+        self.notice_absence()?;
+        let owed: Vec<PipelineId> = self.at_work.books().owed.keys().take(GIVEN_MAX).cloned().collect();
+        for pipeline in owed {
+            let _turn = self.turn(&AggregateId::Pipeline(pipeline.clone()));
+            // What cannot be done now is done before the pipeline's next event.
+            if let Err(error) = self.give_time(&pipeline) {
+                warn!(pipeline = pipeline.as_str(), %error, "time in which nobody worked is not given back yet");
             }
         }
-        self.at_work.until_ms.store(now.0, Ordering::SeqCst);
-        books.owed.retain(|pipeline, absent| self.give_back(pipeline, *absent).is_err());
-        self.at_work.owes.store(!books.owed.is_empty(), Ordering::SeqCst);
-        // As long as time is owed, what is kept says how much.
-        let due = books.owed.is_empty() && now.since(Timestamp(books.kept_ms)) >= KEPT_EVERY;
-        if due && self.next_due()?.is_some() {
-            // On a full disk it is tried again as rarely.
-            books.kept_ms = now.0;
-            let set = self.store.set_meta(KEY, &now.0.to_string());
-            set.map_err(|source| RuntimeError::Write { what: "that somebody works".to_owned(), source })?;
+        if let Err(error) = self.keep_at_work() {
+            warn!(%error, "it cannot be kept that somebody works");
         }
         Ok(())
     }
 
-    /// Before an event is decided on, which may come before the next call of [`Runtime::at_work`].
-    pub(crate) fn notice_absence(&self, event: &Event) -> Result<(), SubmitError> {
-        let until = self.at_work.until_ms.load(Ordering::SeqCst);
-        let lapsed = until != NEVER && self.now().since(Timestamp(until)) >= ABSENCE_MIN;
-        if lapsed {
-            self.at_work()?;
-        }
-        if !self.at_work.owes.load(Ordering::SeqCst) {
+    /// Whatever is decided is decided by somebody who works: books the time in which nobody did.
+    pub(crate) fn notice_absence(&self) -> Result<(), RuntimeError> {
+        let now = self.now();
+        if !self.has_lapsed(now) {
+            self.at_work.until_ms.fetch_max(now.0, Ordering::SeqCst);
             return Ok(());
         }
         let mut books = self.at_work.books();
-        if let Event::Pipeline(pipeline, _) = event
-            && let Some(absent) = books.owed.get(pipeline)
-        {
-            self.give_back(pipeline, *absent)?;
-            books.owed.remove(pipeline);
+        let until = self.at_work.until_ms.load(Ordering::SeqCst);
+        let from = if until == NEVER { self.worked_until(&mut books)? } else { Timestamp(until) };
+        if now.since(from) >= ABSENCE_MIN {
+            let absent = Span::seconds(now.since(from).millis().div_ceil(1_000));
+            info!(%absent, "nobody worked for a while; what is awaited gets as much more time");
+            for id in self.list("pipeline/")? {
+                if let Ok(AggregateId::Pipeline(pipeline)) = parse_id(&id) {
+                    books.owed.entry(pipeline).or_default().push(Absence { from, until: now });
+                }
+            }
+            self.at_work.owes.store(!books.owed.is_empty(), Ordering::SeqCst);
         }
+        // Only now, so that whoever finds that nothing has lapsed finds what is owed.
+        self.at_work.until_ms.fetch_max(now.0, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// As [`Runtime::notice_absence`] for an event, if anybody ever said that he works. Only pipelines await anything.
+    pub(crate) fn notice_before(&self, event: &Event) -> Result<(), RuntimeError> {
+        match event {
+            Event::Pipeline(..) if self.at_work.until_ms.load(Ordering::SeqCst) != NEVER => {
+                self.notice_absence()
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn has_lapsed(&self, now: Timestamp) -> bool {
+        let until = self.at_work.until_ms.load(Ordering::SeqCst);
+        until == NEVER || now.since(Timestamp(until)) >= ABSENCE_MIN
+    }
+
+    /// Gives a pipeline the time that it is owed. Within its turn.
+    pub(crate) fn give_time(&self, pipeline: &PipelineId) -> Result<(), SubmitError> {
+        let owed = self.at_work.owed(pipeline);
+        if owed.is_empty() {
+            return Ok(());
+        }
+        let id = AggregateId::Pipeline(pipeline.clone());
+        let Entry { state: Shared::Pipeline(state), at, .. } = self.load(&id)? else {
+            return Ok(self.at_work.paid(pipeline));
+        };
+        // Somebody who has decided on it has worked: a server that died before all had their time goes on with the rest.
+        let absent = owed.iter().map(|absence| absence.until.since(absence.from.max(at)));
+        let absent = Span::seconds(absent.fold(Span::ZERO, Span::plus).millis().div_ceil(1_000));
+        if absent > Span::ZERO && state.awaits() {
+            let event = Event::Pipeline(pipeline.clone(), PipelineEvent::Resumed { absent });
+            match self.decide_often(&event, &id, &Actor::Tidegate, With::default()) {
+                Ok(_) | Err(SubmitError::Illegal(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.at_work.paid(pipeline);
         Ok(())
     }
 
     /// Until when somebody has worked before this runtime was opened, as far as is known.
-    fn worked_until(&self, books: &mut Books) -> Result<Option<Timestamp>, RuntimeError> {
-        let read = self.store.meta(KEY);
-        let what = || "until when somebody worked".to_owned();
-        let read = read.map_err(|source| RuntimeError::Read { what: what(), source })?;
-        if let Some(at) = read.and_then(|text| text.parse().ok()) {
-            books.kept_ms = at;
+    fn worked_until(&self, books: &mut Books) -> Result<Timestamp, RuntimeError> {
+        let read = self.store.meta(KEY).map_err(|source| {
+            let what = "until when somebody worked".to_owned();
+            RuntimeError::Read { what, source }
+        })?;
+        if let Some(kept) = read.and_then(|text| text.parse().ok()) {
+            books.kept_ms = kept;
+            return Ok(Timestamp(kept));
         }
-        // What was committed later was committed by somebody.
-        let newest = self.newest_ms.load(Ordering::SeqCst).max(books.kept_ms);
-        Ok((newest != NEVER).then_some(Timestamp(newest)))
+        // A store in which it was never kept: somebody has made its newest entry. Kept at once, before there is a newer one.
+        let newest = self.newest_ms.load(Ordering::SeqCst);
+        let until = if newest == NEVER { self.now() } else { Timestamp(newest) };
+        if let Err(error) = self.keep(until) {
+            warn!(%error, "it cannot be kept until when somebody worked");
+        }
+        books.kept_ms = until.0;
+        Ok(until)
     }
 
-    fn give_back(&self, pipeline: &PipelineId, absent: Span) -> Result<(), SubmitError> {
-        let event = Event::Pipeline(pipeline.clone(), PipelineEvent::Resumed { absent });
-        match self.run_now(&event, &Actor::Tidegate, With::default()) {
-            Ok(_) | Err(SubmitError::Illegal(_)) => Ok(()),
-            // Nothing can be decided on it, now or ever.
-            Err(SubmitError::Store(RuntimeError::Decode { .. } | RuntimeError::WrongKind { .. })) => Ok(()),
-            Err(error) => {
-                warn!(pipeline = pipeline.as_str(), %absent, %error, "time in which nobody worked is not given back yet");
-                Err(error)
-            }
+    /// As long as time is owed, what is kept says how much.
+    fn keep_at_work(&self) -> Result<(), RuntimeError> {
+        let until = Timestamp(self.at_work.until_ms.load(Ordering::SeqCst));
+        let mut books = self.at_work.books();
+        let due = books.owed.is_empty() && until.since(Timestamp(books.kept_ms)) >= KEPT_EVERY;
+        if !due || self.next_due()?.is_none() {
+            return Ok(());
         }
+        // On a full disk it is tried again as rarely.
+        books.kept_ms = until.0;
+        drop(books);
+        self.keep(until)
+    }
+
+    fn keep(&self, until: Timestamp) -> Result<(), RuntimeError> {
+        let what = || "that somebody works".to_owned();
+        let set = self.store.set_meta(KEY, &until.0.to_string());
+        set.map_err(|source| RuntimeError::Write { what: what(), source })
     }
 }

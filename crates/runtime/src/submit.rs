@@ -56,24 +56,14 @@ enum Try {
 
 impl Runtime {
     pub(crate) fn run(&self, event: &Event, cause: &Actor, with: With<'_>) -> Result<Outcome, SubmitError> {
-        self.notice_absence(event)?;
-        self.run_now(event, cause, with)
-    }
-
-    /// As [`Runtime::run`], whether or not somebody has worked until now.
-    pub(crate) fn run_now(
-        &self,
-        event: &Event,
-        cause: &Actor,
-        with: With<'_>,
-    ) -> Result<Outcome, SubmitError> {
+        self.notice_before(event)?;
         let own = event.aggregate();
-        let result = self.try_often(event, &own, cause, with);
+        let result = self.in_turn(event, &own, cause, with);
         self.counts.decided(&own, &result);
         result
     }
 
-    fn try_often(
+    fn in_turn(
         &self,
         event: &Event,
         own: &AggregateId,
@@ -81,6 +71,25 @@ impl Runtime {
         with: With<'_>,
     ) -> Result<Outcome, SubmitError> {
         let _turn = self.turn(own);
+        if let Event::Pipeline(pipeline, what) = event
+            && let Err(error) = self.give_time(pipeline)
+        {
+            // Nothing holds a rollback.
+            if !matches!(what, PipelineEvent::RollbackOrdered { .. }) {
+                return Err(error);
+            }
+        }
+        self.decide_often(event, own, cause, with)
+    }
+
+    /// Decides and commits, again as long as somebody is faster. Within the aggregate's turn.
+    pub(crate) fn decide_often(
+        &self,
+        event: &Event,
+        own: &AggregateId,
+        cause: &Actor,
+        with: With<'_>,
+    ) -> Result<Outcome, SubmitError> {
         let mut extra = BTreeSet::new();
         for _ in 0..DECIDE_TRIES_MAX {
             match self.attempt(event, own, cause, with, &extra)? {

@@ -8,6 +8,7 @@ use crate::fleet::{self, FleetError};
 use crate::format::{self, Unusable};
 use crate::hands::{
     BUILDS_AT_ONCE, Engines, Forges, Hands, Keeping, Overview, Poller, Signals, TESTS_AT_ONCE, Troubles,
+    Turns,
 };
 use crate::home;
 use crate::http::Api;
@@ -321,9 +322,7 @@ async fn work(
     let runtime = Arc::new(Runtime::open(Arc::clone(&store) as _, clock, runtime_options, seen)?);
     home::keep(&store, home)?;
     // Before anything is told that would find out what is overdue.
-    if let Err(error) = runtime.at_work() {
-        tracing::warn!("until when a server has worked is not known: {}", causes(&error));
-    }
+    runtime.at_work()?;
 
     let poller = Arc::new(Poller::new(dirs.mirrors.clone()));
     let backups = Arc::new(Backups::new(store, dirs.clone()));
@@ -352,6 +351,7 @@ async fn work(
         poller: Arc::clone(&poller),
         forges: Forges::new(tidegate_workers::forge::Client::new()?),
         tool_paths: tool_paths(),
+        turns: Turns::default(),
         build_places: Arc::new(Semaphore::new(BUILDS_AT_ONCE)),
         test_places: Semaphore::new(TESTS_AT_ONCE),
         dirs,

@@ -85,8 +85,9 @@ impl Deciding<'_> {
     pub(super) fn start_bake(&mut self, step: &StepId) {
         let Some((stage, planned)) = self.p.plan.step(step) else { return };
         let Some((release, _)) = self.p.steps.get(step).and_then(|s| s.work.under_way()) else { return };
-        // No box that runs the release gets requests where it only would.
-        let requirements = if self.p.observes() { Vec::new() } else { self.p.requirements(stage) };
+        // No box that runs the release gets requests where it only would, or where a newer one has come first by an edit.
+        let runs = stage.steps.iter().flat_map(|s| &s.targets).any(|t| self.p.is_watched(&t.id, release));
+        let requirements = if self.p.observes() || !runs { Vec::new() } else { self.p.requirements(stage) };
         let clock =
             BakeClock::start(self.now, planned.bake, &requirements, self.p.bakes_in(stage, planned, release));
         self.fact(PipelineFact::BakeStarted { step: step.clone(), clock });

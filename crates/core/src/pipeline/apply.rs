@@ -477,11 +477,12 @@ impl Pipeline {
                 state.work = Work::RollingBack { release: *release, since: *since, cause: cause.clone() };
                 state.done = *done;
             }
-            PipelineFact::StepRecalled { step, .. } => {
+            PipelineFact::StepRecalled { step, done, .. } => {
                 let state = self.step(step);
-                if let Some((release, entered)) = state.work.under_way() {
+                if let Some((release, entered)) = state.work.watched() {
                     state.work = Work::Recalled { release, entered };
                 }
+                state.done = *done;
             }
             PipelineFact::StepRolledBack { step, at } => {
                 let state = self.step(step);

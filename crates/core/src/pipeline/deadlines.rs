@@ -122,12 +122,7 @@ impl Deciding<'_> {
 
     /// What was awaited while nobody worked has as much more time.
     pub(super) fn resumed(&mut self, absent: Span) {
-        let baking = |step: &Shared<StepState>| matches!(step.work, Work::Baking { .. });
-        let p = &self.p;
-        if p.releases.values().any(is_built)
-            || p.slots.values().any(moves)
-            || p.steps.values().any(|step| is_tested(step) || baking(step))
-        {
+        if self.p.awaits() {
             self.fact(PipelineFact::Resumed { absent, at: self.now });
         }
     }
@@ -178,6 +173,15 @@ fn is_tested(step: &Shared<StepState>) -> bool {
 }
 
 impl Pipeline {
+    /// Whether anything of it could have come meanwhile, if somebody had worked.
+    #[must_use]
+    pub fn awaits(&self) -> bool {
+        let baking = |step: &Shared<StepState>| matches!(step.work, Work::Baking { .. });
+        self.releases.values().any(is_built)
+            || self.slots.values().any(moves)
+            || self.steps.values().any(|step| is_tested(step) || baking(step))
+    }
+
     pub(super) fn apply_resumed(&mut self, absent: Span, at: Timestamp) {
         self.resumed = Some(at);
         let put_off = |awaited: &mut Awaited| awaited.deadline = awaited.deadline + absent;

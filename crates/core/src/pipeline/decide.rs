@@ -81,6 +81,12 @@ pub(crate) fn decide(
     if d.p.definition.is_none() && !matches!(event, PipelineEvent::Applied { .. }) {
         return Err(Illegal::new(format!("there is no pipeline '{id}'")));
     }
+    if let PipelineEvent::Resumed { absent } = event {
+        // Nothing else is decided with it: it is recorded on a full disk too. What is retired may yet take something back.
+        d.resumed(*absent);
+        d.look_again(now);
+        return Ok((d.p, d.out));
+    }
     d.take(event)?;
     advance(&mut d);
     Ok((d.p, d.out))
@@ -143,11 +149,6 @@ impl Deciding<'_> {
             PipelineEvent::SlotsObserved { .. } if self.p.observes() => Ok(()),
             PipelineEvent::SlotsObserved { observations } => {
                 observations.iter().for_each(|observation| self.slot_observed(observation));
-                Ok(())
-            }
-            // What is retired may yet take something back.
-            PipelineEvent::Resumed { absent } => {
-                self.resumed(*absent);
                 Ok(())
             }
             PipelineEvent::Tick

@@ -342,12 +342,14 @@ pub enum PipelineFact {
         /// The release that is good there now.
         done: Option<ReleaseNo>,
     },
-    /// What is under way in a step was taken back from the step before, and passes there again first; its boxes stay.
+    /// What is in a step was taken back from one before, and passes there again first; its boxes stay.
     StepRecalled {
         /// Which.
         step: StepId,
-        /// What is under way there.
+        /// What is there.
         release: ReleaseNo,
+        /// What has passed the step, and all before it.
+        done: Option<ReleaseNo>,
     },
     /// A step's release was taken back.
     StepRolledBack {

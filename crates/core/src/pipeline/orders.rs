@@ -111,7 +111,10 @@ impl Deciding<'_> {
                         _ => shares.insert(0, share(*to, rest)),
                     }
                 }
-                (shares, from.keys().filter_map(|r| spec(*r)).collect(), Direction::Back)
+                // Releases of the same bytes share a RunSpec, and what is returned to is not condemned.
+                let good = spec(*to);
+                let condemned = from.keys().filter_map(|r| spec(*r)).filter(|bad| Some(bad) != good.as_ref());
+                (shares, condemned.collect(), Direction::Back)
             }
         };
         let minimum_serving =

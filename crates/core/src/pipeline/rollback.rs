@@ -9,7 +9,7 @@ use crate::decision::Severity;
 use crate::definition::RollbackScope;
 use crate::ids::{CommitId, ReleaseNo, TargetId};
 use crate::lease::{LeaseFact, LeaseId};
-use crate::plan::StepId;
+use crate::plan::{Step, StepId};
 use crate::scope::Scope;
 use crate::window::WindowState;
 use std::collections::{BTreeMap, BTreeSet};
@@ -145,26 +145,30 @@ impl Deciding<'_> {
         let first =
             targets.iter().filter_map(|t| self.p.plan.step_of(t)).map(|(_, step)| step.id.clone()).next();
         self.take_back(&targets, release, &cause);
-        self.call_back();
+        self.call_back(release);
         if let Some(step) = first {
             self.candidate(&step, release);
         }
     }
 
-    /// What is under way in a step that none of the Region's targets are in (it has fewer AZs than others), and was taken back
-    /// from the step before, passes there again first (rule 3). Its boxes stay, and are watched.
-    fn call_back(&mut self) {
-        let steps: Vec<StepId> = self.p.plan.steps().map(|(_, step)| step.id.clone()).collect();
-        for (before, step) in steps.iter().zip(steps.iter().skip(1)) {
-            let done = self.p.steps.get(before).and_then(|state| state.done);
-            let Some(work) = self.p.steps.get(step).map(|state| &state.work) else { continue };
-            let Some((release, _)) = work.under_way().filter(|(release, _)| done < Some(*release)) else {
-                continue;
-            };
-            if let Work::Testing { effect, .. } = work {
-                self.out.cancelled.push(effect.clone());
+    /// Calls a suspect back where it stays in its wave: in steps that none of the Region's targets are in, because others have more
+    /// AZs. There it is under way, or has passed, without having passed what comes before (rule 3). Its boxes stay and are watched.
+    fn call_back(&mut self, release: ReleaseNo) {
+        let plan = self.p.plan.clone();
+        for stage in &plan.stages {
+            let done = |p: &Pipeline, step: &Step| p.steps.get(&step.id).and_then(|state| state.done);
+            let mut passed = stage.steps.first().and_then(|step| done(&self.p, step));
+            for step in stage.steps.iter().skip(1) {
+                let before = passed;
+                passed = passed.min(done(&self.p, step));
+                let Some(work) = self.p.steps.get(&step.id).map(|state| &state.work) else { continue };
+                let goes = |here: &ReleaseNo| *here >= release && before < Some(*here);
+                let Some(here) = work.watched().map(|(here, _)| here).filter(goes) else { continue };
+                if let Work::Testing { effect, .. } = work {
+                    self.out.cancelled.push(effect.clone());
+                }
+                self.fact(PipelineFact::StepRecalled { step: step.id.clone(), release: here, done: passed });
             }
-            self.fact(PipelineFact::StepRecalled { step: step.clone(), release });
         }
     }
 

@@ -1,8 +1,9 @@
 //! Where a release returns to, how, and what is watched (X1, P5, K3).
 
 use crate::scenario::{R1, R2, R3, Scenario, pipeline_json};
+use tidegate_core::decision::{Effect, RollbackEffect};
 use tidegate_core::ids::SlotId;
-use tidegate_core::pipeline::{Cause, PipelineFact, Standing, Work};
+use tidegate_core::pipeline::{Build, Cause, PipelineEvent, PipelineFact, Standing, Work};
 use tidegate_core::units::Span;
 
 const ONE_BOX: &str = "frontend/gamma/north/a/one-box";
@@ -23,6 +24,29 @@ fn a_revert_goes_straight_to_the_release_before_without_a_canary() {
         started,
         "nothing bakes on the way back"
     );
+}
+
+/// Such as after a change of what is not packaged: they share a RunSpec.
+#[test]
+fn what_is_returned_to_is_not_condemned_when_its_bytes_are_the_same() {
+    let mut s = Scenario::running();
+    let Build::Built { package, .. } = s.pipeline("frontend").releases[&R1].build.clone() else {
+        panic!("it runs")
+    };
+    s.stop_builds();
+    s.release("frontend");
+    let ended = PipelineEvent::BuildEnded { effect: s.build_effect("frontend", R2), result: Ok(package) };
+    s.undone.clear();
+    s.pipeline_event("frontend", ended).unwrap();
+    s.work();
+    assert_eq!(s.phase("frontend", "gamma/one-box"), "baking");
+    s.stop_engines("gamma");
+    s.rollback("frontend", R2);
+    let condemned = s.undone.iter().filter_map(|new| match &new.effect {
+        Effect::Rollback(RollbackEffect::Return(order)) => Some(order.desired.condemned.len()),
+        _ => None,
+    });
+    assert_eq!(condemned.collect::<Vec<_>>(), [0]);
 }
 
 #[test]

@@ -59,6 +59,43 @@ fn a_suspect_that_is_under_way_where_its_region_is_not_passes_again_before_it_go
     assert_eq!(s.runs("frontend", "frontend/production/north/b/main"), Some(R2), "through all of its steps");
 }
 
+/// With one AZ in the Region that is suspected, and three in the other: the second has passed, the third is under way.
+#[test]
+fn a_suspect_passes_again_also_what_had_passed_where_its_region_is_not() {
+    let mut all = one_wave();
+    all["stages"][1]["waves"] =
+        serde_json::json!([{"regions": ["south", "east"]}, {"regions": ["north", "west"]}]);
+    let mut organisation = organisation_json();
+    for (name, traffic) in [("south", 1), ("west", 20)] {
+        let region = serde_json::json!({"name": name, "azs": ["a"], "traffic": traffic});
+        organisation["regions"].as_array_mut().unwrap().push(region);
+    }
+    let mut s = Scenario::with_organisation(&organisation);
+    s.apply(&all);
+    s.release("frontend");
+    s.pass("frontend", "wave-2/az-2", R1);
+    s.release("frontend");
+    s.reach("frontend", "wave-1/az-3", R2);
+    assert_eq!(s.step("frontend", "wave-1/az-2").done, Some(R2));
+    s.fires("production/south", OTHERS);
+    let phases = |s: &Scenario| ["az-2", "az-3"].map(|step| s.phase("frontend", &format!("wave-1/{step}")));
+    assert_eq!(phases(&s), ["recalled", "recalled"]);
+    assert_eq!(s.step("frontend", "wave-1/az-2").done, Some(R1));
+    for target in ["b", "c"] {
+        assert_eq!(s.runs("frontend", &format!("frontend/production/east/{target}/main")), Some(R2));
+    }
+    s.ok("production/south", OTHERS);
+    s.watch(Span::minutes(59));
+    assert_eq!(phases(&s), ["recalled", "recalled"]);
+    for _ in 0..20 {
+        s.watch(Span::minutes(30));
+        let south = s.runs("frontend", "frontend/production/south/a/main");
+        let west = s.runs("frontend", "frontend/production/west/a/one-box");
+        assert!(west == Some(R1) || south == Some(R2), "not in the next wave before it is back in this one");
+    }
+    s.pass("frontend", "wave-2/az-2", R2);
+}
+
 #[test]
 fn a_suspect_comes_back_after_the_pause_and_goes_on() {
     let mut s = under_way();

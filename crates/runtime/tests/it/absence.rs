@@ -1,9 +1,10 @@
 //! Time in which nobody worked.
 
-use crate::world::{World, event, id, on_both};
-use tidegate_core::decision::{Actor, Fact};
+use crate::world::{START, World, event, id, on_both};
+use tidegate_core::decision::{Actor, Event, Fact};
 use tidegate_core::ids::ReleaseNo;
 use tidegate_core::pipeline::{Build, PipelineEvent, PipelineFact};
+use tidegate_core::team::TeamEvent;
 use tidegate_core::units::{Span, Timestamp};
 use tidegate_runtime::{ABSENCE_MIN, Clock, Start, SubmitError};
 use tidegate_store::Fault;
@@ -130,7 +131,51 @@ fn who_cannot_be_given_time_yet_is_not_decided_on_before() {
 }
 
 #[test]
-fn on_a_full_disk_time_is_given_back_too() {
+fn a_server_that_dies_before_all_were_given_their_time_owes_the_rest() {
+    let mut w = World::memory();
+    w.runtime.at_work().unwrap();
+    w.commit(1);
+    work(&w, 60);
+    let before = deadline(&w);
+    w.clock.pass(Span::hours(2));
+    w.restart();
+    w.memory.clone().unwrap().fail_next(Fault::Refused);
+    w.runtime.at_work().unwrap();
+    // Somebody else's entry is the newest now, and the server dies.
+    w.submit(&approval()).unwrap();
+    w.clock.pass(Span::seconds(40));
+    w.restart();
+    w.runtime.at_work().unwrap();
+    let [absent] = absences(&w)[..] else { panic!("{:?}", absences(&w)) };
+    assert!(absent >= Span::hours(2), "{absent}");
+    assert_eq!(deadline(&w), before + absent);
+}
+
+#[test]
+fn nobody_is_given_the_same_time_twice() {
+    on_both(|mut w| {
+        w.commit(1);
+        w.clock.pass(Span::hours(1));
+        // It is not kept that somebody works, since nobody says so: as after a crash.
+        for hours in [1, 2] {
+            w.restart();
+            w.runtime.at_work().unwrap();
+            w.store.set_meta("at-work", &START.0.to_string()).unwrap();
+            assert_eq!(absences(&w).len(), hours);
+            w.clock.pass(Span::hours(1));
+        }
+        assert_eq!(absences(&w), [Span::hours(1), Span::hours(1)]);
+    });
+}
+
+fn approval() -> Event {
+    let word = TeamEvent::Approved { commit: "f".repeat(40).parse().unwrap(), by: "ada".parse().unwrap() };
+    Event::Team("shop".parse().unwrap(), word)
+}
+
+/// What would be a commit on a full disk is none of a rollback's reserve, but for the time itself.
+#[test]
+fn on_a_full_disk_time_is_given_back_and_nothing_else_is_decided_with_it() {
     let mut w = World::memory();
     w.runtime.at_work().unwrap();
     w.commit(1);
@@ -138,6 +183,22 @@ fn on_a_full_disk_time_is_given_back_too() {
     w.clock.pass(Span::hours(2));
     w.restart();
     w.memory.clone().unwrap().fail_next(Fault::NoSpace);
-    let _ = w.runtime.at_work();
+    w.runtime.at_work().unwrap();
     assert!(deadline(&w) >= before + Span::hours(2));
+    let log = w.runtime.log(None, Start::Before(u64::MAX), 1).unwrap();
+    assert!(matches!(&log[0].fact, Fact::Pipeline(PipelineFact::Resumed { .. })), "{log:?}");
+}
+
+#[test]
+fn what_is_about_a_team_waits_for_nobody_s_time() {
+    on_both(|w| {
+        w.runtime.at_work().unwrap();
+        w.commit(1);
+        work(&w, 60);
+        w.clock.pass(Span::hours(2));
+        w.submit(&approval()).unwrap();
+        assert_eq!(absences(&w), [], "only who awaits something is told, when he is");
+        w.runtime.tick_due(100).unwrap();
+        assert_eq!(absences(&w), [Span::hours(2)]);
+    });
 }

@@ -15,8 +15,10 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-/// How many effects of a lane are in work at once.
+/// How many effects of a lane are in work at once, ...
 const IN_WORK_MAX: usize = 256;
+/// ... beside builds and tests, most of which wait for their turn, and must not hold up what moves boxes meanwhile.
+const LONG_MAX: usize = 4_096;
 /// First pause after a failure; doubled with each further one.
 const RETRY_FIRST: Span = Span(250);
 /// Longest pause between two tries.
@@ -38,17 +40,38 @@ pub(super) enum Performed {
     GivenUp(String),
 }
 
+/// What is being performed.
+#[derive(Default)]
+struct InWork {
+    quick: BTreeSet<EffectId>,
+    long: BTreeSet<EffectId>,
+}
+
+impl InWork {
+    /// Whether it is to be begun now: it is not in work, and there is room.
+    fn begin(&mut self, pending: &PendingEffect) -> bool {
+        let (among, max) = match pending.effect {
+            Effect::Forward(ForwardEffect::Build(_) | ForwardEffect::Test(_)) => (&mut self.long, LONG_MAX),
+            _ => (&mut self.quick, IN_WORK_MAX),
+        };
+        among.len() < max && among.insert(pending.id.clone())
+    }
+
+    fn end(&mut self, id: &EffectId) {
+        let _ = self.quick.remove(id) || self.long.remove(id);
+    }
+}
+
 pub(super) async fn run(hands: Arc<Hands>, lane: Lane, stop: CancellationToken) {
     let mut signal = hands.signals.lane(lane);
-    let mut in_work: BTreeSet<EffectId> = BTreeSet::new();
+    let mut in_work = InWork::default();
     let mut tasks: JoinSet<EffectId> = JoinSet::new();
     while !stop.is_cancelled() {
         signal.mark_unchanged();
-        let wanted = IN_WORK_MAX + in_work.len();
-        match hands.blocking(move |h| h.runtime.effects(lane, wanted)).await {
+        match hands.blocking(move |h| h.runtime.effects(lane, IN_WORK_MAX + LONG_MAX)).await {
             Ok(pending) => {
                 for effect in pending {
-                    if in_work.len() < IN_WORK_MAX && in_work.insert(effect.id.clone()) {
+                    if in_work.begin(&effect) {
                         let hands = Arc::clone(&hands);
                         tasks.spawn(async move {
                             let id = effect.id.clone();
@@ -61,20 +84,18 @@ pub(super) async fn run(hands: Arc<Hands>, lane: Lane, stop: CancellationToken) 
             }
             Err(error) => tracing::error!("cannot read effects: {error}"),
         }
-        let pause = pause(&hands, lane, in_work.is_empty()).await;
+        let pause = pause(&hands, lane, tasks.is_empty()).await;
         tokio::select! {
             () = stop.cancelled() => {}
             _ = signal.changed() => {}
             () = tokio::time::sleep(pause) => {}
             Some(ended) = tasks.join_next() => match ended {
-                Ok(id) => {
-                    in_work.remove(&id);
-                }
+                Ok(id) => in_work.end(&id),
                 Err(failed) => {
                     // The effect is still in the store; forgetting all that is not running lets it be tried again.
                     tracing::error!("an effect's task failed: {failed}");
                     if tasks.is_empty() {
-                        in_work.clear();
+                        in_work = InWork::default();
                     }
                 }
             },
@@ -170,6 +191,9 @@ async fn perform(hands: &Arc<Hands>, pending: PendingEffect) {
         Performed::GivenUp(_) => Ended::GivenUp,
     };
     hands.telemetry.tried(kind, ended, hands.runtime.now().since(ordered_at).into());
+    if !matches!(performed, Performed::Failed(_)) {
+        hands.turns.ended(&id);
+    }
     let recorded = match performed {
         Performed::Told => {
             hands.troubles.over(&id.0);

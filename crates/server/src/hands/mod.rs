@@ -31,6 +31,7 @@ pub(crate) use overview::Summary;
 pub use signals::Signals;
 pub use sources::Poller;
 pub use troubles::Troubles;
+pub use turns::Turns;
 
 use crate::backup::Backups;
 use crate::serve::Dirs;
@@ -114,6 +115,8 @@ pub struct Hands {
     pub tool_paths: Vec<PathBuf>,
     /// Places for builds.
     pub build_places: Arc<Semaphore>,
+    /// Which builds and tests have had their turn.
+    pub turns: Turns,
     /// Places for tests.
     pub test_places: Semaphore,
 }

@@ -3,7 +3,6 @@
 use super::Hands;
 use std::sync::Arc;
 use std::time::Duration;
-use tidegate_core::causes;
 use tidegate_core::units::Span;
 use tidegate_runtime::Reserve;
 use tokio_util::sync::CancellationToken;
@@ -67,11 +66,8 @@ pub(super) async fn run(hands: Arc<Hands>, stop: CancellationToken) {
     let mut commits = hands.signals.any();
     while !stop.is_cancelled() {
         commits.mark_unchanged();
-        let told = hands.blocking(|h| (h.runtime.at_work(), h.runtime.tick_due(BATCH))).await;
-        if let Err(error) = told.0 {
-            tracing::warn!("it cannot be kept that a server works: {}", causes(&error));
-        }
-        let pause = match told.1 {
+        let told = hands.blocking(|h| h.runtime.at_work().and_then(|()| h.runtime.tick_due(BATCH))).await;
+        let pause = match told {
             Ok(n) if n >= BATCH => continue,
             Ok(_) => match hands.blocking(|h| (h.runtime.next_due(), h.runtime.now())).await {
                 (Ok(Some(due)), now) => Duration::from(due.since(now)).min(PAUSE_MAX),

@@ -1,8 +1,10 @@
-//! Builds and tests that wait for their turn say so: until they have it their time does not run.
+//! Builds and tests that wait for their turn say so: until they have it their time does not run. So do those that begin for the
+//! first time in the server's life: what an earlier server had begun of them is lost.
 
 use super::Hands;
+use std::collections::BTreeSet;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tidegate_core::decision::EffectId;
 use tidegate_core::ids::PipelineId;
@@ -12,6 +14,21 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 /// How often what waits says so: more than once in the shortest time that anything has beyond its own limit.
 const SAID_EVERY: Duration = Duration::from_secs(20);
 
+/// What has had its turn in this server's life. What is tried again because of the machine's trouble gets no more time for it.
+#[derive(Debug, Default)]
+pub struct Turns(Mutex<BTreeSet<EffectId>>);
+
+impl Turns {
+    fn begun(&self) -> MutexGuard<'_, BTreeSet<EffectId>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// It will not come again.
+    pub(super) fn ended(&self, effect: &EffectId) {
+        self.begun().remove(effect);
+    }
+}
+
 /// A place, as soon as one is free; none if the server is stopping.
 pub(super) async fn place<'a>(
     hands: &Arc<Hands>,
@@ -20,12 +37,16 @@ pub(super) async fn place<'a>(
     pipeline: &PipelineId,
 ) -> Option<SemaphorePermit<'a>> {
     let mut place = pin!(places.acquire());
-    loop {
+    let place = loop {
         match tokio::time::timeout(SAID_EVERY, &mut place).await {
-            Ok(place) => return place.ok(),
+            Ok(place) => break place.ok()?,
             Err(_) => waits(hands, id, pipeline).await,
         }
+    };
+    if hands.turns.begun().insert(id.clone()) {
+        waits(hands, id, pipeline).await;
     }
+    Some(place)
 }
 
 /// It has waited until now.

@@ -46,6 +46,7 @@ impl Kind {
 /// One command to be run, with all that it needs: what is set meanwhile does not change it.
 pub(super) struct Task {
     pub(super) kind: Kind,
+    rank: u8,
     revision: u64,
     pub(super) state: SlotState,
     pub(super) secrets: BTreeMap<SecretName, String>,
@@ -109,10 +110,22 @@ impl SlotWork {
         self.state.only_condemns() && self.observation().is_none()
     }
 
-    /// When something is to be run of a rollback: its command, or the look that it cannot go on without.
     fn rollback_due(&self) -> Option<Instant> {
-        let look = self.must_be_seen().then_some(self.look_due);
-        self.command_due.or(look).filter(|_| self.state.rollback)
+        self.command_due.filter(|_| self.state.rollback)
+    }
+
+    /// When there has to be a look that a rollback cannot go on without.
+    fn rollback_look_due(&self) -> Option<Instant> {
+        (self.state.rollback && self.must_be_seen()).then_some(self.look_due)
+    }
+
+    /// What goes first, and ends whatever is behind it: a rollback's command, what a rollback has to see, all else.
+    fn rank(&self, kind: Kind) -> u8 {
+        match kind {
+            Kind::Rollback => 0,
+            Kind::Observe if self.rollback_look_due().is_some() => 1,
+            Kind::Deploy | Kind::Observe => 2,
+        }
     }
 }
 
@@ -231,14 +244,12 @@ impl Target {
         });
         let now = Instant::now();
         let ready = due.clone().filter(|(_, at, _)| *at <= now);
-        let of_rollback = |kind: Kind, work: &SlotWork| {
-            kind == Kind::Rollback || kind == Kind::Observe && work.must_be_seen()
-        };
-        // A rollback first; of the others, which has waited longest.
-        match ready.min_by_key(|(kind, at, work)| (!of_rollback(*kind, work), *at, *kind)) {
+        // Of those of one rank, which has waited longest.
+        match ready.min_by_key(|(kind, at, work)| (work.rank(*kind), *at, *kind)) {
             None => Err(due.map(|(_, at, _)| at).min()),
             Some((kind, _, work)) => Ok(Task {
                 kind,
+                rank: work.rank(kind),
                 revision: work.revision,
                 state: work.state.clone(),
                 secrets: work.secrets.clone(),
@@ -256,12 +267,9 @@ impl Target {
             if own && work.revision != task.revision && work.state.rollback {
                 return Some(Instant::now());
             }
-            match task.kind {
-                Kind::Rollback => None,
-                // It is what the rollback waits for.
-                Kind::Observe if own && work.must_be_seen() => None,
-                Kind::Deploy | Kind::Observe => work.rollback_due(),
-            }
+            let look = work.rollback_look_due().filter(|_| task.rank > 1);
+            let command = work.rollback_due().filter(|_| task.rank > 0);
+            look.into_iter().chain(command).min()
         };
         loop {
             let next = self.slots().values().filter_map(due).min();
@@ -318,7 +326,11 @@ pub(super) async fn work(target: Arc<Target>, shared: Arc<Shared>) {
     loop {
         wake.borrow_and_update();
         match target.next() {
-            Ok(task) => search = step(&target, &shared, task, search).await,
+            Ok(task) => {
+                search = step(&target, &shared, task, search).await;
+                // One that had to make room at once has waited for nothing.
+                tokio::task::yield_now().await;
+            }
             Err(next) => {
                 let later = async {
                     match next {

@@ -50,6 +50,7 @@ if [ "$kind" != observe ]; then
     fi
     env | grep '^TIDEGATE_' | sort > "$CONTROL/env-$kind"
 elif [ -n "$TIDEGATE_SPLIT" ]; then
+    while [ -e "$CONTROL/hold-observe" ]; do sleep 0.01; done
     boxes=
     while read -r run_spec n; do
         while [ "$n" -gt 0 ]; do
@@ -433,6 +434,42 @@ async fn what_only_condemns_ends_a_deploy_and_runs_no_command_of_what_is_condemn
         |lines: Vec<String>| lines.into_iter().filter(|l| l.starts_with("start rollback")).collect();
     let rollbacks: Vec<String> = rollbacks(fixture.journal());
     assert!(matches!(&rollbacks[..], [one] if one.contains(a.digest().as_str())), "{rollbacks:?}");
+    fixture.assert_no_overlap();
+}
+
+/// By an engine that was just started and has seen neither, so that it has to look first.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_rollbacks_of_one_target_do_not_hold_each_other_up() {
+    let fixture = Fixture::new();
+    let (a, b) = (fixture.run_spec("a", Shape::ManyBoxes), fixture.run_spec("b", Shape::ManyBoxes));
+    let of = |pipeline: &str, set: SetSlot| SetSlot { slot: slot(pipeline), ..set };
+    let engine = fixture.engine();
+    for pipeline in ["assets", "images"] {
+        engine.set(&of(pipeline, set(1, &[(&b, 2)], false))).unwrap();
+        until("it is deployed", || engine.observe(&slot(pipeline)).filter(|seen| seen.boxes.len() == 2))
+            .await;
+    }
+    drop(engine);
+    let hold = fixture.flag("hold-observe");
+    let engine = fixture.engine();
+    for pipeline in ["assets", "images"] {
+        let mut condemns = of(pipeline, set(2, &[(&b, 2)], true));
+        condemns.desired.condemned = vec![b.digest()];
+        engine.set(&condemns).unwrap();
+        assert_eq!(engine.observe(&slot(pipeline)), None, "it was not looked at yet");
+    }
+    fs::remove_file(hold).unwrap();
+    for pipeline in ["assets", "images"] {
+        until("it is seen", || engine.observe(&slot(pipeline))).await;
+        let mut returns = of(pipeline, set(3, &[(&a, 1), (&b, 1)], true));
+        returns.desired.condemned = vec![b.digest()];
+        engine.set(&returns).unwrap();
+    }
+    for pipeline in ["assets", "images"] {
+        let back = |seen: &Observation| seen.boxes.iter().any(|each| each.run_spec == a.digest());
+        until("it is back", || engine.observe(&slot(pipeline)).filter(back)).await;
+    }
+    assert_eq!(fixture.count("start rollback"), 2);
     fixture.assert_no_overlap();
 }
 
