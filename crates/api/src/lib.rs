@@ -3,7 +3,8 @@
 //! Every top-level answer has `"version": 1`; a field is added to a version, never changed or taken away. Points in time
 //! are milliseconds since 1970-01-01T00:00:00Z, spans are texts such as `1h30m`, releases are numbers. Where a value of
 //! the core is told (a reason, a cause, a fact), it comes as that value and as a sentence, both made from the same thing.
-//! A request with an unknown field is refused; in an answer it is passed over, so that an older client reads a newer server.
+//! A request with an unknown field is refused. In an answer's own shapes it is passed over, so that an older client reads what a
+//! newer server adds; a new kind of fact, reason or cause it does not know.
 
 mod backup;
 mod describe;

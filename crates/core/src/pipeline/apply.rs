@@ -381,9 +381,12 @@ impl Pipeline {
                     slot.boxes = *boxes;
                 }
             }
-            PipelineFact::SlotAsked { target, generation, asked: more } => {
+            PipelineFact::SlotAsked { target, generation, asked: more, left } => {
                 let Some(slot) = self.slots.get_mut(target) else { return };
                 slot.generation = *generation;
+                if let (Motion::Back { from, .. }, Some(left)) = (&mut slot.motion, left) {
+                    from.clone_from(left);
+                }
                 if let Motion::Forward { asked, .. } | Motion::Back { asked, .. } = &mut slot.motion {
                     *asked = *more;
                 }

@@ -219,6 +219,9 @@ pub enum PipelineFact {
         generation: u64,
         /// How many in all.
         asked: u32,
+        /// How many boxes each release that is taken back keeps, where there are several: those that serve, as far as they go.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        left: Option<BTreeMap<ReleaseNo, u32>>,
     },
     /// Boxes became healthy, or fell back.
     SlotProgressed {

@@ -199,7 +199,10 @@ impl Deciding<'_> {
             self.fact(PipelineFact::SlotProgressed { target: target.clone(), settled: healthy, awaited });
         }
         match rollout::next(&self.rolling(), direction, boxes, &new, asked, &seen.boxes, self.now) {
-            Next::Ask(more) => self.ask(target, more, direction),
+            Next::Ask(more) => {
+                let left = self.left(target, more, &seen.boxes);
+                self.ask(target, more, left, direction);
+            }
             // Moving slots are observed again at least every second.
             Next::Wait | Next::WaitUntil(_) => {}
             Next::Complete => {
@@ -226,9 +229,43 @@ impl Deciding<'_> {
         }
         self.fact(PipelineFact::SlotResized { target: target.clone(), boxes });
         if asked > 0 {
-            self.ask(target, asked, direction);
+            self.ask(target, asked, None, direction);
         }
         asked > 0
+    }
+
+    /// How many boxes each of several releases that are taken back keeps when `asked` are the good one's. What does not serve
+    /// goes first, then the newest: the other way round, boxes that serve would make room while those that start do not serve yet.
+    fn left(
+        &self,
+        target: &TargetId,
+        asked: u32,
+        seen: &[BoxObservation],
+    ) -> Option<BTreeMap<ReleaseNo, u32>> {
+        let slot = self.p.slots.get(target)?;
+        let Motion::Back { from, .. } = &slot.motion else { return None };
+        if from.len() < 2 {
+            return None;
+        }
+        let mut rest = slot.boxes.saturating_sub(asked);
+        let mut left: BTreeMap<ReleaseNo, u32> = from.keys().map(|release| (*release, 0)).collect();
+        for serves in [true, false] {
+            let mut counted = BTreeSet::new();
+            for (release, keeps) in &mut left {
+                let Some(spec) = self.p.run_spec(*release, &target.environment) else { continue };
+                let stays = |each: &&BoxObservation| {
+                    each.run_spec == *spec
+                        && each.health != BoxHealth::Leaving
+                        && each.health.is_healthy() == serves
+                };
+                // Releases of the same bytes share their boxes.
+                let here = if counted.insert(spec) { seen.iter().filter(stays).count() } else { 0 };
+                let more = u32::try_from(here).unwrap_or(rest).min(rest);
+                *keeps += more;
+                rest -= more;
+            }
+        }
+        Some(left)
     }
 
     /// Whether boxes are left of what is taken back to nothing. Boxes that only lose their configuration stay.
@@ -248,13 +285,19 @@ impl Deciding<'_> {
         }
     }
 
-    pub(super) fn ask(&mut self, target: &TargetId, asked: u32, direction: Direction) {
+    fn ask(
+        &mut self,
+        target: &TargetId,
+        asked: u32,
+        left: Option<BTreeMap<ReleaseNo, u32>>,
+        direction: Direction,
+    ) {
         // A rollback of another pipeline may have taken the lease: then nothing more is replaced until it is back.
         if direction == Direction::Forward && !self.holds_lease(target) {
             return;
         }
         let Some(generation) = self.p.slots.get(target).map(|s| s.generation + 1) else { return };
-        self.fact(PipelineFact::SlotAsked { target: target.clone(), generation, asked });
+        self.fact(PipelineFact::SlotAsked { target: target.clone(), generation, asked, left });
         self.order_slot(target);
     }
 

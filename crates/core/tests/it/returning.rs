@@ -1,8 +1,8 @@
 //! Where a release returns to, how, and what is watched (X1, P5, K3).
 
-use crate::scenario::{R1, R2, R3, Scenario, pipeline_json};
+use crate::scenario::{R1, R2, R3, Scenario, pipeline_json, user};
 use tidegate_core::decision::{Effect, RollbackEffect};
-use tidegate_core::ids::SlotId;
+use tidegate_core::ids::{SlotId, TargetId};
 use tidegate_core::pipeline::{Build, Cause, PipelineEvent, PipelineFact, Standing, Work};
 use tidegate_core::units::Span;
 
@@ -47,6 +47,39 @@ fn what_is_returned_to_is_not_condemned_when_its_bytes_are_the_same() {
         _ => None,
     });
     assert_eq!(condemned.collect::<Vec<_>>(), [0]);
+}
+
+/// What it returned to first does not come up there, and is rejected as well: its box goes before those that serve (rule 2 is
+/// checked with each order).
+#[test]
+fn a_rollback_that_goes_further_back_takes_first_what_does_not_serve() {
+    let mut s = Scenario::empty();
+    let mut many = pipeline_json("frontend", "frontend");
+    many["stages"][1]["boxes_per_az"] = serde_json::json!(4);
+    many["stages"][1]["waves"] = serde_json::json!([{"regions": ["north"]}, {"regions": ["east"]}]);
+    s.apply(&many);
+    for release in [R1, R2] {
+        s.release("frontend");
+        s.finish("frontend", release);
+    }
+    s.release("frontend");
+    s.reach("frontend", "wave-1/az-2", R3);
+    let target: TargetId = "frontend/production/north/a/main".parse().unwrap();
+    let r2 = s.pipeline("frontend").run_spec(R2, &target.environment).unwrap().clone();
+    s.fleet.sick.insert(r2.clone());
+    s.rollback("frontend", R3);
+    let slot = SlotId { target, pipeline: "frontend".parse().unwrap() };
+    let begun = s.fleet.boxes(&slot).iter().filter(|each| each.run_spec == r2).count();
+    assert_eq!(begun, 1, "a box of r2 was begun with, and does not serve");
+    let event = PipelineEvent::RollbackOrdered {
+        release: R2,
+        by: user("alice"),
+        reason: "it does not come up".to_owned(),
+        everywhere: true,
+    };
+    s.pipeline_event("frontend", event).unwrap();
+    s.work();
+    assert_eq!(s.runs("frontend", "frontend/production/north/a/main"), Some(R1));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use tidegate_sim::campaign::{self, Tally};
 use tidegate_sim::{Options, Sim};
 
 /// Seeds that found something once, with what it was.
-const KEPT: [(u64, &str); 6] = [
+const KEPT: [(u64, &str); 8] = [
     (2, "an order whose end was not recorded was repeated by the next server, and undid a newer one"),
     (7, "the checker wanted a reason from a step that the definition no longer had"),
     (1_003, "the simulated monitoring told an alarm's end once, while the clock was behind, and never again"),
@@ -15,6 +15,12 @@ const KEPT: [(u64, &str); 6] = [
     (
         1_042,
         "a wave whose last AZ was removed was left without its bake, and taken back while the next one went on",
+    ),
+    (117_696_840_291_188_797, "a suspect went on in an AZ that only another Region of its wave has"),
+    (
+        117_696_925_206_839_301,
+        "a rollback that went further back took out a box that served before one that did not yet; and a bake of what no \
+         box ran any more waited for its requests",
     ),
 ];
 
