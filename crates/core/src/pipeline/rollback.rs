@@ -139,8 +139,9 @@ impl Deciding<'_> {
         }
         let at = self.now;
         self.fact(PipelineFact::Suspected { release, scope: scope.clone(), cause: cause.clone(), at });
+        // A newer one that is good goes on: the alarm does not speak of it, or it is spoken of next.
         let targets = self.targets_of(|p, target, r| {
-            r >= release && &Scope::of(target) == scope && p.unfinished(target, r)
+            r >= release && !is_good(p, r) && &Scope::of(target) == scope && p.unfinished(target, r)
         });
         let first =
             targets.iter().filter_map(|t| self.p.plan.step_of(t)).map(|(_, step)| step.id.clone()).next();

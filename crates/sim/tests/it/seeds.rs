@@ -6,7 +6,7 @@ use tidegate_sim::campaign::{self, Tally};
 use tidegate_sim::{Options, Sim};
 
 /// Seeds that found something once, with what it was.
-const KEPT: [(u64, &str); 8] = [
+const KEPT: [(u64, &str); 9] = [
     (2, "an order whose end was not recorded was repeated by the next server, and undid a newer one"),
     (7, "the checker wanted a reason from a step that the definition no longer had"),
     (1_003, "the simulated monitoring told an alarm's end once, while the clock was behind, and never again"),
@@ -21,6 +21,10 @@ const KEPT: [(u64, &str); 8] = [
         117_696_925_206_839_301,
         "a rollback that went further back took out a box that served before one that did not yet; and a bake of what no \
          box ran any more waited for its requests",
+    ),
+    (
+        117_697_025_645_019_258,
+        "a suspect took the turn of a newer release, whose alarm was masked as a fix's, and it never came by again",
     ),
 ];
 
