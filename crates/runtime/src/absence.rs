@@ -27,7 +27,7 @@ const KEPT_EVERY: Span = Span::seconds(10);
 const KEY: &str = "at-work";
 /// Nobody has said so far that he works.
 const NEVER: i64 = i64::MIN;
-/// So many pipelines are given their time in one call of [`Runtime::at_work`]; others get it before their next event.
+/// So many pipelines are given their time in one call of [`Runtime::give_times`]; others get it before their next event.
 const GIVEN_MAX: usize = 256;
 
 /// From when until when nobody worked.
@@ -69,9 +69,13 @@ impl AtWork {
         self.books().owed.get(pipeline).cloned().unwrap_or_default()
     }
 
-    fn paid(&self, pipeline: &PipelineId) {
+    /// So many absences of a pipeline, the first ones, are settled.
+    fn paid(&self, pipeline: &PipelineId, count: usize) {
         let mut books = self.books();
-        books.owed.remove(pipeline);
+        if let Some(owed) = books.owed.get_mut(pipeline) {
+            owed.drain(..count.min(owed.len()));
+        }
+        books.owed.retain(|_, owed| !owed.is_empty());
         self.owes.store(!books.owed.is_empty(), Ordering::SeqCst);
     }
 }
@@ -84,6 +88,14 @@ impl Runtime {
     /// If it cannot be read until when somebody has worked before; no timer may be looked at then.
     pub fn at_work(&self) -> Result<(), RuntimeError> {
         self.notice_absence()?;
+        if let Err(error) = self.keep_at_work() {
+            warn!(%error, "it cannot be kept that somebody works");
+        }
+        Ok(())
+    }
+
+    /// Gives some of those who are owed time theirs, if they have had no event before. To be called now and then.
+    pub fn give_times(&self) {
         let owed: Vec<PipelineId> = self.at_work.books().owed.keys().take(GIVEN_MAX).cloned().collect();
         for pipeline in owed {
             let _turn = self.turn(&AggregateId::Pipeline(pipeline.clone()));
@@ -92,10 +104,6 @@ impl Runtime {
                 warn!(pipeline = pipeline.as_str(), %error, "time in which nobody worked is not given back yet");
             }
         }
-        if let Err(error) = self.keep_at_work() {
-            warn!(%error, "it cannot be kept that somebody works");
-        }
-        Ok(())
     }
 
     /// Whatever is decided is decided by somebody who works: books the time in which nobody did.
@@ -123,14 +131,26 @@ impl Runtime {
         Ok(())
     }
 
-    /// As [`Runtime::notice_absence`] for an event, if anybody ever said that he works. Only pipelines await anything.
-    pub(crate) fn notice_before(&self, event: &Event) -> Result<(), RuntimeError> {
-        match event {
-            Event::Pipeline(..) if self.at_work.until_ms.load(Ordering::SeqCst) != NEVER => {
-                self.notice_absence()
-            }
-            _ => Ok(()),
+    /// Before an event is decided on: notices an absence, if anybody ever said that he works, and gives the pipeline its time. Only
+    /// pipelines await anything. Within its turn.
+    pub(crate) fn time_for(&self, event: &Event) -> Result<(), SubmitError> {
+        let Event::Pipeline(pipeline, what) = event else { return Ok(()) };
+        if self.at_work.until_ms.load(Ordering::SeqCst) == NEVER {
+            return Ok(());
         }
+        match self.notice_absence().map_err(SubmitError::from).and_then(|()| self.give_time(pipeline)) {
+            // Nothing holds a rollback.
+            Err(_) if matches!(what, PipelineEvent::RollbackOrdered { .. }) => Ok(()),
+            given => given,
+        }
+    }
+
+    /// Whether nobody had worked for a while at the moment for which an event was decided on: it may have waited.
+    pub(crate) fn is_late(&self, event: &Event, now: Timestamp) -> bool {
+        let until = self.at_work.until_ms.load(Ordering::SeqCst);
+        let awaits =
+            matches!(event, Event::Pipeline(_, what) if !matches!(what, PipelineEvent::Resumed { .. }));
+        awaits && until != NEVER && now.since(Timestamp(until)) >= ABSENCE_MIN
     }
 
     fn has_lapsed(&self, now: Timestamp) -> bool {
@@ -146,7 +166,7 @@ impl Runtime {
         }
         let id = AggregateId::Pipeline(pipeline.clone());
         let Entry { state: Shared::Pipeline(state), at, .. } = self.load(&id)? else {
-            return Ok(self.at_work.paid(pipeline));
+            return Ok(self.at_work.paid(pipeline, owed.len()));
         };
         // Somebody who has decided on it has worked: a server that died before all had their time goes on with the rest.
         let absent = owed.iter().map(|absence| absence.until.since(absence.from.max(at)));
@@ -158,7 +178,7 @@ impl Runtime {
                 Err(error) => return Err(error),
             }
         }
-        self.at_work.paid(pipeline);
+        self.at_work.paid(pipeline, owed.len());
         Ok(())
     }
 

@@ -48,6 +48,8 @@ type Decided = Result<(State, Decision), Illegal>;
 /// What one try came to.
 enum Try {
     Done(Outcome),
+    /// Nobody had worked until the moment of the decision.
+    Late,
     /// The decision touches an aggregate that it had not seen.
     Unseen(AggregateId),
     /// Somebody was faster.
@@ -56,7 +58,6 @@ enum Try {
 
 impl Runtime {
     pub(crate) fn run(&self, event: &Event, cause: &Actor, with: With<'_>) -> Result<Outcome, SubmitError> {
-        self.notice_before(event)?;
         let own = event.aggregate();
         let result = self.in_turn(event, &own, cause, with);
         self.counts.decided(&own, &result);
@@ -71,14 +72,7 @@ impl Runtime {
         with: With<'_>,
     ) -> Result<Outcome, SubmitError> {
         let _turn = self.turn(own);
-        if let Event::Pipeline(pipeline, what) = event
-            && let Err(error) = self.give_time(pipeline)
-        {
-            // Nothing holds a rollback.
-            if !matches!(what, PipelineEvent::RollbackOrdered { .. }) {
-                return Err(error);
-            }
-        }
+        self.time_for(event)?;
         self.decide_often(event, own, cause, with)
     }
 
@@ -97,6 +91,7 @@ impl Runtime {
                 Try::Unseen(id) => {
                     extra.insert(id);
                 }
+                Try::Late => self.time_for(event)?,
                 Try::Conflict => self.counts.conflict(),
             }
         }
@@ -117,6 +112,9 @@ impl Runtime {
         extra: &BTreeSet<AggregateId>,
     ) -> Result<Try, SubmitError> {
         let (seen, decided) = self.decide(event, own, extra)?;
+        if self.is_late(event, seen.now) {
+            return Ok(Try::Late);
+        }
         let (after, decision) = match decided {
             Ok(decided) => decided,
             Err(illegal) => {

@@ -132,6 +132,7 @@ impl Sim {
                 // What fails is told again.
                 let _ = server.runtime.at_work();
                 let _ = server.runtime.tick_due(100);
+                server.runtime.give_times();
                 server.rounds += 1;
                 if server.rounds % 20 == 0 {
                     let _ = server.runtime.tend();

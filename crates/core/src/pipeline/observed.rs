@@ -243,7 +243,8 @@ impl Deciding<'_> {
         seen: &[BoxObservation],
     ) -> Option<BTreeMap<ReleaseNo, u32>> {
         let slot = self.p.slots.get(target)?;
-        let Motion::Back { from, .. } = &slot.motion else { return None };
+        let Motion::Back { from, to, .. } = &slot.motion else { return None };
+        let good = to.and_then(|to| self.p.run_spec(to, &target.environment));
         if from.len() < 2 {
             return None;
         }
@@ -258,8 +259,9 @@ impl Deciding<'_> {
                         && each.health != BoxHealth::Leaving
                         && each.health.is_healthy() == serves
                 };
-                // Releases of the same bytes share their boxes.
-                let here = if counted.insert(spec) { seen.iter().filter(stays).count() } else { 0 };
+                // Releases of the same bytes share their boxes, and those of the good one's are its own.
+                let own = Some(spec) != good && counted.insert(spec);
+                let here = if own { seen.iter().filter(stays).count() } else { 0 };
                 let more = u32::try_from(here).unwrap_or(rest).min(rest);
                 *keeps += more;
                 rest -= more;

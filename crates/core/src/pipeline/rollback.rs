@@ -163,8 +163,14 @@ impl Deciding<'_> {
                 let before = passed;
                 passed = passed.min(done(&self.p, step));
                 let Some(work) = self.p.steps.get(&step.id).map(|state| &state.work) else { continue };
+                // Where the wave has finished, it is over.
+                let watched = |here| step.targets.iter().any(|target| self.p.is_watched(&target.id, here));
                 let goes = |here: &ReleaseNo| *here >= release && before < Some(*here);
-                let Some(here) = work.watched().map(|(here, _)| here).filter(goes) else { continue };
+                let here = match work.under_way() {
+                    Some((here, _)) => Some(here),
+                    None => work.watched().map(|(here, _)| here).filter(|here| watched(*here)),
+                };
+                let Some(here) = here.filter(goes) else { continue };
                 if let Work::Testing { effect, .. } = work {
                     self.out.cancelled.push(effect.clone());
                 }

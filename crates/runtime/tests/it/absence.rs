@@ -26,6 +26,12 @@ fn absences(w: &World) -> Vec<Span> {
     log.iter().filter_map(|entry| of(&entry.fact)).collect()
 }
 
+/// Somebody says that he works, and gives everybody his time.
+fn say(w: &World) {
+    w.runtime.at_work().unwrap();
+    w.runtime.give_times();
+}
+
 /// Somebody works for so long, and looks at the timers as a server does.
 fn work(w: &World, seconds: u64) {
     for _ in 0..seconds {
@@ -44,7 +50,7 @@ fn what_is_awaited_has_the_time_back_in_which_no_server_ran() {
         let before = deadline(&w);
         w.clock.pass(Span::hours(5));
         w.restart();
-        w.runtime.at_work().unwrap();
+        say(&w);
         let [absent] = absences(&w)[..] else { panic!("{:?}", absences(&w)) };
         // That somebody worked is kept every ten seconds.
         assert!((Span::hours(5)..=Span::hours(5).plus(Span::seconds(11))).contains(&absent), "{absent}");
@@ -72,7 +78,7 @@ fn a_short_absence_is_none_and_who_never_says_that_he_works_is_never_absent() {
         work(&w, 60);
         w.clock.pass(Span(ABSENCE_MIN.millis() / 2));
         w.restart();
-        w.runtime.at_work().unwrap();
+        say(&w);
         assert_eq!(absences(&w), []);
     });
 }
@@ -89,7 +95,7 @@ fn a_frozen_process_or_a_clock_that_jumps_ahead_is_noticed_by_whatever_comes_fir
         w.runtime.submit(&event(PipelineEvent::Tick), &Actor::Tidegate).unwrap();
         assert_eq!(absences(&w), [Span::hours(2)]);
         assert_eq!(deadline(&w), before + Span::hours(2));
-        w.runtime.at_work().unwrap();
+        say(&w);
         assert_eq!(absences(&w).len(), 1, "it is given back once");
     });
 }
@@ -101,7 +107,7 @@ fn an_older_store_in_which_it_is_not_kept_counts_from_its_newest_entry() {
         let before = deadline(&w);
         w.clock.pass(Span::hours(1));
         w.restart();
-        w.runtime.at_work().unwrap();
+        say(&w);
         assert_eq!(absences(&w), [Span::hours(1)]);
         assert_eq!(deadline(&w), before + Span::hours(1));
     });
@@ -118,7 +124,7 @@ fn who_cannot_be_given_time_yet_is_not_decided_on_before() {
     w.restart();
     let memory = w.memory.clone().unwrap();
     (0..3).for_each(|_| memory.fail_next(Fault::Refused));
-    w.runtime.at_work().unwrap();
+    say(&w);
     assert_eq!(absences(&w), []);
     // The store refuses it twice more, and then it comes before what would find the build overdue.
     let tick = event(PipelineEvent::Tick);
@@ -140,12 +146,12 @@ fn a_server_that_dies_before_all_were_given_their_time_owes_the_rest() {
     w.clock.pass(Span::hours(2));
     w.restart();
     w.memory.clone().unwrap().fail_next(Fault::Refused);
-    w.runtime.at_work().unwrap();
+    say(&w);
     // Somebody else's entry is the newest now, and the server dies.
     w.submit(&approval()).unwrap();
     w.clock.pass(Span::seconds(40));
     w.restart();
-    w.runtime.at_work().unwrap();
+    say(&w);
     let [absent] = absences(&w)[..] else { panic!("{:?}", absences(&w)) };
     assert!(absent >= Span::hours(2), "{absent}");
     assert_eq!(deadline(&w), before + absent);
@@ -159,7 +165,7 @@ fn nobody_is_given_the_same_time_twice() {
         // It is not kept that somebody works, since nobody says so: as after a crash.
         for hours in [1, 2] {
             w.restart();
-            w.runtime.at_work().unwrap();
+            say(&w);
             w.store.set_meta("at-work", &START.0.to_string()).unwrap();
             assert_eq!(absences(&w).len(), hours);
             w.clock.pass(Span::hours(1));
@@ -183,7 +189,7 @@ fn on_a_full_disk_time_is_given_back_and_nothing_else_is_decided_with_it() {
     w.clock.pass(Span::hours(2));
     w.restart();
     w.memory.clone().unwrap().fail_next(Fault::NoSpace);
-    w.runtime.at_work().unwrap();
+    say(&w);
     assert!(deadline(&w) >= before + Span::hours(2));
     let log = w.runtime.log(None, Start::Before(u64::MAX), 1).unwrap();
     assert!(matches!(&log[0].fact, Fact::Pipeline(PipelineFact::Resumed { .. })), "{log:?}");

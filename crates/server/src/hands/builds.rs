@@ -31,6 +31,7 @@ pub(super) async fn perform(hands: &Arc<Hands>, id: &EffectId, order: &BuildOrde
         return Performed::Done;
     }
     if let Some(why) = keeping::refuses_builds(hands).await {
+        hands.turns.ended(id);
         turns::waits(hands, id, &order.pipeline).await;
         return Performed::Failed(why);
     }

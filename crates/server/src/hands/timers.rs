@@ -66,7 +66,13 @@ pub(super) async fn run(hands: Arc<Hands>, stop: CancellationToken) {
     let mut commits = hands.signals.any();
     while !stop.is_cancelled() {
         commits.mark_unchanged();
-        let told = hands.blocking(|h| h.runtime.at_work().and_then(|()| h.runtime.tick_due(BATCH))).await;
+        let told = hands.blocking(|h| {
+            h.runtime.at_work()?;
+            let told = h.runtime.tick_due(BATCH);
+            h.runtime.give_times();
+            told
+        });
+        let told = told.await;
         let pause = match told {
             Ok(n) if n >= BATCH => continue,
             Ok(_) => match hands.blocking(|h| (h.runtime.next_due(), h.runtime.now())).await {

@@ -23,7 +23,7 @@ impl Turns {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// It will not come again.
+    /// It will not come again, or has not begun after all.
     pub(super) fn ended(&self, effect: &EffectId) {
         self.begun().remove(effect);
     }
@@ -40,6 +40,8 @@ pub(super) async fn place<'a>(
     let place = loop {
         match tokio::time::timeout(SAID_EVERY, &mut place).await {
             Ok(place) => break place.ok()?,
+            // What has had its turn, and is tried again, has its time.
+            Err(_) if hands.turns.begun().contains(id) => {}
             Err(_) => waits(hands, id, pipeline).await,
         }
     };
