@@ -2,9 +2,10 @@
 
 use crate::scenario::{R1, R2, R3, Scenario, pipeline_json, user};
 use tidegate_core::decision::{Effect, RollbackEffect};
-use tidegate_core::ids::{SlotId, TargetId};
+use tidegate_core::engine::{BoxHealth, BoxObservation, Fence, Observation};
+use tidegate_core::ids::{PipelineId, RunSpecDigest, SlotId, TargetId};
 use tidegate_core::pipeline::{Build, Cause, PipelineEvent, PipelineFact, Standing, Work};
-use tidegate_core::units::Span;
+use tidegate_core::units::{Span, Timestamp};
 
 const ONE_BOX: &str = "frontend/gamma/north/a/one-box";
 const FAULTS: &str = "Frontend_High_Fault_Rate";
@@ -26,19 +27,10 @@ fn a_revert_goes_straight_to_the_release_before_without_a_canary() {
     );
 }
 
-/// Such as after a change of what is not packaged: they share a RunSpec.
 #[test]
 fn what_is_returned_to_is_not_condemned_when_its_bytes_are_the_same() {
     let mut s = Scenario::running();
-    let Build::Built { package, .. } = s.pipeline("frontend").releases[&R1].build.clone() else {
-        panic!("it runs")
-    };
-    s.stop_builds();
-    s.release("frontend");
-    let ended = PipelineEvent::BuildEnded { effect: s.build_effect("frontend", R2), result: Ok(package) };
-    s.undone.clear();
-    s.pipeline_event("frontend", ended).unwrap();
-    s.work();
+    release_of_the_bytes_of_r1(&mut s);
     assert_eq!(s.phase("frontend", "gamma/one-box"), "baking");
     s.stop_engines("gamma");
     s.rollback("frontend", R2);
@@ -80,6 +72,85 @@ fn a_rollback_that_goes_further_back_takes_first_what_does_not_serve() {
     s.pipeline_event("frontend", event).unwrap();
     s.work();
     assert_eq!(s.runs("frontend", "frontend/production/north/a/main"), Some(R1));
+}
+
+/// r2 has the bytes of r1, and r3 has half of the boxes, when r2 is rejected, and r3 with it: three serve r1, and of the others no
+/// more may go at once than the limit allows.
+#[test]
+fn boxes_of_what_is_returned_to_are_no_other_release_s() {
+    let mut s = Scenario::empty();
+    let mut many = pipeline_json("frontend", "frontend");
+    many["stages"][1]["boxes_per_az"] = serde_json::json!(6);
+    many["stages"][1]["waves"] = serde_json::json!([{"regions": ["north"]}, {"regions": ["east"]}]);
+    s.apply(&many);
+    s.release("frontend");
+    s.finish("frontend", R1);
+    release_of_the_bytes_of_r1(&mut s);
+    s.start_all();
+    s.finish("frontend", R2);
+    let target: TargetId = "frontend/production/north/a/main".parse().unwrap();
+    s.stop_engines("production/north/a/main");
+    s.release("frontend");
+    s.reach("frontend", "wave-1/az-1", R3);
+    let spec = |s: &Scenario, release| {
+        s.pipeline("frontend").run_spec(release, &target.environment).unwrap().clone()
+    };
+    let (good, bad) = (spec(&s, R1), spec(&s, R3));
+    assert_eq!(good, spec(&s, R2));
+    let half: Vec<RunSpecDigest> = [&good, &good, &good, &bad, &bad, &bad].map(Clone::clone).to_vec();
+    for boxes in [vec![good.clone(); 6], half.clone()] {
+        told(&mut s, &target, &boxes);
+    }
+    let event = PipelineEvent::RollbackOrdered {
+        release: R2,
+        by: user("alice"),
+        reason: "it was wrong from the start".to_owned(),
+        everywhere: true,
+    };
+    s.pipeline_event("frontend", event).unwrap();
+    told(&mut s, &target, &half);
+    let orders = s.undone.iter().filter_map(|new| match &new.effect {
+        Effect::Rollback(RollbackEffect::Return(order)) if order.slot.target == target => Some(order),
+        _ => None,
+    });
+    let split = &orders.last().unwrap().desired.split;
+    let of = |spec: &RunSpecDigest| -> u32 {
+        split.iter().filter(|share| share.run_spec == *spec).map(|share| share.boxes).sum()
+    };
+    assert_eq!((of(&good) + of(&bad), of(&bad) >= 1), (6, true), "{split:?}");
+}
+
+/// An engine tells of healthy boxes.
+fn told(s: &mut Scenario, target: &TargetId, boxes: &[RunSpecDigest]) {
+    let pipeline: PipelineId = "frontend".parse().unwrap();
+    let generation = s.pipeline("frontend").slots[target].generation;
+    let healthy = |(n, run_spec): (usize, &RunSpecDigest)| BoxObservation {
+        id: n.to_string(),
+        incarnation: 1,
+        run_spec: run_spec.clone(),
+        health: BoxHealth::Healthy { since: Timestamp(0) },
+        weight: 1,
+    };
+    s.tell(Observation {
+        slot: SlotId { target: target.clone(), pipeline },
+        fence: Fence { epoch: 1, generation },
+        boxes: boxes.iter().enumerate().map(healthy).collect(),
+        trouble: None,
+        glass: None,
+    });
+}
+
+/// Such as after a change of what is not packaged: it shares the RunSpec.
+fn release_of_the_bytes_of_r1(s: &mut Scenario) {
+    let Build::Built { package, .. } = s.pipeline("frontend").releases[&R1].build.clone() else {
+        panic!("it runs")
+    };
+    s.stop_builds();
+    s.release("frontend");
+    let ended = PipelineEvent::BuildEnded { effect: s.build_effect("frontend", R2), result: Ok(package) };
+    s.undone.clear();
+    s.pipeline_event("frontend", ended).unwrap();
+    s.work();
 }
 
 #[test]
