@@ -166,7 +166,8 @@ impl Runtime {
         }
         let id = AggregateId::Pipeline(pipeline.clone());
         let Entry { state: Shared::Pipeline(state), at, .. } = self.load(&id)? else {
-            return Ok(self.at_work.paid(pipeline, owed.len()));
+            self.at_work.paid(pipeline, owed.len());
+            return Ok(());
         };
         // Somebody who has decided on it has worked: a server that died before all had their time goes on with the rest.
         let absent = owed.iter().map(|absence| absence.until.since(absence.from.max(at)));

@@ -109,11 +109,11 @@ fn boxes_of_what_is_returned_to_are_no_other_release_s() {
     };
     s.pipeline_event("frontend", event).unwrap();
     told(&mut s, &target, &half);
-    let orders = s.undone.iter().filter_map(|new| match &new.effect {
+    let mut orders = s.undone.iter().filter_map(|new| match &new.effect {
         Effect::Rollback(RollbackEffect::Return(order)) if order.slot.target == target => Some(order),
         _ => None,
     });
-    let split = &orders.last().unwrap().desired.split;
+    let split = &orders.next_back().unwrap().desired.split;
     let of = |spec: &RunSpecDigest| -> u32 {
         split.iter().filter(|share| share.run_spec == *spec).map(|share| share.boxes).sum()
     };
