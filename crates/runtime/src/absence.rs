@@ -74,8 +74,10 @@ impl AtWork {
         let mut books = self.books();
         if let Some(owed) = books.owed.get_mut(pipeline) {
             owed.drain(..count.min(owed.len()));
+            if owed.is_empty() {
+                books.owed.remove(pipeline);
+            }
         }
-        books.owed.retain(|_, owed| !owed.is_empty());
         self.owes.store(!books.owed.is_empty(), Ordering::SeqCst);
     }
 }
@@ -165,9 +167,14 @@ impl Runtime {
             return Ok(());
         }
         let id = AggregateId::Pipeline(pipeline.clone());
-        let Entry { state: Shared::Pipeline(state), at, .. } = self.load(&id)? else {
-            self.at_work.paid(pipeline, owed.len());
-            return Ok(());
+        let (state, at) = match self.load(&id) {
+            Ok(Entry { state: Shared::Pipeline(state), at, .. }) => (state, at),
+            // Nothing can be decided on it, now or ever.
+            Ok(_) | Err(RuntimeError::Decode { .. } | RuntimeError::WrongKind { .. }) => {
+                self.at_work.paid(pipeline, owed.len());
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
         };
         // Somebody who has decided on it has worked: a server that died before all had their time goes on with the rest.
         let absent = owed.iter().map(|absence| absence.until.since(absence.from.max(at)));

@@ -470,9 +470,7 @@ impl Pipeline {
                 let state = self.step(step);
                 let entered = state.work.under_way().map_or(*at, |(_, entered)| entered);
                 state.work = Work::Done { release: *release, entered, at: *at };
-                if state.done != Some(*release) {
-                    state.before = state.done.replace(*release);
-                }
+                state.pass(*release);
                 self.finish(step);
             }
             PipelineFact::StepRollingBack { step, release, cause, since, done } => {

@@ -241,7 +241,8 @@ impl Deciding<'_> {
         }
         let taken = back.iter().filter_map(|(_, from)| *from).max().unwrap_or(release);
         // What had stayed behind before has no say in what has passed.
-        let (before, passed) = self.p.steps.get(step).map_or((None, None), |s| (s.done, s.before));
+        let state = self.p.steps.get(step);
+        let before = state.and_then(|state| state.done);
         let after = |slot: &SlotState| match &slot.motion {
             Motion::Back { to, .. } => *to,
             Motion::Settled | Motion::Forward { .. } | Motion::Abandoned { .. } => slot.current(),
@@ -249,7 +250,8 @@ impl Deciding<'_> {
         let slots = planned.targets.iter().filter_map(|t| self.p.slots.get(&t.id));
         let with_say = slots.filter(|slot| slot.current() >= before);
         let done = with_say.map(|slot| after(slot)).chain([before]).min().flatten();
-        let done = if done < before { done.min(passed) } else { done };
+        let passed = state.and_then(|state| state.passed_up_to(done));
+        let done = if done < before { passed } else { done };
         self.step_returns(step.clone(), taken, cause, done);
     }
 

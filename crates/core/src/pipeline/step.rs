@@ -1,6 +1,6 @@
 //! A step: what waits before it, what is in work in it, and what has passed it.
 
-use super::{Cause, Reason};
+use super::{Cause, HISTORY_MAX, Reason};
 use crate::alarm::AlarmName;
 use crate::bake::BakeClock;
 use crate::decision::{Awaited, EffectId};
@@ -25,6 +25,34 @@ pub struct StepState {
     /// without having passed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<ReleaseNo>,
+    /// Those that had passed before that, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier: Vec<ReleaseNo>,
+}
+
+impl StepState {
+    /// A release has passed.
+    pub(super) fn pass(&mut self, release: ReleaseNo) {
+        if self.done == Some(release) {
+            return;
+        }
+        self.earlier.extend(self.before);
+        self.before = self.done.replace(release);
+        self.earlier.dedup();
+        let excess = self.earlier.len().saturating_sub(HISTORY_MAX);
+        self.earlier.drain(..excess);
+    }
+
+    /// The newest release up to this one that has passed: others that a return comes to had run there before an edit.
+    pub(super) fn passed_up_to(&self, release: Option<ReleaseNo>) -> Option<ReleaseNo> {
+        self.earlier
+            .iter()
+            .copied()
+            .map(Some)
+            .chain([self.before, self.done])
+            .filter(|passed| *passed <= release)
+            .max()?
+    }
 }
 
 /// The life of a release in a step.

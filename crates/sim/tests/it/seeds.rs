@@ -6,7 +6,7 @@ use tidegate_sim::campaign::{self, Tally};
 use tidegate_sim::{Options, Sim};
 
 /// Seeds that found something once, with what it was.
-const KEPT: [(u64, &str); 9] = [
+const KEPT: [(u64, &str); 10] = [
     (2, "an order whose end was not recorded was repeated by the next server, and undid a newer one"),
     (7, "the checker wanted a reason from a step that the definition no longer had"),
     (1_003, "the simulated monitoring told an alarm's end once, while the clock was behind, and never again"),
@@ -25,6 +25,10 @@ const KEPT: [(u64, &str); 9] = [
     (
         117_697_025_645_019_258,
         "a suspect took the turn of a newer release, whose alarm was masked as a fix's, and it never came by again",
+    ),
+    (
+        117_697_077_798_174_825,
+        "two returns of one decision came to a release that had run there before an edit, as if it had passed",
     ),
 ];
 
