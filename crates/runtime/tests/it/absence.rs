@@ -100,6 +100,25 @@ fn a_frozen_process_or_a_clock_that_jumps_ahead_is_noticed_by_whatever_comes_fir
     });
 }
 
+/// The machine stands still between two looks at the clock, wherever an event has come to by then.
+#[test]
+fn an_event_that_waits_over_an_absence_is_decided_on_after_the_time_was_given() {
+    for looks in 0..6 {
+        on_both(|w| {
+            w.runtime.at_work().unwrap();
+            w.commit(1);
+            work(&w, 60);
+            let before = deadline(&w);
+            w.clock.leap_after(looks, Span::hours(2));
+            w.submit(&event(PipelineEvent::Tick)).unwrap();
+            if w.clock.has_leapt() {
+                assert_eq!(deadline(&w), before + Span::hours(2), "after {looks} looks");
+            }
+            assert!(looks > 0 || w.clock.has_leapt());
+        });
+    }
+}
+
 #[test]
 fn an_older_store_in_which_it_is_not_kept_counts_from_its_newest_entry() {
     on_both(|mut w| {

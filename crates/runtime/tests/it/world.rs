@@ -36,13 +36,27 @@ const PIPELINE: &str = r#"{
     "rolling": {"healthy_for": "0s"}
 }"#;
 
-/// A clock that stands until it is set.
+/// A clock that stands until it is set, or leaps.
 #[derive(Debug, Default)]
-pub(crate) struct HandClock(AtomicI64);
+pub(crate) struct HandClock {
+    now_ms: AtomicI64,
+    /// After so many looks it leaps by so much.
+    leap: Mutex<Option<(u32, Span)>>,
+}
 
 impl HandClock {
     pub(crate) fn set(&self, now: Timestamp) {
-        self.0.store(now.0, Ordering::SeqCst);
+        self.now_ms.store(now.0, Ordering::SeqCst);
+    }
+
+    /// It is looked at so many times as it is, and then it is so much later.
+    pub(crate) fn leap_after(&self, looks: u32, span: Span) {
+        *self.leap.lock().unwrap() = Some((looks, span));
+    }
+
+    /// Whether it has leapt.
+    pub(crate) fn has_leapt(&self) -> bool {
+        self.leap.lock().unwrap().is_none()
     }
 
     pub(crate) fn pass(&self, span: Span) {
@@ -52,7 +66,16 @@ impl HandClock {
 
 impl Clock for HandClock {
     fn now(&self) -> Timestamp {
-        Timestamp(self.0.load(Ordering::SeqCst))
+        let mut leap = self.leap.lock().unwrap();
+        match *leap {
+            Some((0, span)) => {
+                *leap = None;
+                self.now_ms.fetch_add(i64::try_from(span.millis()).unwrap(), Ordering::SeqCst);
+            }
+            Some((looks, span)) => *leap = Some((looks - 1, span)),
+            None => {}
+        }
+        Timestamp(self.now_ms.load(Ordering::SeqCst))
     }
 }
 
