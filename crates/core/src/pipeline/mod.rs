@@ -104,7 +104,7 @@ pub struct Pipeline {
     /// Releases up to this one were made while it only observed: they start only when a person says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed: Option<ReleaseNo>,
-    /// When somebody worked again for whom it had been awaited something or baking while nobody did.
+    /// When somebody worked again, the last time that nobody had while it awaited something or baked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resumed: Option<Timestamp>,
     /// Pages whose matter is not over, by their keys.

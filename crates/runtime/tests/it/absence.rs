@@ -41,6 +41,18 @@ fn work(w: &World, seconds: u64) {
     }
 }
 
+/// A build was awaited for a minute (until then), and no server ran for two hours since.
+fn back_after_two_hours() -> (World, Timestamp) {
+    let mut w = World::memory();
+    w.runtime.at_work().unwrap();
+    w.commit(1);
+    work(&w, 60);
+    let before = deadline(&w);
+    w.clock.pass(Span::hours(2));
+    w.restart();
+    (w, before)
+}
+
 #[test]
 fn what_is_awaited_has_the_time_back_in_which_no_server_ran() {
     on_both(|mut w| {
@@ -134,13 +146,7 @@ fn an_older_store_in_which_it_is_not_kept_counts_from_its_newest_entry() {
 
 #[test]
 fn who_cannot_be_given_time_yet_is_not_decided_on_before() {
-    let mut w = World::memory();
-    w.runtime.at_work().unwrap();
-    w.commit(1);
-    work(&w, 60);
-    let before = deadline(&w);
-    w.clock.pass(Span::hours(2));
-    w.restart();
+    let (w, before) = back_after_two_hours();
     let memory = w.memory.clone().unwrap();
     (0..3).for_each(|_| memory.fail_next(Fault::Refused));
     say(&w);
@@ -157,13 +163,7 @@ fn who_cannot_be_given_time_yet_is_not_decided_on_before() {
 
 #[test]
 fn a_server_that_dies_before_all_were_given_their_time_owes_the_rest() {
-    let mut w = World::memory();
-    w.runtime.at_work().unwrap();
-    w.commit(1);
-    work(&w, 60);
-    let before = deadline(&w);
-    w.clock.pass(Span::hours(2));
-    w.restart();
+    let (mut w, before) = back_after_two_hours();
     w.memory.clone().unwrap().fail_next(Fault::Refused);
     say(&w);
     // Somebody else's entry is the newest now, and the server dies.
@@ -201,12 +201,7 @@ fn approval() -> Event {
 /// What would be a commit on a full disk is none of a rollback's reserve, but for the time itself.
 #[test]
 fn on_a_full_disk_time_is_given_back_and_nothing_else_is_decided_with_it() {
-    let mut w = World::memory();
-    w.runtime.at_work().unwrap();
-    w.commit(1);
-    let before = deadline(&w);
-    w.clock.pass(Span::hours(2));
-    w.restart();
+    let (w, before) = back_after_two_hours();
     w.memory.clone().unwrap().fail_next(Fault::NoSpace);
     say(&w);
     assert!(deadline(&w) >= before + Span::hours(2));
